@@ -1,0 +1,13 @@
+"""Out-of-distribution detection for any trained classifier, the scikit-learn way.
+
+>>> import skdice
+>>> skdice.DICEDetector(head="identity", sparsity=0)
+DICEDetector(head='identity', sparsity=0)
+"""
+
+from skdice._detector import DICEDetector
+from skdice._head import LinearHead
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["DICEDetector", "LinearHead"]

@@ -1,0 +1,530 @@
+"""DICEDetector: parameters, validation and the fitted state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skdice._head import LinearHead
+from skdice._reductions import RunningMean
+from skdice._rows import block_slices, iterate_blocks, map_blocks, scoring_dtype
+from skdice._scores import SCORES
+from skdice._sklearn import Interval, StrOptions, validate_parameters
+from skdice._sparsify import sparsity_mask
+from skdice._threshold import score_threshold
+from skdice.engines import dense_logits
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+class DICEDetector(OutlierMixin, BaseEstimator):
+    """Out-of-distribution detector by directed sparsification (DICE).
+
+    Fitted on penultimate features of in-distribution inputs, it ranks the weights of
+    the classifier's last linear layer by their mean contribution, prunes the smallest,
+    and scores a row by the energy of the logits that remain. Higher scores are more
+    in-distribution. With ``sparsity=0`` it is exactly the energy score; the other
+    scores and a shaping of the features make it MSP, MaxLogit, GEN, ReAct, ASH and
+    their combinations with DICE.
+
+    Parameters
+    ----------
+    head : LinearHead, tuple (weight, bias) or "identity"
+        The last linear layer. ``"identity"`` is for rows that are logits already: the
+        weight is the identity matrix; give it ``sparsity=0``, as pruning sets the
+        logits of the classes with the lowest mean to zero. None, the default, raises
+        at fit.
+    sparsity : float in [0, 1), default=0.7
+        Fraction (not percent) of the head's weights that is pruned. 0 prunes nothing.
+        Measure it on features of your own, with 0 among the candidates: DICE helps on
+        some networks and hurts on others.
+    shaping : transformer, default=None
+        A transformer of `skdice.shaping`, or any other that keeps the shape, applied
+        to the features when scoring. The contribution is always measured on the
+        features as given. Parameters are nested: ``shaping__quantile``.
+    score_func : {"energy", "max_logit", "msp", "gen"} or callable, default="energy"
+        Score of a row from its logits. A callable takes logits (n, n_classes) and
+        returns finite scores (n,), higher = more in-distribution.
+    contamination : float in (0, 0.5], default=0.05
+        Share of the in-distribution rows given to `fit` or `calibrate` that falls
+        below the threshold. 0.05 is the 95 % true-positive rate of the field.
+    batch_size : int, default=None
+        Rows per block; None chooses them so that a block stays in cache. Changes
+        results by rounding at most.
+    n_jobs : int, default=None
+        Threads that work on blocks of rows. None is 1 unless in a
+        `joblib.parallel_config` context, -1 is all processors. The matrix product
+        itself uses the threads of NumPy's BLAS in any case.
+    verbose : int, default=0
+        Above 0, progress bars on stderr.
+
+    Attributes
+    ----------
+    mean_activation_ : ndarray of shape (n_features_in_,), float64
+        Mean activation of the in-distribution rows.
+    mask_ : ndarray of shape (n_classes, n_features_in_), bool
+        True where a weight is kept.
+    coef_ : ndarray of shape (n_classes, n_features_in_)
+        The masked weight, in the dtype of the head.
+    intercept_ : ndarray of shape (n_classes,)
+        The head's bias, never pruned.
+    contribution_threshold_ : float
+        Contributions above it are kept; minus infinity for ``sparsity=0``.
+    shaping_ : transformer or None
+        The fitted shaping.
+    offset_ : float
+        The threshold on the scores:
+        ``decision_function(X) = score_samples(X) - offset_``. The smallest score with
+        more than `contamination` of the rows at or below it. Not set by `partial_fit`.
+    n_samples_seen_ : int
+        Rows in the mean activation.
+    n_features_in_ : int
+        Number of features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had them, all strings.
+
+    See Also
+    --------
+    LinearHead : The last linear layer, from torch, scikit-learn or a file.
+    skdice.shaping.ReAct : Clipping of the activations, often combined with DICE.
+    sklearn.ensemble.IsolationForest : A detector on the features alone.
+
+    Notes
+    -----
+    The contribution matrix is ``V = mean_activation * weight``; the mask is
+    ``V > np.percentile(V, 100 * sparsity)``, one threshold for the whole head; the
+    score is ``logsumexp((mask * weight) @ h + bias)``. The mean and the contribution
+    are float64; scoring runs in the dtype of X (half precision in float32, integers in
+    float64), in blocks of rows.
+
+    A 0.7 quantile of the contributions is the paper's setting for ImageNet; the authors
+    use 0.9 on CIFAR, and 0.1 together with ReAct on ImageNet.
+
+    References
+    ----------
+    Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
+    ECCV 2022, arXiv:2111.09805.
+
+    Examples
+    --------
+    >>> from skdice import DICEDetector
+    >>> from skdice.datasets import load_fashion_mnist_ood
+    >>> data = load_fashion_mnist_ood()
+    >>> detector = DICEDetector(data.head, sparsity=0.1).fit(data.id_train)
+    >>> detector = detector.calibrate(data.id_test[:1500])
+    >>> inside = detector.predict(data.id_test[1500:]) == 1
+    >>> outside = detector.predict(data.ood["mnist"]) == -1
+    >>> bool(inside.mean() > 0.9 and outside.mean() > 0.3)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "head": [LinearHead, tuple, StrOptions({"identity"}), None],
+        "sparsity": [Interval(Real, 0, 1, closed="left")],
+        "shaping": [BaseEstimator, None],
+        "score_func": [StrOptions(set(SCORES)), callable],
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    # Set by fit and partial_fit.
+    mean_activation_: NDArray[np.float64]
+    mask_: NDArray[np.bool_]
+    coef_: FloatArray
+    intercept_: FloatArray
+    contribution_threshold_: float
+    shaping_: Any
+    offset_: float
+    n_samples_seen_: int
+    n_features_in_: int
+    _running_mean: RunningMean
+
+    def __init__(
+        self,
+        head: Any = None,
+        *,
+        sparsity: float = 0.7,
+        shaping: Any = None,
+        score_func: str | Callable[[FloatArray], FloatArray] = "energy",
+        contamination: float = 0.05,
+        batch_size: int | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.head = head
+        self.sparsity = sparsity
+        self.shaping = shaping
+        self.score_func = score_func
+        self.contamination = contamination
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+        """Measure the mean activation, prune the head, and set the threshold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features of in-distribution inputs, as they enter the head.
+        y : array-like of shape (n_samples,), default=None
+            Rows labelled -1 are known outliers and are left out, so that a search with
+            outlier labels trains on inliers only. Any other label is ignored.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            No head is given, widths do not match, a value is not finite, no row is
+            in-distribution, or a parameter is out of its range.
+        """
+        self._validate_parameters()
+        rows = self._validate_rows(X, reset=True)
+        head = self._resolve_head(rows.shape[1])
+        inliers = _inliers(rows, y)
+        mean = self._accumulate(RunningMean(rows.shape[1]), rows, inliers)
+        shaping = None
+        if self.shaping is not None:
+            shaping = clone(self.shaping).fit(rows if inliers is None else rows[inliers])
+        self._set_state(head, mean, shaping)
+        scores = self._score(rows)
+        self.offset_ = score_threshold(
+            scores if inliers is None else scores[inliers], self.contamination
+        )
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+        """Add a block of rows to the mean activation and prune the head anew.
+
+        Any way of splitting the rows gives the mean that `fit` gives. No threshold is
+        set: `calibrate` does that, once, at the end. A single row that holds a mean
+        activation computed elsewhere is enough.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features of in-distribution inputs.
+        y : array-like of shape (n_samples,), default=None
+            Rows labelled -1 are left out, as in `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            As in `fit`, or the shaping has to learn from all rows at once, as a
+            quantile does. The detector is left as it was.
+        """
+        self._validate_parameters()
+        first = not hasattr(self, "_running_mean")
+        rows = self._validate_rows(X, reset=first)
+        head = self._resolve_head(rows.shape[1])
+        mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
+        mean = self._accumulate(mean, rows, _inliers(rows, y))
+        self._set_state(head, mean, self._ready_shaping(rows) if first else self.shaping_)
+        # A threshold from before belongs to another mask.
+        vars(self).pop("offset_", None)
+        return self
+
+    def calibrate(self, X: ArrayLike, contamination: float | None = None) -> Self:
+        """Set the threshold from held-out in-distribution rows. Nothing is refitted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features of in-distribution inputs that `fit` has not seen.
+        contamination : float in (0, 0.5], default=None
+            Share of these rows that falls below the threshold; None takes the
+            parameter of the detector.
+
+        Returns
+        -------
+        self
+        """
+        check_is_fitted(self, "coef_")
+        share = self.contamination if contamination is None else contamination
+        if share not in Interval(Real, 0, 0.5, closed="right"):
+            raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
+        self.offset_ = score_threshold(self._score(self._validate_rows(X, reset=False)), share)
+        return self
+
+    def logits(self, X: ArrayLike) -> FloatArray:
+        """Return the logits of the masked layer.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32 or float64
+        """
+        check_is_fitted(self, "coef_")
+        rows = self._validate_rows(X, reset=False)
+        out = np.empty((len(rows), len(self.coef_)), scoring_dtype(rows.dtype))
+        return self._map(self._layer(out.dtype), rows, out, "logits")
+
+    def score_samples(self, X: ArrayLike) -> FloatArray:
+        """Return the score of each row: higher = more in-distribution.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float32 or float64
+            float32 for float32 and half-precision features, float64 otherwise.
+        """
+        check_is_fitted(self, "coef_")
+        return self._score(self._validate_rows(X, reset=False))
+
+    def decision_function(self, X: ArrayLike) -> FloatArray:
+        """Return the score minus the threshold: negative = out-of-distribution.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float32 or float64
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            The detector is not fitted, or was fitted by `partial_fit` alone and not
+            calibrated.
+        """
+        check_is_fitted(self, "coef_")
+        if not hasattr(self, "offset_"):
+            raise NotFittedError(
+                "This DICEDetector has no threshold, as partial_fit sets none: call "
+                "calibrate with held-out in-distribution rows first."
+            )
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int_]:
+        """Tell for each row whether it is in-distribution.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 in-distribution, -1 out-of-distribution.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            As in `decision_function`.
+        """
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None) -> NDArray[np.int_]:
+        """Fit on X and tell for each of its rows whether it is in-distribution.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features.
+        y : array-like of shape (n_samples,), default=None
+            Rows labelled -1 are left out of the fit, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 in-distribution, -1 out-of-distribution.
+        """
+        return self.fit(X, y).predict(X)
+
+    def _validate_parameters(self) -> None:
+        if isinstance(self.sparsity, Real) and 1 < self.sparsity < 100:
+            raise ValueError(
+                "The 'sparsity' parameter of DICEDetector must be a float in the range [0.0, 1.0). "
+                f"Got {self.sparsity!r} instead. It is a fraction, not a percent: did you mean "
+                f"{float(self.sparsity) / 100:g}?"
+            )
+        if self.head is None:
+            raise ValueError(
+                "DICEDetector needs the classifier's last linear layer, but head is None. Pass "
+                "head=LinearHead(weight, bias), LinearHead.from_torch(model.fc), "
+                "LinearHead.from_estimator(classifier), LinearHead.from_file(path), "
+                "LinearHead.from_class_means(X, y), or head='identity' if the rows are logits "
+                "already."
+            )
+        validate_parameters(self)
+
+    def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
+        # Finiteness is checked block by block, where the row can be named and nothing
+        # is read twice.
+        rows: NDArray[Any] = validate_data(
+            self, X, reset=reset, dtype="numeric", ensure_all_finite=False
+        )
+        return rows
+
+    def _resolve_head(self, n_features: int) -> LinearHead:
+        if isinstance(self.head, str):
+            return LinearHead(np.eye(n_features, dtype=np.float32))
+        head: LinearHead = self.head
+        if isinstance(self.head, tuple):
+            if len(self.head) != 2:
+                raise ValueError(f"head is a tuple of {len(self.head)}, expected (weight, bias)")
+            head = LinearHead(*self.head)
+        if head.n_features != n_features:
+            raise ValueError(
+                f"X has {n_features} features, but the head expects {head.n_features}: its weight "
+                f"has shape {head.weight.shape}"
+            )
+        return head
+
+    def _accumulate(
+        self, mean: RunningMean, rows: NDArray[Any], inliers: NDArray[np.bool_] | None
+    ) -> RunningMean:
+        blocks = iterate_blocks(
+            rows, batch_size=self.batch_size, description="mean activation", verbose=self.verbose
+        )
+        for where, block in blocks:
+            mean.add(block if inliers is None else block[inliers[where]])
+        return mean
+
+    def _ready_shaping(self, rows: NDArray[Any]) -> Any:
+        """Return a clone of the shaping that needs no pass over all rows."""
+        if self.shaping is None:
+            return None
+        shaping = clone(self.shaping)
+        try:
+            check_is_fitted(shaping)
+        except NotFittedError:
+            raise ValueError(
+                f"partial_fit cannot fit {shaping!r}, which learns from all rows at once: give it "
+                "fixed values (such as ReAct(threshold=1.0)), wrap a fitted one in "
+                "sklearn.frozen.FrozenEstimator, or use fit"
+            ) from None
+        return shaping.fit(rows)
+
+    def _set_state(self, head: LinearHead, mean: RunningMean, shaping: Any) -> None:
+        mean_activation = mean.mean()
+        mask, threshold = sparsity_mask(head.weight, mean_activation, self.sparsity)
+        empty = np.flatnonzero(~mask.any(axis=1))
+        if len(empty):
+            warnings.warn(
+                f"{len(empty)} of {len(mask)} classes are left without any weight at "
+                f"sparsity={self.sparsity:g} (the first is class {empty[0]}): their logit is the "
+                "bias alone. A lower sparsity keeps more of them.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._running_mean = mean
+        self.n_samples_seen_ = mean.n_rows
+        self.mean_activation_ = mean_activation
+        self.mask_, self.contribution_threshold_ = mask, threshold
+        self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))
+        self.intercept_ = head.bias
+        self.shaping_ = shaping
+
+    def _layer(self, dtype: np.dtype[Any]) -> Callable[[FloatArray], FloatArray]:
+        """Return the function from a block of features to its logits."""
+        coef = self.coef_.astype(dtype, copy=False)
+        intercept = self.intercept_.astype(dtype, copy=False)
+        shaping = self.shaping_
+        if shaping is None:
+            return lambda block: dense_logits(block, coef, intercept)
+
+        def layer(block: FloatArray) -> FloatArray:
+            shaped = np.asarray(shaping.transform(block), dtype=dtype)
+            if shaped.shape != block.shape:
+                raise ValueError(
+                    f"{shaping!r} turned features of shape {block.shape} into {shaped.shape}; a "
+                    "shaping keeps the shape"
+                )
+            return dense_logits(shaped, coef, intercept)
+
+        return layer
+
+    def _score(self, rows: NDArray[Any]) -> FloatArray:
+        """Return the scores of validated rows."""
+        out = np.empty(len(rows), scoring_dtype(rows.dtype))
+        layer = self._layer(out.dtype)
+
+        def score(block: FloatArray) -> FloatArray:
+            logits = layer(block)
+            if not callable(self.score_func):
+                return SCORES[self.score_func](logits, overwrite=True)
+            scores = np.asarray(self.score_func(logits))
+            if scores.shape != (len(block),):
+                raise ValueError(
+                    f"score_func returned shape {scores.shape} for logits of shape "
+                    f"{logits.shape}, expected ({len(block)},)"
+                )
+            return scores
+
+        # An overflow is reported below, with its row.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._map(score, rows, out, "scores")
+        bad = np.flatnonzero(~np.isfinite(out))
+        if len(bad):
+            raise ValueError(
+                f"the score of row {bad[0]} is {out[bad[0]]}: its features are too large for "
+                f"{out.dtype}, or score_func is not finite there"
+            )
+        return out
+
+    def _map(
+        self,
+        function: Callable[[FloatArray], FloatArray],
+        rows: NDArray[Any],
+        out: FloatArray,
+        description: str,
+    ) -> FloatArray:
+        row_bytes = (rows.shape[1] + len(self.coef_)) * out.itemsize
+        return map_blocks(
+            function,
+            rows,
+            out,
+            block_slices(len(rows), row_bytes, self.batch_size),
+            n_jobs=self.n_jobs,
+            description=description,
+            verbose=self.verbose,
+        )
+
+
+def _inliers(rows: NDArray[Any], y: ArrayLike | None) -> NDArray[np.bool_] | None:
+    """Return which rows are not labelled -1; None where all are kept."""
+    if y is None:
+        return None
+    labels = column_or_1d(y)
+    check_consistent_length(rows, labels)
+    # Labels of another kind than numbers mark no outliers.
+    inliers: NDArray[np.bool_] = (
+        labels != -1 if labels.dtype.kind in "iufb" else np.ones(len(labels), np.bool_)
+    )
+    if not inliers.any():
+        raise ValueError(
+            f"all {len(labels)} rows are labelled -1, which marks known outliers: no "
+            "in-distribution row is left to fit on. Where folds are cut from labels in sorted "
+            "order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
+        )
+    return None if inliers.all() else inliers

@@ -1,0 +1,5 @@
+"""Real features that come with the package."""
+
+from skdice.datasets._fashion_mnist import load_fashion_mnist_ood
+
+__all__ = ["load_fashion_mnist_ood"]

@@ -1,0 +1,348 @@
+"""Activation shaping: transformers applied to penultimate features when scoring.
+
+Each is a scikit-learn transformer of (n_samples, n_features) to the same shape, usable
+alone in a Pipeline or as the `shaping` of a `skdice.DICEDetector`. float32 stays
+float32, half precision becomes float32, everything else float64. Quantiles are
+fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skdice._reductions import quantiles
+from skdice._rows import block_slices, iterate_blocks, map_blocks, scoring_dtype
+from skdice._sklearn import Interval, validate_parameters
+
+__all__ = ["ASH", "VRA", "ReAct", "Scale"]
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+class _Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """What the shaping transformers share: validation, and shaping block by block."""
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Learn what the shaping needs from in-distribution features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            In-distribution features.
+        y : Ignored
+            Present for scikit-learn's interface.
+
+        Returns
+        -------
+        self
+        """
+        validate_parameters(self)
+        self._fit(self._validate(X, reset=True))
+        return self
+
+    def transform(self, X: ArrayLike) -> FloatArray:
+        """Shape features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Penultimate features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32 or float64
+        """
+        check_is_fitted(self)
+        rows = self._validate(X, reset=False)
+        out = np.empty(rows.shape, scoring_dtype(rows.dtype))
+        slices = block_slices(len(rows), 2 * rows.shape[1] * out.itemsize)
+        return map_blocks(self._shape, rows, out, slices)
+
+    def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
+        # Finiteness is checked block by block, where the row can be named.
+        rows: NDArray[Any] = validate_data(
+            self, X, reset=reset, dtype="numeric", ensure_all_finite=False
+        )
+        return rows
+
+    def _fit(self, X: NDArray[Any]) -> None:
+        # Nothing to learn, but bad rows are refused here as everywhere.
+        for _ in iterate_blocks(X):
+            pass
+
+    def _shape(self, block: FloatArray) -> FloatArray:
+        raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class ReAct(_Shaping):
+    """Clip activations from above: ``min(h, c)``.
+
+    Parameters
+    ----------
+    quantile : float in [0, 1], default=0.9
+        The clipping threshold is this quantile of all entries of the fitted features.
+        Not used where `threshold` is given.
+    threshold : float, default=None
+        A fixed clipping threshold, such as the 1.0 of DICE + ReAct on ImageNet;
+        infinity changes nothing. With it, the transformer needs no fit.
+
+    Attributes
+    ----------
+    threshold_ : float
+        The clipping threshold c.
+    n_features_in_ : int
+        Number of features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had them.
+
+    References
+    ----------
+    Sun, Guo & Li, "ReAct: Out-of-distribution Detection With Rectified Activations",
+    NeurIPS 2021, arXiv:2111.12797.
+
+    Examples
+    --------
+    >>> from skdice.shaping import ReAct
+    >>> ReAct(threshold=1.0).fit_transform([[0.5, 3.0]])
+    array([[0.5, 1. ]])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "quantile": [Interval(Real, 0, 1, closed="both")],
+        "threshold": [Interval(Real, None, None, closed="both"), None],
+    }
+
+    def __init__(self, quantile: float = 0.9, *, threshold: float | None = None) -> None:
+        self.quantile = quantile
+        self.threshold = threshold
+
+    def _fit(self, X: NDArray[Any]) -> None:
+        if self.threshold is None:
+            (self.threshold_,) = quantiles(X, [self.quantile])
+        else:
+            super()._fit(X)
+            self.threshold_ = float(self.threshold)
+
+    def _shape(self, block: FloatArray) -> FloatArray:
+        threshold = self.threshold if self.threshold is not None else self.threshold_
+        return np.minimum(block, block.dtype.type(threshold))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = self.threshold is None
+        return tags
+
+
+class VRA(_Shaping):
+    """Suppress low and clip high activations (VRA-P).
+
+    0 where ``h < alpha``, h between, beta where ``h > beta``.
+
+    Parameters
+    ----------
+    lower_quantile : float in [0, 1], default=0.6
+        alpha is this quantile of all entries of the fitted features. Not used where
+        `alpha` is given.
+    upper_quantile : float in [0, 1], default=0.95
+        Likewise for beta.
+    alpha, beta : float, default=None
+        Fixed values. With both, the transformer needs no fit.
+
+    Attributes
+    ----------
+    alpha_, beta_ : float
+        The values in use.
+    n_features_in_ : int
+        Number of features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had them.
+
+    References
+    ----------
+    Xu, Lian, Liu & Tao, "VRA: Variational Rectified Activation for Out-of-distribution
+    Detection", NeurIPS 2023, arXiv:2302.11716.
+
+    Examples
+    --------
+    >>> from skdice.shaping import VRA
+    >>> VRA(alpha=0.5, beta=1.0).fit_transform([[0.2, 0.7, 3.0]])
+    array([[0. , 0.7, 1. ]])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "lower_quantile": [Interval(Real, 0, 1, closed="both")],
+        "upper_quantile": [Interval(Real, 0, 1, closed="both")],
+        "alpha": [Interval(Real, None, None, closed="both"), None],
+        "beta": [Interval(Real, None, None, closed="both"), None],
+    }
+
+    def __init__(
+        self,
+        lower_quantile: float = 0.6,
+        upper_quantile: float = 0.95,
+        *,
+        alpha: float | None = None,
+        beta: float | None = None,
+    ) -> None:
+        self.lower_quantile = lower_quantile
+        self.upper_quantile = upper_quantile
+        self.alpha = alpha
+        self.beta = beta
+
+    def _fit(self, X: NDArray[Any]) -> None:
+        fixed = (self.alpha, self.beta)
+        wanted = (self.lower_quantile, self.upper_quantile)
+        sought = [q for q, value in zip(wanted, fixed, strict=True) if value is None]
+        if sought:
+            learned = iter(quantiles(X, sought))
+        else:
+            super()._fit(X)
+            learned = iter(())
+        alpha, beta = (next(learned) if value is None else float(value) for value in fixed)
+        self._check_order(alpha, beta)
+        self.alpha_, self.beta_ = alpha, beta
+
+    def _shape(self, block: FloatArray) -> FloatArray:
+        alpha, beta = self.alpha, self.beta
+        if alpha is None or beta is None:
+            alpha, beta = self.alpha_, self.beta_
+        self._check_order(alpha, beta)
+        number = block.dtype.type
+        return np.where(block < number(alpha), number(0), np.minimum(block, number(beta)))
+
+    @staticmethod
+    def _check_order(alpha: float, beta: float) -> None:
+        if alpha > beta:
+            raise ValueError(f"alpha is {alpha:g} and beta is {beta:g}; expected alpha <= beta")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = self.alpha is None or self.beta is None
+        return tags
+
+
+class _RowShaping(_Shaping):
+    """Shaping of each row by its own sums before and after pruning its smallest entries."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "quantile": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    quantile: float
+
+    def _kept(self, block: FloatArray) -> NDArray[np.intp]:
+        """Return the columns of each row's largest entries, as many as the quantile leaves."""
+        n_features = block.shape[1]
+        n_pruned = min(int(np.round(n_features * self.quantile)), n_features - 1)
+        return np.argpartition(block, n_pruned, axis=1)[:, n_pruned:]
+
+    @staticmethod
+    def _factor(before: FloatArray, after: FloatArray) -> FloatArray:
+        """Return ``exp(before / after)`` (n_samples, 1); e for a row whose sums are both 0."""
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            ratio = np.where((before == 0) & (after == 0), before.dtype.type(1), before / after)
+            factor: FloatArray = np.exp(ratio)
+        bad = np.flatnonzero(~np.isfinite(factor))
+        if len(bad):
+            raise ValueError(
+                f"a row sums to {before.flat[bad[0]]:g} before pruning and to "
+                f"{after.flat[bad[0]]:g} after, so that exp(before / after) overflows; the "
+                "formula is meant for activations after a ReLU, which are not negative"
+            )
+        return factor[:, None]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+class ASH(_RowShaping):
+    """Keep a row's largest activations, zero the rest, and scale what is kept (ASH-S).
+
+    The kept activations are multiplied by ``exp(s1 / s2)``, where s1 is the sum of the
+    row before and s2 after pruning. Each row is shaped by itself: no fit is needed.
+
+    Parameters
+    ----------
+    quantile : float in [0, 1), default=0.9
+        Fraction of each row's activations set to zero; at least one is kept.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had them.
+
+    References
+    ----------
+    Djurisic, Bozanic, Ashok & Liu, "Extremely Simple Activation Shaping for
+    Out-of-Distribution Detection", ICLR 2023, arXiv:2209.09858.
+
+    Examples
+    --------
+    >>> from skdice.shaping import ASH
+    >>> ASH(quantile=0.5).fit_transform([[1.0, 3.0]]).round(3)
+    array([[ 0.   , 11.381]])
+    """
+
+    def __init__(self, quantile: float = 0.9) -> None:
+        self.quantile = quantile
+
+    def _shape(self, block: FloatArray) -> FloatArray:
+        kept = self._kept(block)
+        values = np.take_along_axis(block, kept, axis=1)
+        shaped = np.zeros_like(block)
+        factor = self._factor(block.sum(axis=1), values.sum(axis=1))
+        np.put_along_axis(shaped, kept, values * factor, axis=1)
+        return shaped
+
+
+class Scale(_RowShaping):
+    """Multiply each row by ``exp(s1 / s2)``, and set nothing to zero (SCALE).
+
+    s1 is the sum of the row, s2 the sum of its largest activations. Each row is shaped
+    by itself: no fit is needed.
+
+    Parameters
+    ----------
+    quantile : float in [0, 1), default=0.85
+        Fraction of each row's activations left out of s2; at least one is in it.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had them.
+
+    References
+    ----------
+    Xu, Chen, Franchi & Yao, "Scaling for Training Time and Post-hoc Out-of-distribution
+    Detection Enhancement", ICLR 2024, arXiv:2310.00227.
+
+    Examples
+    --------
+    >>> from skdice.shaping import Scale
+    >>> Scale(quantile=0.5).fit_transform([[1.0, 3.0]]).round(3)
+    array([[ 3.794, 11.381]])
+    """
+
+    def __init__(self, quantile: float = 0.85) -> None:
+        self.quantile = quantile
+
+    def _shape(self, block: FloatArray) -> FloatArray:
+        values = np.take_along_axis(block, self._kept(block), axis=1)
+        return block * self._factor(block.sum(axis=1), values.sum(axis=1))
