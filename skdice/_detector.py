@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._head import LinearHead
@@ -24,6 +25,21 @@ from skdice._threshold import score_threshold
 from skdice.engines import dense_logits
 
 FloatArray = NDArray[np.floating[Any]]
+
+
+def _shaping_is_ready(detector: DICEDetector) -> bool:
+    """Tell whether the shaping needs no pass over all rows, so that blocks are enough."""
+    if detector.shaping is None:
+        return True
+    try:
+        check_is_fitted(clone(detector.shaping))
+    except NotFittedError:
+        raise AttributeError(
+            f"partial_fit cannot fit {detector.shaping!r}, which learns from all rows at once: "
+            "give it fixed values (such as ReAct(threshold=1.0)), wrap a fitted one in "
+            "sklearn.frozen.FrozenEstimator, or use fit"
+        ) from None
+    return True
 
 
 class DICEDetector(OutlierMixin, BaseEstimator):
@@ -199,7 +215,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         mean = self._accumulate(RunningMean(rows.shape[1]), rows, inliers)
         shaping = None
         if self.shaping is not None:
-            shaping = clone(self.shaping).fit(rows if inliers is None else rows[inliers])
+            shaping = clone(self.shaping).fit(rows if inliers is None else rows[inliers], None)
         self._set_state(head, mean, shaping)
         scores = self._score(rows)
         self.offset_ = score_threshold(
@@ -207,6 +223,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         )
         return self
 
+    @available_if(_shaping_is_ready)
     def partial_fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Add a block of rows to the mean activation and prune the head anew.
 
@@ -228,8 +245,10 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As in `fit`, or the shaping has to learn from all rows at once, as a
-            quantile does. The detector is left as it was.
+            As in `fit`. The detector is left as it was.
+        AttributeError
+            The shaping has to learn from all rows at once, as a quantile does, so there
+            is no partial fit.
         """
         self._validate_parameters()
         first = not hasattr(self, "_running_mean")
@@ -237,9 +256,14 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         head = self._resolve_head(rows.shape[1])
         mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
         mean = self._accumulate(mean, rows, _inliers(rows, y))
-        self._set_state(head, mean, self._ready_shaping(rows) if first else self.shaping_)
+        if first:
+            shaping = None if self.shaping is None else clone(self.shaping).fit(rows, None)
+        else:
+            shaping = self.shaping_
+        self._set_state(head, mean, shaping)
         # A threshold from before belongs to another mask.
-        vars(self).pop("offset_", None)
+        if hasattr(self, "offset_"):
+            del self.offset_
         return self
 
     def calibrate(self, X: ArrayLike, contamination: float | None = None) -> Self:
@@ -259,7 +283,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "coef_")
         share = self.contamination if contamination is None else contamination
-        if share not in Interval(Real, 0, 0.5, closed="right"):
+        if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
         self.offset_ = score_threshold(self._score(self._validate_rows(X, reset=False)), share)
         return self
@@ -409,21 +433,6 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         for where, block in blocks:
             mean.add(block if inliers is None else block[inliers[where]])
         return mean
-
-    def _ready_shaping(self, rows: NDArray[Any]) -> Any:
-        """Return a clone of the shaping that needs no pass over all rows."""
-        if self.shaping is None:
-            return None
-        shaping = clone(self.shaping)
-        try:
-            check_is_fitted(shaping)
-        except NotFittedError:
-            raise ValueError(
-                f"partial_fit cannot fit {shaping!r}, which learns from all rows at once: give it "
-                "fixed values (such as ReAct(threshold=1.0)), wrap a fitted one in "
-                "sklearn.frozen.FrozenEstimator, or use fit"
-            ) from None
-        return shaping.fit(rows)
 
     def _set_state(self, head: LinearHead, mean: RunningMean, shaping: Any) -> None:
         mean_activation = mean.mean()

@@ -161,17 +161,19 @@ class LinearHead:
         --------
         ``head = LinearHead.from_torch(model.fc)``
         """
-        weight, kernel = getattr(module, "weight", None), getattr(module, "kernel_size", None)
+        weight: Any = getattr(module, "weight", None)
+        kernel = tuple(getattr(module, "kernel_size", ()))
+        # By their attributes: no import of torch for what only a user of torch can pass.
         is_linear = hasattr(module, "out_features") and getattr(weight, "ndim", 0) == 2
-        is_conv = kernel is not None and getattr(weight, "ndim", 0) == 4
-        if weight is None or not (is_linear or is_conv):
+        is_conv = len(kernel) == 2 and getattr(weight, "ndim", 0) == 4
+        if not (is_linear or is_conv):
             raise TypeError(
                 f"from_torch expects a torch.nn.Linear or a 1x1 torch.nn.Conv2d, got "
                 f"{type(module).__name__}; pass the classification layer itself, such as model.fc"
             )
-        if is_conv and (tuple(kernel) != (1, 1) or module.groups != 1):
+        if is_conv and (kernel != (1, 1) or module.groups != 1):
             raise ValueError(
-                f"the Conv2d has kernel size {tuple(kernel)} and {module.groups} groups; "
+                f"the Conv2d has kernel size {kernel} and {module.groups} groups; "
                 "expected kernel size (1, 1) and one group"
             )
         bias = module.bias
@@ -299,12 +301,12 @@ class LinearHead:
         >>> head.bias
         array([-4.5, -0.5])
         """
-        X = check_array(X, dtype="numeric", ensure_all_finite=False, input_name="X")
-        y = column_or_1d(y)
-        check_consistent_length(X, y)
-        classes, index = np.unique(y, return_inverse=True)
-        sums = np.zeros((len(classes), X.shape[1]))
-        for rows, block in iterate_blocks(X):
+        features = check_array(X, dtype="numeric", ensure_all_finite=False, input_name="X")
+        labels = column_or_1d(y)
+        check_consistent_length(features, labels)
+        classes, index = np.unique(labels, return_inverse=True)
+        sums = np.zeros((len(classes), features.shape[1]))
+        for rows, block in iterate_blocks(features):
             one_hot = index[rows, None] == np.arange(len(classes))
             sums += one_hot.T.astype(np.float64) @ block.astype(np.float64, copy=False)
         means = sums / np.bincount(index)[:, None]
@@ -317,4 +319,3 @@ def _real_array(name: str, values: ArrayLike) -> NDArray[Any]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")
     return array
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from skdice._extras import import_extra
 
 Array = NDArray[Any]
+# The names in the file, and those of the wanted arrays that it has.
+Contents = tuple[list[str], dict[str, Array]]
 
 
 def read_weight_and_bias(path: Path, prefix: str | None) -> tuple[Array, Array | None]:
@@ -33,12 +36,18 @@ def read_weight_and_bias(path: Path, prefix: str | None) -> tuple[Array, Array |
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     weight, bias = (f"{prefix}.{part}" if prefix else part for part in ("weight", "bias"))
-    names, read = _READERS[path.suffix](path)
-    if weight not in names:
+    try:
+        names, arrays = _READERS[path.suffix](path, [weight, bias])
+    except ImportError:
+        raise
+    except Exception as error:  # the libraries raise whatever a damaged file leads them to
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path.name} is not a readable {path.suffix} file: {reason}") from error
+    if weight not in arrays:
         layers = sorted(name.removesuffix(".weight") for name in names if name.endswith(".weight"))
         known = f"layers in the file: {', '.join(layers)}" if layers else f"it has {sorted(names)}"
         raise ValueError(f"{path.name} has no {weight!r}; {known}. Name one with prefix=")
-    return pointwise(read(weight)), read(bias) if bias in names else None
+    return pointwise(arrays[weight]), arrays.get(bias)
 
 
 def pointwise(weight: Array) -> Array:
@@ -53,47 +62,43 @@ def tensor_to_numpy(tensor: Any) -> Array:
     return array
 
 
-Contents = tuple[list[str], Callable[[str], Array]]
+def _read_npz(path: Path, wanted: list[str]) -> Contents:
+    with path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it holds one array, not an archive with 'weight' and 'bias'")
+        return archive.files, {name: archive[name] for name in wanted if name in archive}
 
 
-def _read_npz(path: Path) -> Contents:
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} is not a readable .npz file: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path.name} holds one array, not an archive with 'weight' and 'bias'")
-
-    def read(name: str) -> Array:
-        try:
-            array: Array = archive[name]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"cannot read {name!r} from {path.name}: {error}") from error
-        return array
-
-    return archive.files, read
+def _read_safetensors(path: Path, wanted: list[str]) -> Contents:
+    arrays = {}
+    with safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        for name in wanted:
+            if name in names:
+                is_bfloat16 = file.get_slice(name).get_dtype() == "BF16"
+                arrays[name] = _read_bfloat16(path, name) if is_bfloat16 else file.get_tensor(name)
+    return names, arrays
 
 
-def _read_safetensors(path: Path) -> Contents:
-    try:
-        file = safe_open(path, framework="numpy")
-        return list(file.keys()), file.get_tensor
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is not a readable .safetensors file: {error}") from error
+def _read_bfloat16(path: Path, name: str) -> Array:
+    """Read a tensor of a dtype that NumPy lacks, as float32, from a file found valid."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(header_size))[name]
+        begin, end = entry["data_offsets"]
+        file.seek(8 + header_size + begin)
+        upper_half = np.frombuffer(file.read(end - begin), "<u2").astype(np.uint32)
+    return (upper_half << 16).view(np.float32).reshape(entry["shape"])
 
 
-def _read_torch(path: Path) -> Contents:
+def _read_torch(path: Path, wanted: list[str]) -> Contents:
     torch = import_extra("torch", "torch")
-    try:
-        # weights_only: tensors and containers of them, no other object is ever built.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception as error:  # torch.load has no error class of its own
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path.name} is not a readable torch state dict: {reason}") from error
+    # weights_only: tensors and containers of them, no other object is ever built.
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     tensors = {name: value for name, value in _flatten(content) if isinstance(value, torch.Tensor)}
-    return list(tensors), lambda name: tensor_to_numpy(tensors[name])
+    found = {name: tensor_to_numpy(tensors[name]) for name in wanted if name in tensors}
+    return list(tensors), found
 
 
 def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,7 +110,7 @@ def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, content
 
 
-_READERS: dict[str, Callable[[Path], Contents]] = {
+_READERS: dict[str, Callable[[Path, list[str]], Contents]] = {
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,
     ".pt": _read_torch,

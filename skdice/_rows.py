@@ -14,8 +14,8 @@ FloatArray = NDArray[np.floating[Any]]
 
 # What one block occupies while it is processed: small enough to stay in cache, large
 # enough that the matrix product runs at its full rate.
-BLOCK_BYTES = 4 << 20
-MIN_BLOCK_ROWS = 128
+BLOCK_BYTES = 8 << 20
+MIN_BLOCK_ROWS = 512
 
 
 def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -33,7 +33,8 @@ def contribution(
     -------
     ndarray of shape (n_classes, n_features), float64
     """
-    return np.multiply(mean_activation, weight, dtype=np.float64)
+    values: NDArray[np.float64] = np.multiply(mean_activation, weight, dtype=np.float64)
+    return values
 
 
 def ranking_values(
@@ -65,23 +66,22 @@ def ranking_values(
         case "contribution":
             return contribution(weight, mean_activation)
         case "magnitude":
-            return np.abs(weight, dtype=np.float64)
+            magnitude: NDArray[np.float64] = np.abs(weight, dtype=np.float64)
+            return magnitude
         case "unit_activation":
             return np.broadcast_to(mean_activation, weight.shape)
         case "random":
-            values: NDArray[np.float64] = check_random_state(random_state).uniform(
+            chance: NDArray[np.float64] = check_random_state(random_state).uniform(
                 size=weight.shape
             )
-            return values
+            return chance
     raise ValueError(
         "ranking must be 'contribution', 'magnitude', 'unit_activation' or 'random', "
         f"got {ranking!r}"
     )
 
 
-def threshold_mask(
-    values: NDArray[np.float64], sparsity: float
-) -> tuple[NDArray[np.bool_], float]:
+def threshold_mask(values: NDArray[np.float64], sparsity: float) -> tuple[NDArray[np.bool_], float]:
     """Return the mask of the values above their percentile, and that percentile.
 
     Parameters

@@ -253,11 +253,11 @@ class _RowShaping(_Shaping):
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             ratio = np.where((before == 0) & (after == 0), before.dtype.type(1), before / after)
             factor: FloatArray = np.exp(ratio)
-        bad = np.flatnonzero(~np.isfinite(factor))
+        bad = np.flatnonzero(~(np.isfinite(ratio) & np.isfinite(factor)))
         if len(bad):
             raise ValueError(
                 f"a row sums to {before.flat[bad[0]]:g} before pruning and to "
-                f"{after.flat[bad[0]]:g} after, so that exp(before / after) overflows; the "
+                f"{after.flat[bad[0]]:g} after, whose exp(before / after) is out of range; the "
                 "formula is meant for activations after a ReLU, which are not negative"
             )
         return factor[:, None]

@@ -1,0 +1,7 @@
+"""``python -m skdice``."""
+
+import sys
+
+from skdice.cli import main
+
+sys.exit(main())

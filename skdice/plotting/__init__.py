@@ -1,0 +1,1 @@
+"""Pictures. Needs the extra ``plot``."""

@@ -1,0 +1,31 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skdice import LinearHead
+from skdice.datasets import load_fashion_mnist_ood
+
+
+@pytest.fixture(scope="session")
+def fashion():
+    return load_fashion_mnist_ood()
+
+
+@pytest.fixture(scope="session")
+def cifar10():
+    """Folder of the real CIFAR-10 features of the paper's own network."""
+    if "SKDICE_DATA" not in os.environ:
+        pytest.skip("SKDICE_DATA does not name the folder of the paper's features")
+    return Path(os.environ["SKDICE_DATA"]) / "cifar10-densenet"
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A small made-up head with ReLU-like features: (head, features), float64."""
+    rng = np.random.default_rng(7)
+    head = LinearHead(rng.normal(size=(5, 12)), rng.normal(size=5))
+    return head, np.maximum(rng.normal(size=(200, 12)), 0)

@@ -1,0 +1,399 @@
+import pickle
+import threading
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from reference import dice_scores
+from scipy.special import logsumexp
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import FunctionTransformer
+
+from skdice import DICEDetector, LinearHead
+from skdice.shaping import ASH, ReAct
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.1, 0.5, 0.7])
+@pytest.mark.parametrize("clip", [np.inf, 0.8])
+def test_scores_equal_the_papers_formula(small, sparsity, clip):
+    head, X = small
+    detector = DICEDetector(head, sparsity=sparsity, shaping=ReAct(threshold=clip)).fit(X)
+    expected = dice_scores(head.weight, head.bias, X.mean(axis=0), X, 100 * sparsity, clip)
+    np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:1 of 2 classes")
+def test_fitted_by_hand():
+    head = LinearHead([[1.0, -2.0], [3.0, 4.0]], [0.5, -0.5])
+    detector = DICEDetector(head, sparsity=0.5).fit([[1.0, 2.0], [3.0, 0.0]])
+    # Mean activation (2, 1); contributions 2, -2, 6, 4, whose median is 3.
+    np.testing.assert_array_equal(detector.mean_activation_, [2, 1])
+    assert detector.contribution_threshold_ == 3
+    np.testing.assert_array_equal(detector.mask_, [[False, False], [True, True]])
+    np.testing.assert_array_equal(detector.coef_, [[0, 0], [3, 4]])
+    np.testing.assert_array_equal(detector.intercept_, [0.5, -0.5])
+    np.testing.assert_array_equal(detector.logits([[1.0, 1.0]]), [[0.5, 6.5]])
+    assert detector.n_samples_seen_ == 2
+    assert isinstance(detector.offset_, float)
+
+
+def test_signs_and_threshold(small):
+    head, X = small
+    detector = DICEDetector(head, contamination=0.1).fit(X)
+    decision = detector.decision_function(X)
+    np.testing.assert_array_equal(decision, detector.score_samples(X) - detector.offset_)
+    np.testing.assert_array_equal(detector.predict(X), np.where(decision >= 0, 1, -1))
+    assert (detector.predict(X) == -1).sum() == 20
+    assert detector.predict(X).dtype.kind == "i"
+    np.testing.assert_array_equal(clone(detector).fit_predict(X), detector.predict(X))
+
+
+def test_identity_head_scores_logits(small):
+    _, X = small
+    detector = DICEDetector("identity", sparsity=0).fit(X)
+    np.testing.assert_allclose(detector.score_samples(X), logsumexp(X, axis=1), rtol=1e-12)
+
+
+def test_a_pair_is_a_head(small):
+    head, X = small
+    pair = DICEDetector((head.weight, head.bias)).fit(X)
+    assert (pair.score_samples(X) == DICEDetector(head).fit(X).score_samples(X)).all()
+    with pytest.raises(ValueError, match=r"tuple of 3, expected \(weight, bias\)"):
+        DICEDetector((1, 2, 3)).fit(X)
+
+
+def test_rows_labelled_minus_one_are_left_out(small):
+    head, X = small
+    y = np.where(np.arange(len(X)) % 3 == 0, -1, 1)
+    shaping = ReAct(quantile=0.5)
+    fitted = DICEDetector(head, shaping=shaping).fit(X, y)
+    expected = DICEDetector(head, shaping=shaping).fit(X[y == 1])
+    np.testing.assert_allclose(fitted.mean_activation_, expected.mean_activation_, rtol=1e-15)
+    assert fitted.shaping_.threshold_ == expected.shaping_.threshold_
+    assert fitted.n_samples_seen_ == expected.n_samples_seen_ == (y == 1).sum()
+    np.testing.assert_allclose(fitted.offset_, expected.offset_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("y", [[0, 1, 2, 3] * 50, ["cat", "dog"] * 100, [1.0] * 200])
+def test_other_labels_are_ignored(small, y):
+    head, X = small
+    assert DICEDetector(head).fit(X, y).offset_ == DICEDetector(head).fit(X).offset_
+
+
+@pytest.mark.parametrize("shaping", [None, ReAct(threshold=0.7), ASH(quantile=0.5)])
+def test_partial_fit_then_calibrate_equals_fit(small, shaping):
+    head, X = small
+    whole = DICEDetector(head, shaping=shaping).fit(X)
+    parts = DICEDetector(head, shaping=shaping)
+    for block in np.array_split(X, [3, 4, 90]):
+        parts.partial_fit(block)
+    np.testing.assert_allclose(parts.mean_activation_, whole.mean_activation_, rtol=1e-12)
+    np.testing.assert_array_equal(parts.mask_, whole.mask_)
+    np.testing.assert_array_equal(parts.score_samples(X), whole.score_samples(X))
+    assert parts.n_samples_seen_ == len(X)
+    assert parts.calibrate(X).offset_ == whole.offset_
+
+
+def test_a_precomputed_mean_is_enough(small):
+    head, X = small
+    detector = DICEDetector(head).partial_fit(X.mean(axis=0, keepdims=True))
+    np.testing.assert_array_equal(detector.mask_, DICEDetector(head).fit(X).mask_)
+
+
+def test_predict_after_partial_fit_says_to_calibrate(small):
+    head, X = small
+    detector = DICEDetector(head).partial_fit(X)
+    for method in (detector.predict, detector.decision_function):
+        with pytest.raises(NotFittedError, match="call calibrate with held-out"):
+            method(X)
+    # A threshold set before belongs to the mask before.
+    detector.calibrate(X).partial_fit(X[:5])
+    assert not hasattr(detector, "offset_")
+
+
+def test_partial_fit_refuses_a_shaping_that_needs_all_rows(small):
+    head, X = small
+    assert not hasattr(DICEDetector(head, shaping=ReAct()), "partial_fit")
+    with pytest.raises(AttributeError) as raised:
+        DICEDetector(head, shaping=ReAct()).partial_fit(X)
+    assert "partial_fit cannot fit ReAct()" in str(raised.value.__cause__)
+    frozen = DICEDetector(head, shaping=FrozenEstimator(ReAct(quantile=0.5).fit(X)))
+    expected = DICEDetector(head, shaping=ReAct(quantile=0.5)).fit(X)
+    frozen.partial_fit(X[:50]).partial_fit(X[50:])
+    np.testing.assert_allclose(frozen.score_samples(X), expected.score_samples(X), rtol=1e-12)
+
+
+def test_a_refused_block_leaves_the_detector_as_it_was(small):
+    head, X = small
+    detector = DICEDetector(head, batch_size=2).partial_fit(X)
+    before = pickle.dumps(detector)
+    bad = X[:7].copy()
+    bad[6, 1] = np.nan
+    with pytest.raises(ValueError, match="row 6, column 1"):
+        detector.partial_fit(bad)
+    assert pickle.dumps(detector) == before
+
+
+def test_calibrate_on_held_out_rows(small):
+    head, X = small
+    detector = DICEDetector(head).fit(X[:100])
+    mask = detector.mask_.copy()
+    detector.calibrate(X[100:], contamination=0.25)
+    assert (detector.predict(X[100:]) == -1).sum() == 25
+    np.testing.assert_array_equal(detector.mask_, mask)
+    assert detector.get_params()["contamination"] == 0.05
+    detector.calibrate(X[100:])
+    assert (detector.predict(X[100:]) == -1).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scored"),
+    [
+        ("float16", "float32"),
+        ("float32", "float32"),
+        (">f4", "float32"),
+        ("float64", "float64"),
+        ("int32", "float64"),
+        ("bool", "float64"),
+    ],
+)
+def test_scoring_dtype_follows_the_features(small, dtype, scored):
+    head, X = small
+    features = (3 * X).astype(dtype)
+    detector = DICEDetector(head, sparsity=0.3, shaping=ReAct(threshold=2)).fit(features)
+    for result in (
+        detector.score_samples(features),
+        detector.decision_function(features),
+        detector.logits(features),
+    ):
+        assert result.dtype == scored
+    expected = dice_scores(
+        head.weight, head.bias, features.mean(axis=0, dtype=float), features, 30, 2
+    )
+    tolerance = 1e-5 if scored == "float32" else 1e-12
+    np.testing.assert_allclose(detector.score_samples(features), expected, rtol=tolerance)
+    assert isinstance(detector.offset_, float)
+
+
+def test_data_frames_keep_their_column_names(small):
+    head, X = small
+    frame = pd.DataFrame(X, columns=[f"unit{i}" for i in range(X.shape[1])])
+    detector = DICEDetector(head).fit(frame)
+    assert list(detector.feature_names_in_) == list(frame.columns)
+    np.testing.assert_array_equal(
+        detector.score_samples(frame), DICEDetector(head).fit(X).score_samples(X)
+    )
+    with pytest.raises(ValueError, match="feature names should match"):
+        detector.score_samples(frame[frame.columns[::-1]])
+
+
+def test_a_memmap_is_scored_in_blocks_and_not_copied(small, tmp_path):
+    head, X = small
+    path = tmp_path / "features.npy"
+    np.save(path, X)
+    mapped = np.load(path, mmap_mode="r")
+    seen = []
+
+    def score(logits):
+        seen.append(len(logits))
+        return logits.max(axis=1)
+
+    detector = DICEDetector(head, score_func=score, batch_size=64).fit(mapped)
+    assert seen == [64, 64, 64, 8]
+    np.testing.assert_array_equal(detector.score_samples(mapped), detector.score_samples(X))
+
+
+@pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen"])
+def test_named_scores_and_callables_agree(small, score_func):
+    from skdice._scores import SCORES
+
+    head, X = small
+    named = DICEDetector(head, score_func=score_func).fit(X)
+    given = DICEDetector(head, score_func=SCORES[score_func]).fit(X)
+    np.testing.assert_array_equal(named.score_samples(X), given.score_samples(X))
+
+
+def test_any_transformer_that_keeps_the_shape_is_a_shaping(small):
+    head, X = small
+    halved = DICEDetector(head, sparsity=0, shaping=FunctionTransformer(np.sqrt)).fit(X)
+    expected = DICEDetector(head, sparsity=0).fit(X).score_samples(np.sqrt(X))
+    np.testing.assert_allclose(halved.score_samples(X), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"turned features of shape \(200, 12\) into \(200, 2\)"):
+        DICEDetector(head, shaping=FunctionTransformer(lambda h: h[:, :2])).fit(X)
+
+
+def test_a_global_output_configuration_does_not_reach_inside(small):
+    head, X = small
+    detector = DICEDetector(head, shaping=ReAct()).fit(X)
+    with config_context(transform_output="pandas"):
+        np.testing.assert_array_equal(
+            detector.score_samples(X),
+            DICEDetector(head, shaping=ReAct()).fit(X).score_samples(X),
+        )
+        assert isinstance(detector.score_samples(X), np.ndarray)
+
+
+def test_contribution_is_measured_on_the_raw_features(small):
+    head, X = small
+    clipped = DICEDetector(head, shaping=ReAct(threshold=0.01)).fit(X)
+    np.testing.assert_array_equal(clipped.mask_, DICEDetector(head).fit(X).mask_)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+def test_threads_change_nothing(small, n_jobs):
+    head, X = small
+    one = DICEDetector(head, batch_size=17).fit(X)
+    many = DICEDetector(head, batch_size=17, n_jobs=n_jobs).fit(X)
+    np.testing.assert_array_equal(many.score_samples(X), one.score_samples(X))
+    np.testing.assert_array_equal(many.logits(X), one.logits(X))
+
+
+@pytest.mark.parametrize("n_jobs", [1, 4])
+def test_the_first_bad_row_is_named_whatever_the_threads(small, n_jobs):
+    head, X = small
+    detector = DICEDetector(head, batch_size=10, n_jobs=n_jobs).fit(X)
+    bad = X.copy()
+    bad[[57, 58, 190], 3] = np.nan
+    bad[57, 2] = np.inf
+    with pytest.raises(ValueError, match=r"infinity \(inf\) in row 57, column 2"):
+        detector.score_samples(bad)
+
+
+def test_scoring_from_many_threads_leaves_the_estimator_alone(small):
+    head, X = small
+    detector = DICEDetector(head, shaping=ReAct()).fit(X)
+    before = pickle.dumps(detector)
+    expected = detector.score_samples(X)
+    results = [None] * 8
+
+    def work(i):
+        results[i] = detector.score_samples(X)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+    assert pickle.dumps(detector) == before
+
+
+def test_verbose_shows_progress_on_stderr(small, capsys):
+    head, X = small
+    DICEDetector(head, verbose=1).fit(X)
+    assert "200/200" in capsys.readouterr().err
+    DICEDetector(head).fit(X)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_pickle_and_joblib_keep_every_bit(small, tmp_path):
+    head, X = small
+    detector = DICEDetector(head, shaping=ReAct()).fit(X)
+    path = tmp_path / "detector.joblib"
+    joblib.dump(detector, path)
+    for copy in (
+        pickle.loads(pickle.dumps(detector)),
+        joblib.load(path),
+        joblib.load(path, mmap_mode="r"),
+    ):
+        np.testing.assert_array_equal(copy.decision_function(X), detector.decision_function(X))
+        assert copy.head == head
+    assert isinstance(joblib.load(path, mmap_mode="r").head.weight, np.memmap)
+
+
+def test_a_class_without_any_weight_is_a_warning():
+    head = LinearHead([[1.0, 2.0], [3.0, 4.0], [-1.0, -1.0]])
+    X = [[1.0, 1.0], [2.0, 1.0]]
+    with pytest.warns(UserWarning, match=r"1 of 3 classes .* sparsity=0.4 .*class 2"):
+        DICEDetector(head, sparsity=0.4).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DICEDetector(head, sparsity=0.1).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"head": None}, ValueError, r"LinearHead\.from_torch\(model\.fc\)"),
+        ({"head": "logits"}, ValueError, "'head' parameter .* Got 'logits'"),
+        ({"sparsity": 90}, ValueError, r"Got 90 instead.*did you mean 0\.9\?"),
+        ({"sparsity": 1.5}, ValueError, r"Got 1\.5 instead"),
+        ({"sparsity": -0.1}, ValueError, r"Got -0\.1 instead"),
+        ({"sparsity": 1}, ValueError, r"Got 1 instead"),
+        ({"sparsity": float("nan")}, ValueError, "Got nan instead"),
+        ({"sparsity": "0.9"}, ValueError, r"Got '0\.9' instead"),
+        ({"contamination": 0}, ValueError, "Got 0 instead"),
+        ({"contamination": 0.6}, ValueError, r"Got 0\.6 instead"),
+        ({"contamination": float("nan")}, ValueError, "Got nan instead"),
+        ({"score_func": "softmax"}, ValueError, "Got 'softmax' instead"),
+        ({"shaping": "react"}, ValueError, "Got 'react' instead"),
+        ({"batch_size": 0}, ValueError, "Got 0 instead"),
+        ({"score_func": lambda logits: logits}, ValueError, r"returned shape \(200, 5\)"),
+        ({"score_func": lambda logits: logits[:, 0] * np.nan}, ValueError, "score of row 0 is nan"),
+    ],
+)
+def test_bad_parameters_are_named_at_fit(small, parameters, error, message):
+    head, X = small
+    with pytest.raises(error, match=message):
+        DICEDetector(**{"head": head} | parameters).fit(X)
+
+
+def _with(X, row, column, value):
+    X = X.copy()
+    X[row, column] = value
+    return X
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: _with(X, 17, 3, np.nan), "NaN in row 17, column 3"),
+        (lambda X: _with(X, 199, 0, -np.inf), r"infinity \(-inf\) in row 199, column 0"),
+        (lambda X: X[:0], "0 sample"),
+        (lambda X: X[:, :0], "0 feature"),
+        (lambda X: X[0], "Expected 2D array, got 1D array"),
+        (lambda X: X[:, :7], "X has 7 features, but the head expects 12"),
+        (lambda X: [["a"] * 12], "strings"),
+    ],
+)
+def test_bad_features_are_named_at_fit(small, change, message):
+    head, X = small
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match=message):
+            getattr(DICEDetector(head), method)(change(X))
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 0.51, float("nan"), "many"])
+def test_bad_contamination_of_calibrate_is_named(small, share):
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    with pytest.raises(ValueError, match=f"contamination is {share!r}"):
+        detector.calibrate(X, share)
+
+
+def test_only_outliers_is_an_error_that_says_why(small):
+    head, X = small
+    with pytest.raises(ValueError, match="all 200 rows are labelled -1"):
+        DICEDetector(head).fit(X, -np.ones(len(X)))
+
+
+def test_logits_beyond_the_dtype_are_an_error(small):
+    head, X = small
+    detector = DICEDetector(head).fit(X.astype(np.float32))
+    with pytest.raises(ValueError, match=r"score of row 2 .*too large for float32"):
+        detector.score_samples(_with(X, 2, slice(None), 3e38).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "method", ["calibrate", "logits", "score_samples", "decision_function", "predict"]
+)
+def test_methods_before_fit(small, method):
+    head, X = small
+    with pytest.raises(NotFittedError):
+        getattr(DICEDetector(head), method)(X)

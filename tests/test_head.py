@@ -1,0 +1,208 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
+from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
+
+from skdice import DICEDetector, LinearHead
+
+W = np.arange(6.0).reshape(2, 3)
+
+
+def test_value_object():
+    head = LinearHead(W, [1, 2])
+    assert repr(head) == "LinearHead(n_classes=2, n_features=3, dtype=float64)"
+    assert (head.n_classes, head.n_features) == (2, 3)
+    assert head == LinearHead(W, [1, 2])
+    assert hash(head) == hash(LinearHead(W, [1, 2]))
+    assert head != LinearHead(W)
+    assert head != LinearHead(W.astype(np.float32), [1, 2])
+    assert head != "identity"
+    # -0.0 equals 0.0, so the hashes must be the same.
+    assert hash(LinearHead(W, [0.0, 0.0])) == hash(LinearHead(W, [-0.0, 0.0]))
+
+
+def test_immutable():
+    weight = W.copy()
+    head = LinearHead(weight)
+    weight[:] = -1
+    np.testing.assert_array_equal(head.weight, W)
+    np.testing.assert_array_equal(head.bias, [0, 0])
+    with pytest.raises(ValueError, match="read-only"):
+        head.weight[0, 0] = 1
+    with pytest.raises(AttributeError, match="immutable: cannot set 'weight'"):
+        head.weight = W
+    with pytest.raises(AttributeError, match="immutable"):
+        del head.bias
+    with pytest.raises(AttributeError, match="immutable"):
+        head.name = "fc"
+
+
+def test_cloning_and_copying_return_the_same_object():
+    head = LinearHead(W)
+    assert clone(head) is head
+    assert clone(DICEDetector(head)).head is head
+    assert copy.copy(head) is head
+    assert copy.deepcopy(head) is head
+
+
+def test_pickle_keeps_it_equal_and_read_only():
+    head = pickle.loads(pickle.dumps(LinearHead(W, [1, 2])))
+    assert head == LinearHead(W, [1, 2])
+    assert not head.weight.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("float16", "float32"), ("float32", "float32"), (">f8", "float64"), ("int64", "float64")],
+)
+def test_dtypes(given, kept):
+    head = LinearHead(W.astype(given), np.array([1, 2], given))
+    assert head.weight.dtype == head.bias.dtype == kept
+    np.testing.assert_array_equal(head.weight, W)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "error", "message"),
+    [
+        (W[0], None, ValueError, r"weight has shape \(3,\), expected \(n_classes, n_features\)"),
+        (W[:0], None, ValueError, r"shape \(0, 3\)"),
+        (W, [1.0], ValueError, r"bias has shape \(1,\), expected \(2,\)"),
+        (W, 3.0, ValueError, r"bias has shape \(\)"),
+        ([[1, np.nan], [1, 1]], None, ValueError, "weight contains nan for class 0"),
+        (W, [0, -np.inf], ValueError, "bias contains -inf for class 1"),
+        ([["a"]], None, TypeError, "weight has dtype <U1"),
+        (W + 1j, None, TypeError, "dtype complex128"),
+    ],
+)
+def test_bad_values_are_named(weight, bias, error, message):
+    with pytest.raises(error, match=message):
+        LinearHead(weight, bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_from_torch_linear(bias, dtype):
+    layer = torch.nn.Linear(3, 2, bias=bias).to(dtype)
+    head = LinearHead.from_torch(layer)
+    expected = np.float64 if dtype == torch.float64 else np.float32
+    assert head.weight.dtype == expected
+    np.testing.assert_array_equal(head.weight, layer.weight.detach().to(torch.float64).numpy())
+    if bias:
+        np.testing.assert_array_equal(head.bias, layer.bias.detach().to(torch.float64).numpy())
+    else:
+        np.testing.assert_array_equal(head.bias, [0, 0])
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert head.weight.any()
+
+
+def test_from_torch_convolution():
+    layer = torch.nn.Conv2d(3, 2, 1)
+    head = LinearHead.from_torch(layer)
+    maps = torch.randn(4, 3, 5, 5)
+    expected = layer(maps).mean((2, 3)).detach().numpy()
+    pooled = maps.mean((2, 3)).numpy()
+    np.testing.assert_allclose(pooled @ head.weight.T + head.bias, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "message"),
+    [
+        (torch.nn.Sequential(torch.nn.Linear(3, 2)), TypeError, "got Sequential; pass the class"),
+        (torch.nn.Embedding(3, 2), TypeError, "got Embedding"),
+        (torch.nn.LayerNorm(3), TypeError, "got LayerNorm"),
+        (torch.nn.Conv1d(3, 2, 1), TypeError, "got Conv1d"),
+        ("fc", TypeError, "got str"),
+        (torch.nn.Conv2d(3, 2, 3), ValueError, r"kernel size \(3, 3\)"),
+        (torch.nn.Conv2d(4, 2, 1, groups=2), ValueError, "2 groups"),
+    ],
+)
+def test_from_torch_refuses_other_modules(module, error, message):
+    with pytest.raises(error, match=message):
+        LinearHead.from_torch(module)
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        LogisticRegression(max_iter=1000),
+        SGDClassifier(random_state=0),
+        LinearSVC(),
+        LinearDiscriminantAnalysis(),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_from_estimator_gives_its_decision(classifier):
+    X, y = load_iris(return_X_y=True)
+    head = LinearHead.from_estimator(classifier.fit(X, y))
+    np.testing.assert_allclose(X @ head.weight.T + head.bias, classifier.decision_function(X))
+
+
+def test_from_estimator_binary_is_symmetric_and_gives_its_probabilities():
+    X, y = load_iris(return_X_y=True)
+    X, y = X[50:], y[50:]
+    classifier = LogisticRegression(max_iter=1000).fit(X, y)
+    logits = X @ LinearHead.from_estimator(classifier).weight.T
+    logits += LinearHead.from_estimator(classifier).bias
+    np.testing.assert_allclose(logits[:, 0], -logits[:, 1])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, classifier.predict_proba(X))
+
+
+def test_from_estimator_takes_sparse_coefficients():
+    X, y = load_iris(return_X_y=True)
+    classifier = SGDClassifier(penalty="l1", random_state=0).fit(X, y)
+    dense = LinearHead.from_estimator(classifier)
+    assert LinearHead.from_estimator(classifier.sparsify()) == dense
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (LinearRegression(), "expects a linear classifier, got LinearRegression"),
+        (RandomForestClassifier(n_estimators=2), "RandomForestClassifier has no coef_"),
+        (NearestCentroid(), "NearestCentroid has no coef_"),
+        (SVC(kernel="linear"), "one row per class"),
+        (make_pipeline(StandardScaler(), LogisticRegression()), "of a Pipeline, pass the last"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_from_estimator_refuses_others(estimator, message):
+    estimator.fit(*load_iris(return_X_y=True))
+    with pytest.raises(TypeError, match=message):
+        LinearHead.from_estimator(estimator)
+
+
+def test_from_estimator_refuses_an_unfitted_one():
+    with pytest.raises(NotFittedError):
+        LinearHead.from_estimator(LogisticRegression())
+
+
+def test_from_class_means_is_the_nearest_class_mean():
+    X, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    head = LinearHead.from_class_means(X.astype(np.float32), names)
+    nearest = NearestCentroid().fit(X.astype(np.float32).astype(float), y)
+    np.testing.assert_allclose(head.weight, nearest.centroids_, rtol=1e-12)
+    assert ((X @ head.weight.T + head.bias).argmax(axis=1) == nearest.predict(X)).all()
+
+
+def test_from_class_means_names_a_bad_row():
+    X, y = load_iris(return_X_y=True)
+    X[149, 2] = np.inf
+    with pytest.raises(ValueError, match="row 149, column 2"):
+        LinearHead.from_class_means(X, y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        LinearHead.from_class_means(X, y[:3])

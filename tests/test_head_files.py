@@ -1,0 +1,132 @@
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from skdice import LinearHead
+
+W = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+B = np.array([0.5, -0.5], np.float32)
+HEAD = LinearHead(W, B)
+STATE = {"weight": torch.from_numpy(W.copy()), "bias": torch.from_numpy(B.copy())}
+
+
+def write(path, tensors):
+    if path.suffix == ".npz":
+        np.savez(path, **{name: each.numpy() for name, each in tensors.items()})
+    elif path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+@pytest.fixture(params=[".npz", ".safetensors", ".pt", ".pth", ".bin"])
+def path(request, tmp_path):
+    return tmp_path / f"head{request.param}"
+
+
+def test_bare_names(path):
+    assert LinearHead.from_file(write(path, STATE)) == HEAD
+    assert LinearHead.from_file(str(path)) == HEAD
+
+
+def test_prefix(path):
+    write(path, {f"net.fc.{name}": each for name, each in STATE.items()})
+    assert LinearHead.from_file(path, prefix="net.fc") == HEAD
+
+
+def test_without_bias(path):
+    assert LinearHead.from_file(write(path, {"weight": STATE["weight"]})) == LinearHead(W)
+
+
+def test_convolution(path):
+    kernel = STATE["weight"][..., None, None].clone()
+    assert LinearHead.from_file(write(path, {"weight": kernel})) == LinearHead(W)
+
+
+def test_wrong_prefix_lists_the_layers(path):
+    write(path, {"fc.weight": STATE["weight"], "conv.weight": STATE["weight"].clone()})
+    for prefix in (None, "head"):
+        with pytest.raises(ValueError, match=r"layers in the file: conv, fc\. Name one with pre"):
+            LinearHead.from_file(path, prefix=prefix)
+
+
+def test_a_layer_of_another_shape_is_refused(path):
+    write(path, {"weight": torch.zeros(2, 3, 3, 3)})
+    with pytest.raises(ValueError, match=r"weight has shape \(2, 3, 3, 3\)"):
+        LinearHead.from_file(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04 cut"])
+def test_damaged_files_are_refused(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=path.name):
+        LinearHead.from_file(path)
+
+
+def test_truncated_files_are_refused(path):
+    write(path, STATE)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=path.name):
+        LinearHead.from_file(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_bfloat16(tmp_path, suffix):
+    path = write(tmp_path / f"head{suffix}", {k: v.to(torch.bfloat16) for k, v in STATE.items()})
+    assert LinearHead.from_file(path) == HEAD
+
+
+def test_nested_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    nested = {"epoch": 3, "state_dict": {f"module.fc.{k}": v for k, v in STATE.items()}}
+    torch.save(nested, path)
+    assert LinearHead.from_file(path, prefix="state_dict.module.fc") == HEAD
+
+
+def test_legacy_torch_format(tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    assert LinearHead.from_file(path) == HEAD
+
+
+class Payload:
+    def __reduce__(self):
+        return (open, (str(Payload.mark), "w"))
+
+
+@pytest.mark.parametrize("name", ["evil.pt", "evil.npz", "evil.npy.npz"])
+def test_no_code_runs(tmp_path, name):
+    Payload.mark = tmp_path / "mark"
+    path = tmp_path / name
+    if name == "evil.pt":
+        torch.save({"weight": Payload()}, path)
+    elif name == "evil.npz":
+        np.savez(path, weight=np.array([[Payload()]], dtype=object))
+    else:
+        path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ValueError, match="evil"):
+        LinearHead.from_file(path)
+    assert not Payload.mark.exists()
+
+
+def test_unknown_and_missing_files(tmp_path):
+    with pytest.raises(ValueError, match=r"'head.onnx': expected one of .npz, .safetensors"):
+        LinearHead.from_file(tmp_path / "head.onnx")
+    with pytest.raises(FileNotFoundError, match=r"head\.npz"):
+        LinearHead.from_file(tmp_path / "head.npz")
+    np.save(tmp_path / "one.npy", W)
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(ValueError, match="holds one array, not an archive"):
+        LinearHead.from_file(tmp_path / "one.npz")
+
+
+def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "head.pt", STATE)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"pip install 'skdice\[torch\]'"):
+        LinearHead.from_file(path)
