@@ -136,11 +136,11 @@ class DICEDetector(OutlierMixin, BaseEstimator):
     >>> from skdice.datasets import load_fashion_mnist_ood
     >>> data = load_fashion_mnist_ood()
     >>> detector = DICEDetector(data.head, sparsity=0.1).fit(data.id_train)
-    >>> detector = detector.calibrate(data.id_test[:1500])
-    >>> inside = detector.predict(data.id_test[1500:]) == 1
-    >>> outside = detector.predict(data.ood["mnist"]) == -1
-    >>> bool(inside.mean() > 0.9 and outside.mean() > 0.3)
-    True
+    >>> detector = detector.calibrate(data.id_test[:2000])
+    >>> def flagged(features):
+    ...     return f"{(detector.predict(features) == -1).mean():.0%}"
+    >>> flagged(data.id_test[2000:]), flagged(data.ood["mnist"])
+    ('5%', '91%')
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {

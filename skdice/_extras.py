@@ -12,7 +12,7 @@ def import_extra(module: str, extra: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         # A broken installation of the module itself must not look like a missing extra.
-        if error.name != module.partition(".")[0]:
+        if error.name not in (module, module.partition(".")[0]):
             raise
         raise ImportError(
             f"{module} is not installed: run pip install 'skdice[{extra}]'."
