@@ -5,11 +5,11 @@ trained once on Fashion-MNIST. The recipe was fixed before any detector was run
 on the result: the network is accepted when its accuracy on the training images
 exceeds 99 %, and refused otherwise. No OOD image is looked at before that.
 
-Needs the extra packages in ``requirements.txt`` beside this file and the Debian
+Needs the extras ``benchmark`` and ``torch`` and the Debian
 package ``dataset-fashion-mnist``::
 
     apt-get install dataset-fashion-mnist
-    pip install -c constraints.txt -e . -r benchmarks/embedded/requirements.txt
+    pip install -c constraints.txt -e '.[benchmark,torch]'
     python benchmarks/embedded/train.py
 
 About 20 minutes on two cores with bfloat16 instructions.
