@@ -14,14 +14,16 @@ logits = arrays(
 
 def gen_reference(values):
     """GEN from the logarithms of p and of 1 - p, each a log-sum-exp in float64."""
-    log_p = log_softmax(np.float64(values), axis=1)
+    log_p = log_softmax(np.asarray(values, float), axis=1)
     total = np.zeros(len(log_p))
     for row, lp in enumerate(log_p):
         terms = []
         for c in range(len(lp)):
-            others = np.delete(np.float64(values[row]), c)
+            others = np.delete(np.asarray(values[row], float), c)
             log_q = (
-                logsumexp(others) - logsumexp(np.float64(values[row])) if len(others) else -np.inf
+                logsumexp(others) - logsumexp(np.asarray(values[row], float))
+                if len(others)
+                else -np.inf
             )
             terms.append((lp[c], np.exp(0.1 * (lp[c] + log_q))))
         total[row] = -sum(term for _, term in sorted(terms)[::-1][:100])
