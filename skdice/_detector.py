@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -11,18 +11,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._head import LinearHead
 from skdice._reductions import RunningMean
-from skdice._rows import block_slices, iterate_blocks, map_blocks, scoring_dtype
+from skdice._rows import (
+    Rows,
+    SelectedRows,
+    block_slices,
+    check_rows,
+    iterate_blocks,
+    map_blocks,
+    scoring_dtype,
+)
 from skdice._scores import SCORES
-from skdice._sklearn import Interval, StrOptions, validate_parameters
+from skdice._scoring import BlockFunction, block_scorer, check_scores, masked_layer
+from skdice._sklearn import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameters,
+)
 from skdice._sparsify import sparsity_mask
 from skdice._threshold import score_threshold
-from skdice.engines import dense_logits
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -49,8 +62,8 @@ class DICEDetector(OutlierMixin, BaseEstimator):
     the classifier's last linear layer by their mean contribution, prunes the smallest,
     and scores a row by the energy of the logits that remain. Higher scores are more
     in-distribution. With ``sparsity=0`` it is exactly the energy score; the other
-    scores and a shaping of the features make it MSP, MaxLogit, GEN, ReAct, ASH and
-    their combinations with DICE.
+    scores and a shaping of the features make it MSP, MaxLogit, GEN, ReAct, VRA, ASH,
+    SCALE and their combinations with DICE.
 
     Parameters
     ----------
@@ -68,7 +81,9 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         to the features when scoring. The contribution is always measured on the
         features as given. Parameters are nested: ``shaping__quantile``.
     score_func : {"energy", "max_logit", "msp", "gen"} or callable, default="energy"
-        Score of a row from its logits. A callable takes logits (n, n_classes) and
+        Score of a row from its logits: their log-sum-exp, their maximum, the maximum
+        softmax probability, or the generalised entropy (with g = 0.1 over the 100 most
+        likely classes). A callable takes logits (n, n_classes) and
         returns finite scores (n,), higher = more in-distribution.
     contamination : float in (0, 0.5], default=0.05
         Share of the in-distribution rows given to `fit` or `calibrate` that falls
@@ -122,13 +137,19 @@ class DICEDetector(OutlierMixin, BaseEstimator):
     are float64; scoring runs in the dtype of X (half precision in float32, integers in
     float64), in blocks of rows.
 
-    A 0.7 quantile of the contributions is the paper's setting for ImageNet; the authors
-    use 0.9 on CIFAR, and 0.1 together with ReAct on ImageNet.
+    The default sparsity is the paper's setting for ImageNet; the authors use 0.9 on CIFAR,
+    and 0.1 together with ReAct on ImageNet. On small networks it often hurts: measure.
+
+    Contributions that tie with the threshold are pruned with it. Where many units are
+    always zero, as in small networks, several sparsities give the same mask, which prunes
+    more than asked for; ``mask_.mean()`` is the share that was kept. Where all tie, so
+    that none would be left, the largest are kept.
 
     References
     ----------
     Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
-    ECCV 2022, arXiv:2111.09805.
+    ECCV 2022, arXiv:2111.09805. Of the scores: energy arXiv:2010.03759, MaxLogit
+    arXiv:1911.11132, MSP arXiv:1610.02136, GEN Liu, Lochman & Zach, CVPR 2023.
 
     Examples
     --------
@@ -196,7 +217,8 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             Penultimate features of in-distribution inputs, as they enter the head.
         y : array-like of shape (n_samples,), default=None
             Rows labelled -1 are known outliers and are left out, so that a search with
-            outlier labels trains on inliers only. Any other label is ignored.
+            outlier labels trains on inliers only. Rows with any other label, 0 included,
+            are fitted as in-distribution.
 
         Returns
         -------
@@ -215,7 +237,8 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         mean = self._accumulate(RunningMean(rows.shape[1]), rows, inliers)
         shaping = None
         if self.shaping is not None:
-            shaping = clone(self.shaping).fit(rows if inliers is None else rows[inliers], None)
+            kept = rows if inliers is None else SelectedRows(rows, inliers)
+            shaping = clone(self.shaping).fit(kept, None)
         self._set_state(head, mean, shaping)
         scores = self._score(rows)
         self.offset_ = score_threshold(
@@ -302,8 +325,10 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "coef_")
         rows = self._validate_rows(X, reset=False)
-        out = np.empty((len(rows), len(self.coef_)), scoring_dtype(rows.dtype))
-        return self._map(self._layer(out.dtype), rows, out, "logits")
+        out = np.empty((rows.shape[0], len(self.coef_)), scoring_dtype(rows.dtype))
+        for where, logits in self._map(self._layer(out.dtype), rows, "logits"):
+            out[where] = logits
+        return out
 
     def score_samples(self, X: ArrayLike) -> FloatArray:
         """Return the score of each row: higher = more in-distribution.
@@ -385,28 +410,24 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         return self.fit(X, y).predict(X)
 
     def _validate_parameters(self) -> None:
-        if isinstance(self.sparsity, Real) and 1 < self.sparsity < 100:
-            raise ValueError(
-                "The 'sparsity' parameter of DICEDetector must be a float in the range [0.0, 1.0). "
-                f"Got {self.sparsity!r} instead. It is a fraction, not a percent: did you mean "
-                f"{float(self.sparsity) / 100:g}?"
-            )
-        if self.head is None:
-            raise ValueError(
-                "DICEDetector needs the classifier's last linear layer, but head is None. Pass "
-                "head=LinearHead(weight, bias), LinearHead.from_torch(model.fc), "
-                "LinearHead.from_estimator(classifier), LinearHead.from_file(path), "
-                "LinearHead.from_class_means(X, y), or head='identity' if the rows are logits "
-                "already."
+        if not isinstance(self.head, LinearHead | tuple) and not (
+            isinstance(self.head, str) and self.head == "identity"
+        ):
+            given = "None" if self.head is None else f"an instance of {type(self.head).__name__}"
+            given = repr(self.head) if isinstance(self.head, str) else given
+            raise InvalidParameterError(
+                "The 'head' parameter of DICEDetector must be the classifier's last linear layer. "
+                f"Got {given} instead. Pass head=LinearHead(weight, bias), "
+                "LinearHead.from_torch(model.fc), LinearHead.from_estimator(classifier), "
+                "LinearHead.from_file(path), LinearHead.from_class_means(X, y), a tuple "
+                "(weight, bias), or head='identity' if the rows are logits already."
             )
         validate_parameters(self)
 
-    def _validate_rows(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        # Finiteness is checked block by block, where the row can be named and nothing
-        # is read twice.
-        rows: NDArray[Any] = validate_data(
-            self, X, reset=reset, dtype="numeric", ensure_all_finite=False
-        )
+    def _validate_rows(self, X: Any, *, reset: bool) -> Rows:
+        rows = check_rows(X)
+        # Names and number of the features; check_array would pull a lazy source into memory.
+        validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
         return rows
 
     def _resolve_head(self, n_features: int) -> LinearHead:
@@ -425,7 +446,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         return head
 
     def _accumulate(
-        self, mean: RunningMean, rows: NDArray[Any], inliers: NDArray[np.bool_] | None
+        self, mean: RunningMean, rows: Rows, inliers: NDArray[np.bool_] | None
     ) -> RunningMean:
         blocks = iterate_blocks(
             rows, batch_size=self.batch_size, description="mean activation", verbose=self.verbose
@@ -454,78 +475,51 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         self.intercept_ = head.bias
         self.shaping_ = shaping
 
-    def _layer(self, dtype: np.dtype[Any]) -> Callable[[FloatArray], FloatArray]:
-        """Return the function from a block of features to its logits."""
-        coef = self.coef_.astype(dtype, copy=False)
-        intercept = self.intercept_.astype(dtype, copy=False)
-        shaping = self.shaping_
-        if shaping is None:
-            return lambda block: dense_logits(block, coef, intercept)
-
-        def layer(block: FloatArray) -> FloatArray:
-            shaped = np.asarray(shaping.transform(block), dtype=dtype)
-            if shaped.shape != block.shape:
-                raise ValueError(
-                    f"{shaping!r} turned features of shape {block.shape} into {shaped.shape}; a "
-                    "shaping keeps the shape"
-                )
-            return dense_logits(shaped, coef, intercept)
-
-        return layer
-
-    def _score(self, rows: NDArray[Any]) -> FloatArray:
+    def _score(self, rows: Rows) -> FloatArray:
         """Return the scores of validated rows."""
-        out = np.empty(len(rows), scoring_dtype(rows.dtype))
-        layer = self._layer(out.dtype)
-
-        def score(block: FloatArray) -> FloatArray:
-            logits = layer(block)
-            if not callable(self.score_func):
-                return SCORES[self.score_func](logits, overwrite=True)
-            scores = np.asarray(self.score_func(logits))
-            if scores.shape != (len(block),):
-                raise ValueError(
-                    f"score_func returned shape {scores.shape} for logits of shape "
-                    f"{logits.shape}, expected ({len(block)},)"
-                )
-            return scores
-
-        # An overflow is reported below, with its row.
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._map(score, rows, out, "scores")
-        bad = np.flatnonzero(~np.isfinite(out))
-        if len(bad):
-            raise ValueError(
-                f"the score of row {bad[0]} is {out[bad[0]]}: its features are too large for "
-                f"{out.dtype}, or score_func is not finite there"
-            )
+        out = np.empty(rows.shape[0], scoring_dtype(rows.dtype))
+        for where, scores in self._iterate_scores(rows):
+            out[where] = scores
         return out
 
+    def _iterate_scores(self, rows: Rows) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield the row slice and the scores of each block of validated rows, in order."""
+        dtype = scoring_dtype(rows.dtype)
+        scorer = block_scorer(self._layer(dtype), self.score_func)
+        for where, scores in self._map(scorer, rows, "scores"):
+            yield where, check_scores(scores.astype(dtype, copy=False), where.start)
+
+    def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:
+        """Return validated rows, the dtype of their scores, and those scores block by block."""
+        check_is_fitted(self, "coef_")
+        rows = self._validate_rows(X, reset=False)
+        return rows, scoring_dtype(rows.dtype), (each for _, each in self._iterate_scores(rows))
+
+    def _layer(self, dtype: np.dtype[Any]) -> BlockFunction:
+        return masked_layer(self.coef_, self.intercept_, self.shaping_, dtype)
+
     def _map(
-        self,
-        function: Callable[[FloatArray], FloatArray],
-        rows: NDArray[Any],
-        out: FloatArray,
-        description: str,
-    ) -> FloatArray:
-        row_bytes = (rows.shape[1] + len(self.coef_)) * out.itemsize
+        self, function: BlockFunction, rows: Rows, description: str
+    ) -> Iterator[tuple[slice, FloatArray]]:
+        n_classes, n_features = self.coef_.shape
+        row_bytes = (n_features + n_classes) * scoring_dtype(rows.dtype).itemsize
         return map_blocks(
             function,
             rows,
-            out,
-            block_slices(len(rows), row_bytes, self.batch_size),
+            block_slices(rows.shape[0], row_bytes, self.batch_size),
             n_jobs=self.n_jobs,
             description=description,
             verbose=self.verbose,
         )
 
 
-def _inliers(rows: NDArray[Any], y: ArrayLike | None) -> NDArray[np.bool_] | None:
+def _inliers(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:
     """Return which rows are not labelled -1; None where all are kept."""
     if y is None:
         return None
     labels = column_or_1d(y)
-    check_consistent_length(rows, labels)
+    if len(labels) != rows.shape[0]:
+        raise ValueError(f"y has {len(labels)} labels, but X has {rows.shape[0]} rows")
     # Labels of another kind than numbers mark no outliers.
     inliers: NDArray[np.bool_] = (
         labels != -1 if labels.dtype.kind in "iufb" else np.ones(len(labels), np.bool_)

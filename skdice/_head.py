@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import is_classifier
 from sklearn.svm import SVC, NuSVC
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._head_files import pointwise, read_weight_and_bias, tensor_to_numpy
-from skdice._rows import iterate_blocks, scoring_dtype
+from skdice._head_files import pointwise, read_weight_and_bias
+from skdice._rows import check_rows, iterate_blocks, scoring_dtype
+from skdice.features._torch import tensor_to_numpy
 
 
 class LinearHead:
@@ -281,7 +282,7 @@ class LinearHead:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             In-distribution features.
         y : array-like of shape (n_samples,)
             Class labels; the classes of the head are in sorted order.
@@ -301,9 +302,10 @@ class LinearHead:
         >>> head.bias
         array([-4.5, -0.5])
         """
-        features = check_array(X, dtype="numeric", ensure_all_finite=False, input_name="X")
+        features = check_rows(X)
         labels = column_or_1d(y)
-        check_consistent_length(features, labels)
+        if len(labels) != features.shape[0]:
+            raise ValueError(f"y has {len(labels)} labels, but X has {features.shape[0]} rows")
         classes, index = np.unique(labels, return_inverse=True)
         sums = np.zeros((len(classes), features.shape[1]))
         for rows, block in iterate_blocks(features):
@@ -313,8 +315,15 @@ class LinearHead:
         return cls(means, -0.5 * np.square(means).sum(axis=1))
 
 
-def _real_array(name: str, values: ArrayLike) -> NDArray[Any]:
+def _real_array(name: str, values: Any) -> NDArray[Any]:
     """Return the values as an array of real numbers."""
+    if hasattr(values, "detach"):  # a torch tensor, which may be part of a graph
+        return tensor_to_numpy(values)
+    if hasattr(values, "state_dict"):
+        raise TypeError(
+            f"{name} must be an array, got {type(values).__name__}; for a torch layer there is "
+            "LinearHead.from_torch(layer)"
+        )
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")

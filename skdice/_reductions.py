@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows import iterate_blocks, scoring_dtype
+from skdice._rows import Rows, iterate_blocks, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
@@ -91,7 +91,7 @@ def _from_sort_key(key: int, dtype: np.dtype[Any]) -> Any:
 
 
 def quantiles(
-    X: NDArray[Any],
+    X: Rows,
     q: Sequence[float],
     *,
     batch_size: int | None = None,
@@ -105,7 +105,7 @@ def quantiles(
 
     Parameters
     ----------
-    X : array of shape (n_samples, n_features)
+    X : source of rows, of shape (n_samples, n_features)
         Half and single precision are taken as float32, everything else as float64.
     q : sequence of float in [0, 1]
         Quantiles sought.
@@ -126,8 +126,9 @@ def quantiles(
     [5.5, 11.0]
     """
     dtype = scoring_dtype(X.dtype)
-    positions = [(X.size - 1) * float(each) for each in q]
-    ranks = sorted({min(int(p) + step, X.size - 1) for p in positions for step in (0, 1)})
+    last = X.shape[0] * X.shape[1] - 1
+    positions = [last * float(each) for each in q]
+    ranks = sorted({min(int(p) + step, last) for p in positions for step in (0, 1)})
     # Leading bits of each sought order statistic, and its rank among entries that share them.
     found = {rank: (0, rank) for rank in ranks}
     bits_left = 8 * dtype.itemsize
@@ -158,7 +159,7 @@ def quantiles(
     results = []
     for position in positions:
         rank = int(position)
-        neighbours = np.array([values[rank], values[min(rank + 1, X.size - 1)]])
+        neighbours = np.array([values[rank], values[min(rank + 1, last)]])
         # NumPy's own interpolation, so that the result equals np.quantile to the last bit.
         results.append(float(np.quantile(neighbours, position - rank)))
     return results

@@ -1,13 +1,17 @@
-"""Rows in blocks: dtype of the computation, validation, and mapping a function over them."""
+"""One notion of a source of rows, and blocks of rows read from it ahead of their use."""
 
 from __future__ import annotations
 
+import mmap
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
 from numpy.typing import DTypeLike, NDArray
+from sklearn.utils import check_array
 from tqdm import tqdm
 
 FloatArray = NDArray[np.floating[Any]]
@@ -16,6 +20,152 @@ FloatArray = NDArray[np.floating[Any]]
 # enough that the matrix product runs at its full rate.
 BLOCK_BYTES = 8 << 20
 MIN_BLOCK_ROWS = 512
+# Pages of a mapped file that may stay in this process before they are handed back.
+MAPPED_BYTES = 128 << 20
+
+
+class Rows(Protocol):
+    """A source of rows: an array, a memmap, a feature file, an HDF5 or Zarr array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole."""
+
+    @property
+    def dtype(self) -> Any:
+        """NumPy dtype of the rows."""
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        """Return consecutive rows as an array, or as what converts to one."""
+
+
+class LazyRows:
+    """Base of the sources of rows of this package: what follows from shape and slicing."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Return consecutive rows."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        # Only on demand, such as by a shaping of another library.
+        return np.array(self[0 : len(self)], dtype)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
+
+
+class MappedRows(LazyRows):
+    """Rows of a read-only memmap that do not pile up in the memory of the process.
+
+    Pages of a mapped file count as memory of the process for as long as they are mapped.
+    They are handed back to the system now and then; it keeps them in its cache, from
+    where a later look takes them again.
+
+    Parameters
+    ----------
+    array : numpy.memmap
+        Opened in mode "r".
+    """
+
+    def __init__(self, array: np.memmap[Any, Any]) -> None:
+        self.shape, self.dtype = array.shape, array.dtype
+        self._array = np.asarray(array)
+        self._pages: mmap.mmap = array._mmap  # type: ignore[attr-defined]
+        self._touched = 0
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        block = self._array[rows]
+        self._touched += block.nbytes
+        if self._touched > MAPPED_BYTES:
+            self._touched = 0
+            self._pages.madvise(mmap.MADV_DONTNEED)
+        return block
+
+
+class SelectedRows(LazyRows):
+    """Some rows of a source, in their order.
+
+    Parameters
+    ----------
+    source : source of rows
+        What they are taken from.
+    selected : ndarray of shape (n_samples,), bool
+        True for the rows that are kept.
+    """
+
+    def __init__(self, source: Rows, selected: NDArray[np.bool_]) -> None:
+        self._source, self._indices = source, np.flatnonzero(selected)
+        self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        wanted = self._indices[rows]
+        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        # In pieces, as few selected rows may be spread over very many.
+        for start in range(0, len(wanted), MIN_BLOCK_ROWS):
+            piece = wanted[start : start + MIN_BLOCK_ROWS]
+            for first in range(piece[0], piece[-1] + 1, MIN_BLOCK_ROWS):
+                here = (piece >= first) & (piece < first + MIN_BLOCK_ROWS)
+                if here.any():
+                    block = np.asarray(self._source[first : first + MIN_BLOCK_ROWS])
+                    out[start : start + len(piece)][here] = block[piece[here] - first]
+        return out
+
+
+def as_rows(X: Any) -> Rows:
+    """Return X as a source of rows, without reading what is lazy.
+
+    Arrays, and what converts to one (lists, data frames), become ndarrays; a read-only
+    memmap, a feature file, an HDF5 or Zarr array stay lazy.
+    """
+    if isinstance(X, np.memmap):
+        releasable = X.mode == "r" and hasattr(mmap, "MADV_DONTNEED")
+        return MappedRows(X) if releasable else np.asarray(X)
+    return X if is_lazy(X) else np.asarray(X)
+
+
+def is_lazy(X: Any) -> bool:
+    """Tell whether X is a source that only slicing reads, rather than an array in memory."""
+    return (
+        hasattr(X, "shape")
+        and hasattr(X, "__getitem__")
+        and isinstance(getattr(X, "dtype", None), np.dtype)
+        and not hasattr(X, "iloc")  # a pandas Series
+        and not isinstance(X, np.ndarray | np.generic)
+        and not hasattr(X, "nnz")  # SciPy's sparse arrays, refused with scikit-learn's message
+    )
+
+
+def check_rows(X: Any, name: str = "X") -> Rows:
+    """Return X as a two-dimensional source of rows of real numbers, with at least one of each.
+
+    Finiteness is checked block by block as the rows are read, where a bad row can be named.
+    """
+    if not is_lazy(X):
+        # A memmap in the right dtype comes through unread.
+        array = check_array(X, dtype="numeric", ensure_all_finite=False, input_name=name)
+        return as_rows(X) if isinstance(X, np.memmap) and X.dtype == array.dtype else array
+    if len(X.shape) != 2:
+        raise ValueError(f"{name} has shape {X.shape}, expected (n_samples, n_features)")
+    for length, what in zip(X.shape, ("sample", "feature"), strict=True):
+        if length == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required."
+            )
+    if X.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {X.dtype}, expected real numbers")
+    rows: Rows = X
+    return rows
 
 
 def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -34,11 +184,18 @@ def block_slices(n_rows: int, row_bytes: int, batch_size: int | None = None) -> 
     `batch_size` is the number of rows per block; None chooses it from `row_bytes`,
     what one row occupies while it is processed.
     """
-    size = batch_size or max(MIN_BLOCK_ROWS, BLOCK_BYTES // row_bytes)
+    size = batch_size or max(MIN_BLOCK_ROWS, BLOCK_BYTES // max(1, row_bytes))
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
-def load_block(X: NDArray[Any], rows: slice) -> FloatArray:
+def iterate_rows(X: Rows, batch_size: int | None = None) -> Iterator[NDArray[Any]]:
+    """Yield blocks of rows as they are: of any dtype and number of axes, not validated."""
+    row_bytes = X.dtype.itemsize * int(np.prod(X.shape[1:], dtype=np.int64))
+    for rows in block_slices(X.shape[0], row_bytes, batch_size):
+        yield np.asarray(X[rows])
+
+
+def load_block(X: Rows, rows: slice) -> FloatArray:
     """Return the rows in their scoring dtype, after checking that every value is finite.
 
     Raises
@@ -65,55 +222,76 @@ def load_block(X: NDArray[Any], rows: slice) -> FloatArray:
 
 
 def iterate_blocks(
-    X: NDArray[Any],
+    X: Rows,
+    slices: list[slice] | None = None,
     *,
     batch_size: int | None = None,
     description: str = "rows",
     verbose: int | bool = 0,
 ) -> Iterator[tuple[slice, FloatArray]]:
-    """Yield the row slice and the validated block of each block of rows, in order."""
-    row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
-    with tqdm(total=len(X), desc=description, unit=" rows", disable=not verbose) as bar:
-        for rows in block_slices(len(X), row_bytes, batch_size):
-            yield rows, load_block(X, rows)
+    """Yield the row slice and the validated block of each block of rows, in order.
+
+    While one block is in use, a thread reads and validates the next.
+
+    Parameters
+    ----------
+    X : source of rows, of shape (n_samples, n_features)
+        What is read.
+    slices : list of slice, default=None
+        The blocks; None cuts them by `batch_size`.
+    batch_size : int, default=None
+        Rows per block; None chooses them.
+    description : str
+        What the progress bar says.
+    verbose : int
+        Above 0, a progress bar on stderr.
+    """
+    if slices is None:
+        row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
+        slices = block_slices(X.shape[0], row_bytes, batch_size)
+    # A single block, such as a single row, is spared the thread.
+    blocks = _read_ahead(X, slices) if len(slices) > 1 else (load_block(X, slices[0]),)
+    with tqdm(total=X.shape[0], desc=description, unit=" rows", disable=not verbose) as bar:
+        for rows, block in zip(slices, blocks, strict=True):
+            yield rows, block
             bar.update(rows.stop - rows.start)
+
+
+def _read_ahead(X: Rows, slices: list[slice]) -> Iterator[FloatArray]:
+    with ThreadPoolExecutor(1, "skdice-read-ahead") as reader:
+        ahead = reader.submit(load_block, X, slices[0])
+        for following in slices[1:]:
+            block = ahead.result()
+            ahead = reader.submit(load_block, X, following)
+            yield block
+        yield ahead.result()
 
 
 def map_blocks(
     function: Callable[[FloatArray], FloatArray],
-    X: NDArray[Any],
-    out: FloatArray,
+    X: Rows,
     slices: list[slice],
     *,
     n_jobs: int | None = None,
     description: str = "rows",
     verbose: int | bool = 0,
-) -> FloatArray:
-    """Write ``function(block)`` for every block of rows of X to the same rows of `out`.
+) -> Iterator[tuple[slice, FloatArray]]:
+    """Yield the row slice and ``function(block)`` of each block of rows, in order.
 
-    Threads take blocks where `n_jobs` asks for them. The first error, in the order of
-    the rows, is raised whatever the number of threads.
+    Blocks are read in order by one thread; `n_jobs` threads work on them.
     """
-
-    def run(rows: slice) -> tuple[slice, Exception | None]:
-        # Carried to the caller's thread, where errors are raised in the order of the rows.
-        try:
-            out[rows] = function(load_block(X, rows))
-        except Exception as error:
-            return rows, error
-        return rows, None
-
-    parallel = len(slices) > 1 and effective_n_jobs(n_jobs) > 1
-    results = (
-        Parallel(n_jobs, require="sharedmem", return_as="generator")(
-            delayed(run)(rows) for rows in slices
-        )
-        if parallel
-        else map(run, slices)
-    )
-    with tqdm(total=len(X), desc=description, unit=" rows", disable=not verbose) as bar:
-        for rows, error in results:
-            if error is not None:
-                raise error
-            bar.update(rows.stop - rows.start)
-    return out
+    blocks = iterate_blocks(X, slices, description=description, verbose=verbose)
+    n_threads = min(len(slices), effective_n_jobs(n_jobs))
+    if n_threads == 1:
+        for rows, block in blocks:
+            yield rows, function(block)
+        return
+    with ThreadPoolExecutor(n_threads, "skdice-blocks") as pool:
+        working: deque[tuple[slice, Future[FloatArray]]] = deque()
+        for rows, block in blocks:
+            working.append((rows, pool.submit(function, block)))
+            if len(working) > n_threads:
+                done, result = working.popleft()
+                yield done, result.result()
+        for done, result in working:
+            yield done, result.result()

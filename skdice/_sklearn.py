@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import (
     Interval,
+    InvalidParameterError,
     StrOptions,
     validate_parameter_constraints,
 )
 
-__all__ = ["Interval", "StrOptions", "validate_parameters"]
+__all__ = ["Interval", "InvalidParameterError", "StrOptions", "validate_parameters"]
 
 
 def validate_parameters(estimator: BaseEstimator) -> None:
-    """Raise scikit-learn's InvalidParameterError for a parameter out of its constraints."""
+    """Raise scikit-learn's InvalidParameterError for a parameter out of its constraints.
+
+    Where a percent was given for a fraction, the message says so.
+    """
+    name, parameters = type(estimator).__name__, estimator.get_params(deep=False)
     constraints: dict[str, list[Any]] = estimator._parameter_constraints
-    validate_parameter_constraints(
-        constraints,
-        estimator.get_params(deep=False),
-        caller_name=type(estimator).__name__,
+    for parameter, value in parameters.items():
+        try:
+            validate_parameter_constraints(
+                {parameter: constraints[parameter]}, {parameter: value}, caller_name=name
+            )
+        except InvalidParameterError as error:
+            if _looks_like_percent(value, constraints[parameter]):
+                raise InvalidParameterError(
+                    f"{error} It is a fraction, not a percent: did you mean {value / 100:g}?"
+                ) from None
+            raise
+
+
+def _looks_like_percent(value: Any, constraints: list[Any]) -> bool:
+    is_fraction = any(
+        isinstance(each, Interval) and each.left == 0 and each.right in (0.5, 1)
+        for each in constraints
     )
+    return is_fraction and isinstance(value, Real) and bool(1 < value <= 100)

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._reductions import quantiles
-from skdice._rows import block_slices, iterate_blocks, map_blocks, scoring_dtype
+from skdice._rows import Rows, check_rows, iterate_blocks, scoring_dtype
 from skdice._sklearn import Interval, validate_parameters
 
 __all__ = ["ASH", "VRA", "ReAct", "Scale"]
@@ -61,17 +61,16 @@ class _Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         rows = self._validate(X, reset=False)
         out = np.empty(rows.shape, scoring_dtype(rows.dtype))
-        slices = block_slices(len(rows), 2 * rows.shape[1] * out.itemsize)
-        return map_blocks(self._shape, rows, out, slices)
+        for where, block in iterate_blocks(rows):
+            out[where] = self._shape(block)
+        return out
 
-    def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        # Finiteness is checked block by block, where the row can be named.
-        rows: NDArray[Any] = validate_data(
-            self, X, reset=reset, dtype="numeric", ensure_all_finite=False
-        )
+    def _validate(self, X: Any, *, reset: bool) -> Rows:
+        rows = check_rows(X)
+        validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
         return rows
 
-    def _fit(self, X: NDArray[Any]) -> None:
+    def _fit(self, X: Rows) -> None:
         # Nothing to learn, but bad rows are refused here as everywhere.
         for _ in iterate_blocks(X):
             pass
@@ -127,7 +126,7 @@ class ReAct(_Shaping):
         self.quantile = quantile
         self.threshold = threshold
 
-    def _fit(self, X: NDArray[Any]) -> None:
+    def _fit(self, X: Rows) -> None:
         if self.threshold is None:
             (self.threshold_,) = quantiles(X, [self.quantile])
         else:
@@ -200,7 +199,7 @@ class VRA(_Shaping):
         self.alpha = alpha
         self.beta = beta
 
-    def _fit(self, X: NDArray[Any]) -> None:
+    def _fit(self, X: Rows) -> None:
         fixed = (self.alpha, self.beta)
         wanted = (self.lower_quantile, self.upper_quantile)
         sought = [q for q, value in zip(wanted, fixed, strict=True) if value is None]

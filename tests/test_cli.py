@@ -27,7 +27,14 @@ def demo(tmp_path_factory):
 
 def test_demo_prints_the_whole_table(demo):
     _, printed = demo
-    for name in ("MSP", "MaxLogit", "Energy", "ReAct", "DICE 0.1", "DICE 0.9", "DICE + ReAct 0.7"):
+    for name in (
+        "MSP",
+        "MaxLogit",
+        "Energy",
+        "ReAct",
+        "DICE, sparsity 0.1",
+        "DICE + ReAct, sparsity 0.7",
+    ):
         (row, *_) = re.findall(rf"^{re.escape(name)} +(\d.*)$", printed, re.MULTILINE)
         cells = [tuple(map(float, cell)) for cell in re.findall(r"([\d.]+) / *([\d.]+)", row)]
         assert len(cells) == 4

@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from reference import dice_scores
 from scipy.special import logsumexp
 from sklearn import config_context
@@ -322,6 +323,9 @@ def test_a_class_without_any_weight_is_a_warning():
     [
         ({"head": None}, ValueError, r"LinearHead\.from_torch\(model\.fc\)"),
         ({"head": "logits"}, ValueError, "'head' parameter .* Got 'logits'"),
+        ({"head": [[1.0]]}, ValueError, r"Got an instance of list.*a tuple \(weight, bias\)"),
+        ({"head": torch.nn.Linear(12, 5)}, ValueError, r"instance of Linear.*from_torch"),
+        ({"contamination": 5}, ValueError, r"did you mean 0\.05\?"),
         ({"sparsity": 90}, ValueError, r"Got 90 instead.*did you mean 0\.9\?"),
         ({"sparsity": 1.5}, ValueError, r"Got 1\.5 instead"),
         ({"sparsity": -0.1}, ValueError, r"Got -0\.1 instead"),

@@ -83,12 +83,18 @@ def test_dtypes(given, kept):
         ([[1, np.nan], [1, 1]], None, ValueError, "weight contains nan for class 0"),
         (W, [0, -np.inf], ValueError, "bias contains -inf for class 1"),
         ([["a"]], None, TypeError, "weight has dtype <U1"),
+        (torch.nn.Linear(3, 2), None, TypeError, r"got Linear.*LinearHead\.from_torch"),
         (W + 1j, None, TypeError, "dtype complex128"),
     ],
 )
 def test_bad_values_are_named(weight, bias, error, message):
     with pytest.raises(error, match=message):
         LinearHead(weight, bias)
+
+
+def test_tensors_that_require_gradients_are_taken():
+    layer = torch.nn.Linear(3, 2)
+    assert LinearHead(layer.weight, layer.bias) == LinearHead.from_torch(layer)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -204,5 +210,5 @@ def test_from_class_means_names_a_bad_row():
     X[149, 2] = np.inf
     with pytest.raises(ValueError, match="row 149, column 2"):
         LinearHead.from_class_means(X, y)
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match="y has 3 labels, but X has 150 rows"):
         LinearHead.from_class_means(X, y[:3])

@@ -114,14 +114,20 @@ def test_no_code_runs(tmp_path, name):
     assert not Payload.mark.exists()
 
 
+def test_a_whole_model_is_refused_with_advice(tmp_path):
+    torch.save(torch.nn.Linear(3, 2), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"torch\.save\(model\.state_dict\(\), path\)"):
+        LinearHead.from_file(tmp_path / "model.pt")
+
+
 def test_unknown_and_missing_files(tmp_path):
-    with pytest.raises(ValueError, match=r"'head.onnx': expected one of .npz, .safetensors"):
+    with pytest.raises(ValueError, match=r"head.onnx: expected an ending of .npy, .npz"):
         LinearHead.from_file(tmp_path / "head.onnx")
     with pytest.raises(FileNotFoundError, match=r"head\.npz"):
         LinearHead.from_file(tmp_path / "head.npz")
     np.save(tmp_path / "one.npy", W)
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
-    with pytest.raises(ValueError, match="holds one array, not an archive"):
+    with pytest.raises(ValueError, match=r"one\.npz: File is not a zip file"):
         LinearHead.from_file(tmp_path / "one.npz")
 
 

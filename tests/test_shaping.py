@@ -108,7 +108,7 @@ def test_alone_in_a_pipeline():
 @pytest.mark.parametrize(
     ("transformer", "message"),
     [
-        (ReAct(90), "Got 90 instead"),
+        (ReAct(90), r"did you mean 0\.9\?"),
         (ReAct(threshold=float("nan")), "Got nan instead"),
         (VRA(alpha=2.0, beta=1.0), "alpha is 2 and beta is 1; expected alpha <= beta"),
         (VRA(0.9, 0.1), "expected alpha <= beta"),

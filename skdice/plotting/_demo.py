@@ -67,15 +67,15 @@ def draw_demo(
     histogram.axvline(
         threshold, color="black", linewidth=1, label="threshold: 5 % of unseen ID rows below"
     )
-    histogram.margins(y=0.35)
-    histogram.set(title=f"{title}: scores of unseen rows", xlabel="score", ylabel="density")
-    histogram.legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
+    histogram.margins(y=0.4)
+    histogram.set(title=title, xlabel="score of unseen rows", ylabel="density")
+    histogram.legend(fontsize=8, ncols=2, loc="upper left", framealpha=1, edgecolor="none")
 
     for (name, points), colour, style in zip(auroc.items(), COLOURS, STYLES, strict=False):
         curve.plot(list(points), list(points.values()), style, color=colour, marker="o", label=name)
     curve.set(
-        title="How much pruning? (sparsity 0 prunes nothing)",
-        xlabel="sparsity",
+        title="How much pruning?",
+        xlabel="sparsity (0 prunes nothing)",
         ylabel="mean AUROC, %",
         ylim=(max(0.0, min(min(p.values()) for p in auroc.values()) - 3), 100),
     )

@@ -1,0 +1,29 @@
+"""bfloat16 rows, which NumPy lacks, as float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._rows import LazyRows
+
+
+class BFloat16Rows(LazyRows):
+    """A source of float32 rows over the bits of bfloat16 ones, converted slice by slice.
+
+    Parameters
+    ----------
+    bits : ndarray, uint16
+        The upper halves of the float32 numbers.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bits: NDArray[np.uint16]) -> None:
+        self.shape = bits.shape
+        self._bits = bits
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return (self._bits[rows].astype(np.uint32) << 16).view(np.float32)

@@ -1,0 +1,104 @@
+"""Parquet files, by pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._extras import import_extra
+from skdice._rows import Rows, iterate_rows
+from skdice.features._archive import Archive
+from skdice.features._sequential import SequentialRows, chunk_rows
+
+
+def read(path: Path) -> Archive:
+    """Return the columns of a Parquet file.
+
+    The features are its one fixed-size-list column, or else all its numeric columns, in
+    their order.
+    """
+    pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
+    with pq.ParquetFile(path) as file:
+        schema, n_rows = file.schema_arrow, file.metadata.num_rows
+    lists = [f.name for f in schema if pa.types.is_fixed_size_list(f.type)]
+    plain = [f.name for f in schema if _is_number(pa, f.type)]
+    members = {name: partial(_open, path, schema, [name], n_rows) for name in lists + plain}
+
+    def default() -> Rows:
+        if len(lists) > 1 or not (lists or plain):
+            raise ValueError(
+                "it has no numeric column and not one fixed-size-list column; name a column "
+                f"with key=: {', '.join(schema.names)}"
+            )
+        return _open(path, schema, lists or plain, n_rows, matrix=True)
+
+    return Archive(path, members, default)
+
+
+def _is_number(pa: Any, kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _open(path: Path, schema: Any, names: list[str], n_rows: int, matrix: bool = False) -> Rows:
+    """Return the rows of some columns: (n,) for one plain column that is asked for by name."""
+    types = [schema.field(name).type for name in names]
+    is_list = hasattr(types[0], "list_size")
+    width = types[0].list_size if is_list else len(names)
+    dtype = np.result_type(
+        *(t.value_type.to_pandas_dtype() if is_list else t.to_pandas_dtype() for t in types)
+    )
+    shape = (n_rows, width) if is_list or matrix else (n_rows,)
+    return SequentialRows(path, shape, dtype, partial(_stream, path, names, shape, dtype, is_list))
+
+
+def _stream(
+    path: Path, names: list[str], shape: tuple[int, ...], dtype: np.dtype[Any], is_list: bool
+) -> Iterator[NDArray[Any]]:
+    """Yield the rows of columns batch by batch; nulls become NaN."""
+    pq = import_extra("pyarrow.parquet", "parquet")
+    # Without pre-buffering a row group is decoded as it is read, not held as a whole.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as file:
+        for batch in file.iter_batches(chunk_rows(shape, dtype.itemsize), columns=names):
+            columns = [batch.column(name) for name in names]
+            if is_list:
+                values = columns[0]
+                if values.null_count:
+                    raise ValueError(f"column {names[0]!r} has {values.null_count} null rows")
+                yield values.flatten().to_numpy(zero_copy_only=False).reshape(-1, shape[1])
+            elif len(shape) == 1:
+                yield columns[0].to_numpy(zero_copy_only=False)
+            else:
+                block = np.empty((len(batch), shape[1]), dtype)
+                for position, column in enumerate(columns):
+                    block[:, position] = column.to_numpy(zero_copy_only=False)
+                yield block
+
+
+def write(path: Path, arrays: dict[str, Rows]) -> None:
+    """Write each matrix as a fixed-size-list column and each vector as a plain one."""
+    pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
+    fields = []
+    for name, rows in arrays.items():
+        kind = pa.from_numpy_dtype(rows.dtype.newbyteorder("="))
+        fields.append((name, pa.list_(kind, rows.shape[1]) if len(rows.shape) == 2 else kind))
+    schema = pa.schema(fields)
+    widest = max(arrays.values(), key=lambda rows: int(np.prod(rows.shape[1:])))
+    n_rows = chunk_rows(widest.shape, widest.dtype.itemsize, 8 << 20)
+    with pq.ParquetWriter(path, schema) as writer:
+        blocks = [iterate_rows(rows, n_rows) for rows in arrays.values()]
+        for parts in zip_longest(*blocks):
+            columns = []
+            for part, field in zip(parts, schema, strict=True):
+                flat = pa.array(np.ascontiguousarray(part, part.dtype.newbyteorder("=")).ravel())
+                columns.append(
+                    pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+                    if part.ndim == 2
+                    else flat
+                )
+            writer.write_batch(pa.record_batch(columns, schema=schema))
