@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import column_or_1d
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -27,7 +29,7 @@ from skdice._rows import (
     scoring_dtype,
 )
 from skdice._scores import SCORES
-from skdice._scoring import BlockFunction, block_scorer, check_scores, masked_layer
+from skdice._scoring import BlockFunction, block_scorer, check_finite, masked_layer
 from skdice._sklearn import (
     Interval,
     InvalidParameterError,
@@ -41,18 +43,20 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
-    """Tell whether the shaping needs no pass over all rows, so that blocks are enough."""
-    if detector.shaping is None:
+    """Tell whether the shaping learns nothing, so that blocks of rows are enough for it."""
+    shaping = detector.shaping
+    # Of a pipeline, scikit-learn knows no more than whether its last step is fitted.
+    if (
+        shaping is None
+        or isinstance(shaping, FrozenEstimator)
+        or not get_tags(shaping).requires_fit
+    ):
         return True
-    try:
-        check_is_fitted(clone(detector.shaping))
-    except NotFittedError:
-        raise AttributeError(
-            f"partial_fit cannot fit {detector.shaping!r}, which learns from all rows at once: "
-            "give it fixed values (such as ReAct(threshold=1.0)), wrap a fitted one in "
-            "sklearn.frozen.FrozenEstimator, or use fit"
-        ) from None
-    return True
+    raise AttributeError(
+        f"partial_fit cannot fit {shaping!r}, which learns from all rows at once: give it fixed "
+        "values (such as ReAct(threshold=1.0)), wrap a fitted one in "
+        "sklearn.frozen.FrozenEstimator, or use fit"
+    )
 
 
 class DICEDetector(OutlierMixin, BaseEstimator):
@@ -231,19 +235,22 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             in-distribution, or a parameter is out of its range.
         """
         self._validate_parameters()
-        rows = self._validate_rows(X, reset=True)
-        head = self._resolve_head(rows.shape[1])
-        inliers = _inliers(rows, y)
-        mean = self._accumulate(RunningMean(rows.shape[1]), rows, inliers)
-        shaping = None
-        if self.shaping is not None:
-            kept = rows if inliers is None else SelectedRows(rows, inliers)
-            shaping = clone(self.shaping).fit(kept, None)
-        self._set_state(head, mean, shaping)
-        scores = self._score(rows)
-        self.offset_ = score_threshold(
-            scores if inliers is None else scores[inliers], self.contamination
-        )
+        with self._unchanged_on_error():
+            rows = self._validate_rows(X, reset=True)
+            head = self._resolve_head(rows.shape[1])
+            inliers = _inliers(rows, y)
+            if inliers is not None:
+                if not inliers.any():
+                    raise ValueError(
+                        f"all {len(inliers)} rows are labelled -1, which marks known outliers: no "
+                        "in-distribution row is left to fit on. Where folds are cut from labels in "
+                        "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
+                    )
+                rows = SelectedRows(rows, inliers)
+            mean = self._accumulate(RunningMean(rows.shape[1]), rows)
+            shaping = None if self.shaping is None else clone(self.shaping).fit(rows, None)
+            self._set_state(head, mean, shaping)
+            self.offset_ = score_threshold(self._score(rows), self.contamination)
         return self
 
     @available_if(_shaping_is_ready)
@@ -274,19 +281,25 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             is no partial fit.
         """
         self._validate_parameters()
-        first = not hasattr(self, "_running_mean")
-        rows = self._validate_rows(X, reset=first)
-        head = self._resolve_head(rows.shape[1])
-        mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
-        mean = self._accumulate(mean, rows, _inliers(rows, y))
-        if first:
-            shaping = None if self.shaping is None else clone(self.shaping).fit(rows, None)
-        else:
-            shaping = self.shaping_
-        self._set_state(head, mean, shaping)
-        # A threshold from before belongs to another mask.
-        if hasattr(self, "offset_"):
-            del self.offset_
+        with self._unchanged_on_error():
+            first = not hasattr(self, "_running_mean")
+            rows = self._validate_rows(X, reset=first)
+            head = self._resolve_head(rows.shape[1])
+            inliers = _inliers(rows, y)
+            if inliers is not None:
+                rows = SelectedRows(rows, inliers)
+            mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
+            self._running_mean = self._accumulate(mean, rows)
+            if mean.n_rows == 0:  # outliers alone, so far
+                return self
+            # What learns nothing needs one row for its number of features.
+            shaping = None
+            if self.shaping is not None:
+                shaping = clone(self.shaping).fit(np.asarray(self._running_mean.mean()[None]), None)
+            self._set_state(head, mean, shaping)
+            # A threshold from before belongs to another mask.
+            if hasattr(self, "offset_"):
+                del self.offset_
         return self
 
     def calibrate(self, X: ArrayLike, contamination: float | None = None) -> Self:
@@ -327,6 +340,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         rows = self._validate_rows(X, reset=False)
         out = np.empty((rows.shape[0], len(self.coef_)), scoring_dtype(rows.dtype))
         for where, logits in self._map(self._layer(out.dtype), rows, "logits"):
+            check_finite(logits.sum(axis=1), where.start, "logits")
             out[where] = logits
         return out
 
@@ -445,18 +459,33 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             )
         return head
 
-    def _accumulate(
-        self, mean: RunningMean, rows: Rows, inliers: NDArray[np.bool_] | None
-    ) -> RunningMean:
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Take back whatever was set on the estimator if the block fails."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _accumulate(self, mean: RunningMean, rows: Rows) -> RunningMean:
         blocks = iterate_blocks(
             rows, batch_size=self.batch_size, description="mean activation", verbose=self.verbose
         )
-        for where, block in blocks:
-            mean.add(block if inliers is None else block[inliers[where]])
+        for _, block in blocks:
+            mean.add(block)
         return mean
 
     def _set_state(self, head: LinearHead, mean: RunningMean, shaping: Any) -> None:
         mean_activation = mean.mean()
+        overflow = np.flatnonzero(~np.isfinite(mean_activation))
+        if len(overflow):
+            raise ValueError(
+                f"the mean activation of feature {overflow[0]} is {mean_activation[overflow[0]]}: "
+                "the sum of its values exceeds the range of float64"
+            )
         mask, threshold = sparsity_mask(head.weight, mean_activation, self.sparsity)
         empty = np.flatnonzero(~mask.any(axis=1))
         if len(empty):
@@ -487,7 +516,8 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         dtype = scoring_dtype(rows.dtype)
         scorer = block_scorer(self._layer(dtype), self.score_func)
         for where, scores in self._map(scorer, rows, "scores"):
-            yield where, check_scores(scores.astype(dtype, copy=False), where.start)
+            check_finite(scores, where.start, "score")
+            yield where, scores.astype(dtype, copy=False)
 
     def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:
         """Return validated rows, the dtype of their scores, and those scores block by block."""
@@ -520,14 +550,8 @@ def _inliers(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:
     labels = column_or_1d(y)
     if len(labels) != rows.shape[0]:
         raise ValueError(f"y has {len(labels)} labels, but X has {rows.shape[0]} rows")
-    # Labels of another kind than numbers mark no outliers.
-    inliers: NDArray[np.bool_] = (
-        labels != -1 if labels.dtype.kind in "iufb" else np.ones(len(labels), np.bool_)
-    )
-    if not inliers.any():
-        raise ValueError(
-            f"all {len(labels)} rows are labelled -1, which marks known outliers: no "
-            "in-distribution row is left to fit on. Where folds are cut from labels in sorted "
-            "order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
-        )
+    # Strings mark no outliers; objects may be numbers.
+    if labels.dtype.kind not in "iufbO":
+        return None
+    inliers: NDArray[np.bool_] = np.asarray(labels != -1, dtype=np.bool_)
     return None if inliers.all() else inliers

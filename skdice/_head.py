@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import is_classifier
+from scipy.sparse import csc_array
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.svm import SVC, NuSVC
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
@@ -71,15 +72,16 @@ class LinearHead:
                 f"bias has shape {bias.shape}, expected ({len(weight)},): one value for each "
                 f"class of the weight, which has shape {weight.shape}"
             )
-        for name, values in (("weight", weight), ("bias", bias)):
+        # Always into memory of our own; what overflows in it is found below.
+        with np.errstate(over="ignore"):
+            frozen = {"weight": np.array(weight, dtype, order="C"), "bias": np.array(bias, dtype)}
+        for name, values in frozen.items():
             bad = np.argwhere(~np.isfinite(values))
             if len(bad):
                 raise ValueError(
                     f"{name} contains {values[tuple(bad[0])]} for class {bad[0][0]}; "
-                    "every value must be finite"
+                    f"every value must be finite in {dtype}"
                 )
-        # Through float32 at most once, and always into memory of our own.
-        frozen = {"weight": np.array(weight, dtype, order="C"), "bias": np.array(bias, dtype)}
         self.__setstate__(frozen)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -156,7 +158,7 @@ class LinearHead:
         TypeError
             The module is neither; the whole model, for example.
         ValueError
-            The convolution has a kernel other than 1x1, or several groups.
+            The convolution has a kernel other than 1x1, a stride, padding or several groups.
 
         Examples
         --------
@@ -165,18 +167,22 @@ class LinearHead:
         weight: Any = getattr(module, "weight", None)
         kernel = tuple(getattr(module, "kernel_size", ()))
         # By their attributes: no import of torch for what only a user of torch can pass.
-        is_linear = hasattr(module, "out_features") and getattr(weight, "ndim", 0) == 2
-        is_conv = len(kernel) == 2 and getattr(weight, "ndim", 0) == 4
+        shape = tuple(getattr(weight, "shape", ()))
+        is_linear = len(shape) == 2 and shape[0] == getattr(module, "out_features", None)
+        is_conv = len(kernel) == 2 and shape[:1] == (getattr(module, "out_channels", None),)
+        is_conv = is_conv and not getattr(module, "transposed", False)
         if not (is_linear or is_conv):
             raise TypeError(
                 f"from_torch expects a torch.nn.Linear or a 1x1 torch.nn.Conv2d, got "
                 f"{type(module).__name__}; pass the classification layer itself, such as model.fc"
             )
-        if is_conv and (kernel != (1, 1) or module.groups != 1):
-            raise ValueError(
-                f"the Conv2d has kernel size {kernel} and {module.groups} groups; "
-                "expected kernel size (1, 1) and one group"
-            )
+        if is_conv:
+            given = (kernel, module.stride, module.padding, module.groups)
+            if given != ((1, 1), (1, 1), (0, 0), 1):
+                raise ValueError(
+                    f"the Conv2d has kernel size, stride, padding and groups {given}; expected "
+                    "((1, 1), (1, 1), (0, 0), 1)"
+                )
         bias = module.bias
         return cls(
             pointwise(tensor_to_numpy(weight)),
@@ -217,7 +223,7 @@ class LinearHead:
         LinearHead(n_classes=3, n_features=4, dtype=float64)
         """
         name = type(estimator).__name__
-        if not is_classifier(estimator):
+        if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
             raise TypeError(f"from_estimator expects a linear classifier, got {name}")
         check_is_fitted(estimator)
         if not all(hasattr(estimator, attribute) for attribute in ("coef_", "intercept_")):
@@ -229,6 +235,8 @@ class LinearHead:
         coef = estimator.coef_
         coef = coef.toarray() if hasattr(coef, "toarray") else np.asarray(coef)
         intercept = np.broadcast_to(estimator.intercept_, len(coef))
+        if np.ndim(estimator.predict(np.zeros((1, coef.shape[1])))) != 1:
+            raise TypeError(f"{name} predicts several labels at once, expected one class per row")
         n_classes = len(estimator.classes_)
         if n_classes == 2 and len(coef) == 1:
             return cls(
@@ -309,8 +317,11 @@ class LinearHead:
         classes, index = np.unique(labels, return_inverse=True)
         sums = np.zeros((len(classes), features.shape[1]))
         for rows, block in iterate_blocks(features):
-            one_hot = index[rows, None] == np.arange(len(classes))
-            sums += one_hot.T.astype(np.float64) @ block.astype(np.float64, copy=False)
+            n_rows = len(block)
+            one_hot = csc_array(
+                (np.ones(n_rows), index[rows], np.arange(n_rows + 1)), (len(classes), n_rows)
+            )
+            sums += one_hot @ block.astype(np.float64, copy=False)
         means = sums / np.bincount(index)[:, None]
         return cls(means, -0.5 * np.square(means).sum(axis=1))
 

@@ -250,7 +250,7 @@ def iterate_blocks(
         row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
         slices = block_slices(X.shape[0], row_bytes, batch_size)
     # A single block, such as a single row, is spared the thread.
-    blocks = _read_ahead(X, slices) if len(slices) > 1 else (load_block(X, slices[0]),)
+    blocks = _read_ahead(X, slices) if len(slices) > 1 else (load_block(X, rows) for rows in slices)
     with tqdm(total=X.shape[0], desc=description, unit=" rows", disable=not verbose) as bar:
         for rows, block in zip(slices, blocks, strict=True):
             yield rows, block

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from skdice._scores import SCORES
 from skdice.engines import dense_logits
+from skdice.shaping import Shaping
 
 FloatArray = NDArray[np.floating[Any]]
 BlockFunction = Callable[[FloatArray], FloatArray]
@@ -32,17 +33,24 @@ def masked_layer(
         In which the blocks come and the logits are computed.
     """
     coef, intercept = coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)
-    if shaping is None:
-        return lambda block: dense_logits(block, coef, intercept)
 
-    def layer(block: FloatArray) -> FloatArray:
+    def shape(block: FloatArray) -> FloatArray:
+        if shaping is None:
+            return block
+        if isinstance(shaping, Shaping):  # the block is validated already
+            return shaping.shape_block(block)
         shaped = np.asarray(shaping.transform(block), dtype=dtype)
         if shaped.shape != block.shape:
             raise ValueError(
                 f"{shaping!r} turned features of shape {block.shape} into {shaped.shape}; a "
                 "shaping keeps the shape"
             )
-        return dense_logits(shaped, coef, intercept)
+        return shaped
+
+    def layer(block: FloatArray) -> FloatArray:
+        # An overflow is reported with its row, by `check_finite`.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return dense_logits(shape(block), coef, intercept)
 
     return layer
 
@@ -63,7 +71,6 @@ def block_scorer(
         score = SCORES[score_func]
 
         def named(block: FloatArray) -> FloatArray:
-            # An overflow is reported with its row, by `check_scores`.
             with np.errstate(over="ignore", invalid="ignore"):
                 return score(layer(block), overwrite=True)
 
@@ -82,12 +89,21 @@ def block_scorer(
     return custom
 
 
-def check_scores(scores: FloatArray, first_row: int) -> FloatArray:
-    """Return the scores if they are all finite; else name the first row whose score is not."""
-    bad = np.flatnonzero(~np.isfinite(scores))
+def check_finite(values: FloatArray, first_row: int, name: str) -> None:
+    """Raise for the first row whose value is not finite.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples,)
+        One value per row.
+    first_row : int
+        Number of the first of these rows.
+    name : str
+        What the value is.
+    """
+    bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise ValueError(
-            f"the score of row {first_row + bad[0]} is {scores[bad[0]]}: its features are too "
-            f"large for {scores.dtype}, or score_func is not finite there"
+            f"the {name} of row {first_row + bad[0]} is {values[bad[0]]}: its features, after "
+            f"shaping, are too large for {values.dtype}, or score_func is not finite there"
         )
-    return scores

@@ -37,8 +37,10 @@ def validate_parameters(estimator: BaseEstimator) -> None:
 
 
 def _looks_like_percent(value: Any, constraints: list[Any]) -> bool:
+    if not isinstance(value, Real):
+        return False
     is_fraction = any(
         isinstance(each, Interval) and each.left == 0 and each.right in (0.5, 1)
         for each in constraints
     )
-    return is_fraction and isinstance(value, Real) and bool(1 < value <= 100)
+    return is_fraction and 1 < float(value) <= 100

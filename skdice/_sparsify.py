@@ -33,7 +33,8 @@ def contribution(
     -------
     ndarray of shape (n_classes, n_features), float64
     """
-    values: NDArray[np.float64] = np.multiply(mean_activation, weight, dtype=np.float64)
+    with np.errstate(over="ignore"):  # found by `threshold_mask`, with a message
+        values: NDArray[np.float64] = np.multiply(mean_activation, weight, dtype=np.float64)
     return values
 
 
@@ -102,7 +103,8 @@ def threshold_mask(values: NDArray[np.float64], sparsity: float) -> tuple[NDArra
     if sparsity == 0:
         return np.ones(values.shape, dtype=np.bool_), -np.inf
     # NumPy selects rather than sorts: O(n_classes * n_features).
-    threshold = float(np.percentile(values, 100 * sparsity))
+    with np.errstate(invalid="ignore"):
+        threshold = float(np.percentile(values, 100 * sparsity))
     if not np.isfinite(threshold):
         raise ValueError(
             f"the {100 * sparsity:g}th percentile of the contributions is {threshold}: "

@@ -25,7 +25,7 @@ __all__ = ["ASH", "VRA", "ReAct", "Scale"]
 FloatArray = NDArray[np.floating[Any]]
 
 
-class _Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """What the shaping transformers share: validation, and shaping block by block."""
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
@@ -59,11 +59,26 @@ class _Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_samples, n_features), float32 or float64
         """
         check_is_fitted(self)
+        if not hasattr(self, "n_features_in_"):  # used without a fit, which would have looked
+            validate_parameters(self)
         rows = self._validate(X, reset=False)
         out = np.empty(rows.shape, scoring_dtype(rows.dtype))
         for where, block in iterate_blocks(rows):
-            out[where] = self._shape(block)
+            out[where] = self.shape_block(block)
+            bad = np.argwhere(~np.isfinite(out[where]))
+            if len(bad):
+                raise ValueError(
+                    f"{self!r} makes row {where.start + bad[0][0]} {out[where][tuple(bad[0])]}: "
+                    f"too large for {out.dtype}, or its entries sum to zero"
+                )
         return out
+
+    def shape_block(self, block: FloatArray) -> FloatArray:
+        """Shape validated features, float32 or float64, (n, n_features).
+
+        An overflow, possible in ASH and Scale, gives infinity or NaN.
+        """
+        raise NotImplementedError
 
     def _validate(self, X: Any, *, reset: bool) -> Rows:
         rows = check_rows(X)
@@ -75,16 +90,13 @@ class _Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for _ in iterate_blocks(X):
             pass
 
-    def _shape(self, block: FloatArray) -> FloatArray:
-        raise NotImplementedError
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
-class ReAct(_Shaping):
+class ReAct(Shaping):
     """Clip activations from above: ``min(h, c)``.
 
     Parameters
@@ -133,8 +145,9 @@ class ReAct(_Shaping):
             super()._fit(X)
             self.threshold_ = float(self.threshold)
 
-    def _shape(self, block: FloatArray) -> FloatArray:
-        threshold = self.threshold if self.threshold is not None else self.threshold_
+    def shape_block(self, block: FloatArray) -> FloatArray:
+        """Clip a block from above."""
+        threshold = getattr(self, "threshold_", self.threshold)
         return np.minimum(block, block.dtype.type(threshold))
 
     def __sklearn_tags__(self) -> Any:
@@ -143,7 +156,7 @@ class ReAct(_Shaping):
         return tags
 
 
-class VRA(_Shaping):
+class VRA(Shaping):
     """Suppress low and clip high activations (VRA-P).
 
     0 where ``h < alpha``, h between, beta where ``h > beta``.
@@ -212,10 +225,10 @@ class VRA(_Shaping):
         self._check_order(alpha, beta)
         self.alpha_, self.beta_ = alpha, beta
 
-    def _shape(self, block: FloatArray) -> FloatArray:
-        alpha, beta = self.alpha, self.beta
-        if alpha is None or beta is None:
-            alpha, beta = self.alpha_, self.beta_
+    def shape_block(self, block: FloatArray) -> FloatArray:
+        """Suppress and clip a block."""
+        alpha: Any = getattr(self, "alpha_", self.alpha)
+        beta: Any = getattr(self, "beta_", self.beta)
         self._check_order(alpha, beta)
         number = block.dtype.type
         return np.where(block < number(alpha), number(0), np.minimum(block, number(beta)))
@@ -231,7 +244,7 @@ class VRA(_Shaping):
         return tags
 
 
-class _RowShaping(_Shaping):
+class _RowShaping(Shaping):
     """Shaping of each row by its own sums before and after pruning its smallest entries."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -248,17 +261,15 @@ class _RowShaping(_Shaping):
 
     @staticmethod
     def _factor(before: FloatArray, after: FloatArray) -> FloatArray:
-        """Return ``exp(before / after)`` (n_samples, 1); e for a row whose sums are both 0."""
+        """Return ``exp(before / after)`` (n_samples, 1); e for a row whose sums are both 0.
+
+        Infinity where that overflows, and NaN where the sum after pruning is 0 alone.
+        """
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             ratio = np.where((before == 0) & (after == 0), before.dtype.type(1), before / after)
             factor: FloatArray = np.exp(ratio)
-        bad = np.flatnonzero(~(np.isfinite(ratio) & np.isfinite(factor)))
-        if len(bad):
-            raise ValueError(
-                f"a row sums to {before.flat[bad[0]]:g} before pruning and to "
-                f"{after.flat[bad[0]]:g} after, whose exp(before / after) is out of range; the "
-                "formula is meant for activations after a ReLU, which are not negative"
-            )
+            # Possible with negative entries alone, and without a meaning.
+            factor[~np.isfinite(ratio)] = np.nan
         return factor[:, None]
 
     def __sklearn_tags__(self) -> Any:
@@ -300,7 +311,8 @@ class ASH(_RowShaping):
     def __init__(self, quantile: float = 0.9) -> None:
         self.quantile = quantile
 
-    def _shape(self, block: FloatArray) -> FloatArray:
+    def shape_block(self, block: FloatArray) -> FloatArray:
+        """Prune and scale the rows of a block."""
         kept = self._kept(block)
         values = np.take_along_axis(block, kept, axis=1)
         shaped = np.zeros_like(block)
@@ -342,6 +354,7 @@ class Scale(_RowShaping):
     def __init__(self, quantile: float = 0.85) -> None:
         self.quantile = quantile
 
-    def _shape(self, block: FloatArray) -> FloatArray:
+    def shape_block(self, block: FloatArray) -> FloatArray:
+        """Scale the rows of a block."""
         values = np.take_along_axis(block, self._kept(block), axis=1)
         return block * self._factor(block.sum(axis=1), values.sum(axis=1))

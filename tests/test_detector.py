@@ -1,5 +1,6 @@
 import pickle
 import threading
+import tracemalloc
 import warnings
 
 import joblib
@@ -13,6 +14,7 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skdice import DICEDetector, LinearHead
@@ -68,16 +70,51 @@ def test_a_pair_is_a_head(small):
         DICEDetector((1, 2, 3)).fit(X)
 
 
-def test_rows_labelled_minus_one_are_left_out(small):
+@pytest.fixture
+def contaminated(small):
+    """Return the features with 50 outliers among them, whose scores are far lower, and labels."""
     head, X = small
-    y = np.where(np.arange(len(X)) % 3 == 0, -1, 1)
+    outliers = np.full((50, X.shape[1]), 3.0) * -np.sign(head.weight.mean(axis=0))
+    order = np.random.default_rng(0).permutation(250)
+    y = np.repeat([1, -1], [200, 50])[order]
+    return head, np.concatenate([X, outliers])[order], y
+
+
+@pytest.mark.parametrize("kind", [int, float, object])
+def test_rows_labelled_minus_one_are_left_out(contaminated, kind):
+    head, X, y = contaminated
     shaping = ReAct(quantile=0.5)
-    fitted = DICEDetector(head, shaping=shaping).fit(X, y)
+    fitted = DICEDetector(head, shaping=shaping, batch_size=32).fit(X, y.astype(kind))
     expected = DICEDetector(head, shaping=shaping).fit(X[y == 1])
-    np.testing.assert_allclose(fitted.mean_activation_, expected.mean_activation_, rtol=1e-15)
+    assert fitted.n_samples_seen_ == expected.n_samples_seen_ == 200
+    np.testing.assert_allclose(fitted.mean_activation_, expected.mean_activation_, rtol=1e-12)
     assert fitted.shaping_.threshold_ == expected.shaping_.threshold_
-    assert fitted.n_samples_seen_ == expected.n_samples_seen_ == (y == 1).sum()
     np.testing.assert_allclose(fitted.offset_, expected.offset_, rtol=1e-12)
+    everything = DICEDetector(head, shaping=shaping).fit(X)
+    assert everything.offset_ < expected.offset_ - 0.01
+
+
+def test_rows_labelled_minus_one_are_not_even_scored(contaminated):
+    head, X, y = contaminated
+    seen = []
+
+    def score(logits):
+        seen.append(len(logits))
+        return logits.max(axis=1)
+
+    DICEDetector(head, score_func=score).fit(X, y)
+    assert sum(seen) == 200
+
+
+def test_a_block_of_outliers_alone_adds_nothing(contaminated):
+    head, X, y = contaminated
+    order = np.argsort(y, kind="stable")
+    parts = DICEDetector(head).partial_fit(X[order][:50], y[order][:50])
+    with pytest.raises(NotFittedError):
+        parts.score_samples(X)
+    parts.partial_fit(X[order][50:], y[order][50:])
+    whole = DICEDetector(head).fit(X, y)
+    np.testing.assert_allclose(parts.mean_activation_, whole.mean_activation_, rtol=1e-12)
 
 
 @pytest.mark.parametrize("y", [[0, 1, 2, 3] * 50, ["cat", "dog"] * 100, [1.0] * 200])
@@ -123,6 +160,9 @@ def test_partial_fit_refuses_a_shaping_that_needs_all_rows(small):
     with pytest.raises(AttributeError) as raised:
         DICEDetector(head, shaping=ReAct()).partial_fit(X)
     assert "partial_fit cannot fit ReAct()" in str(raised.value.__cause__)
+    # scikit-learn takes a pipeline for fitted when its last step is.
+    pipeline = make_pipeline(ReAct(), ASH(quantile=0.5))
+    assert not hasattr(DICEDetector(head, shaping=pipeline), "partial_fit")
     frozen = DICEDetector(head, shaping=FrozenEstimator(ReAct(quantile=0.5).fit(X)))
     expected = DICEDetector(head, shaping=ReAct(quantile=0.5)).fit(X)
     frozen.partial_fit(X[:50]).partial_fit(X[50:])
@@ -138,6 +178,45 @@ def test_a_refused_block_leaves_the_detector_as_it_was(small):
     with pytest.raises(ValueError, match="row 6, column 1"):
         detector.partial_fit(bad)
     assert pickle.dumps(detector) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda detector, X: detector.fit(X[:, :7]),
+        lambda detector, X: detector.fit(np.where(X.max() == X, np.nan, X)),
+        lambda detector, X: detector.set_params(score_func=lambda z: z[:, 0] / 0.0).fit(X / 2),
+        lambda detector, X: detector.partial_fit(X[:, :7]),
+        lambda detector, X: detector.calibrate(X + np.inf),
+    ],
+    ids=["width", "nan", "score", "partial width", "calibrate"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_failed_refit_leaves_the_detector_as_it_was(small, spoil):
+    head, X = small
+    detector = DICEDetector(head).fit(X + 1)
+    parameters, expected = detector.get_params(), detector.decision_function(X)
+    with pytest.raises(ValueError, match=r".+"):
+        spoil(detector, X)
+    np.testing.assert_array_equal(detector.set_params(**parameters).decision_function(X), expected)
+
+
+def test_a_failed_first_fit_leaves_nothing(small):
+    head, X = small
+    for method in ("fit", "partial_fit"):
+        detector = DICEDetector(head)
+        before = set(vars(detector))
+        with pytest.raises(ValueError, match="head expects 12"):
+            getattr(detector, method)(X[:, :7])
+        assert set(vars(detector)) == before
+
+
+def test_partial_fit_follows_a_changed_shaping(small):
+    head, X = small
+    detector = DICEDetector(head).partial_fit(X)
+    detector.set_params(shaping=ReAct(threshold=0.01)).partial_fit(X)
+    expected = DICEDetector(head, shaping=ReAct(threshold=0.01)).fit(X)
+    np.testing.assert_allclose(detector.score_samples(X), expected.score_samples(X), rtol=1e-12)
 
 
 def test_calibrate_on_held_out_rows(small):
@@ -193,7 +272,22 @@ def test_data_frames_keep_their_column_names(small):
         detector.score_samples(frame[frame.columns[::-1]])
 
 
-def test_a_memmap_is_scored_in_blocks_and_not_copied(small, tmp_path):
+def test_a_labelled_memmap_is_not_copied_as_a_whole(tmp_path):
+    X = np.abs(np.random.default_rng(0).normal(size=(160_000, 256))).astype(np.float32)
+    np.save(tmp_path / "features.npy", X)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    y = np.where(np.arange(len(X)) % 1000 == 3, -1, 1)
+    detector = DICEDetector(LinearHead(np.eye(4, 256)), sparsity=0, shaping=ReAct())
+    tracemalloc.start()
+    detector.fit(mapped, y).predict(mapped)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 164 MB of features; a few blocks of 8 MB and what the quantile makes of one.
+    assert peak < 80e6
+    assert detector.shaping_.threshold_ == np.quantile(X[y == 1].ravel(), 0.9)
+
+
+def test_a_memmap_is_scored_in_blocks(small, tmp_path):
     head, X = small
     path = tmp_path / "features.npy"
     np.save(path, X)
@@ -387,11 +481,20 @@ def test_only_outliers_is_an_error_that_says_why(small):
         DICEDetector(head).fit(X, -np.ones(len(X)))
 
 
-def test_logits_beyond_the_dtype_are_an_error(small):
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_logits_beyond_the_dtype_are_an_error(small, n_jobs):
     head, X = small
-    detector = DICEDetector(head).fit(X.astype(np.float32))
-    with pytest.raises(ValueError, match=r"score of row 2 .*too large for float32"):
-        detector.score_samples(_with(X, 2, slice(None), 3e38).astype(np.float32))
+    detector = DICEDetector(head, n_jobs=n_jobs, batch_size=9).fit(X.astype(np.float32))
+    huge = _with(X, 100, slice(None), 3e38).astype(np.float32)
+    with pytest.raises(ValueError, match=r"score of row 100 .*too large for float32"):
+        detector.score_samples(huge)
+    with pytest.raises(ValueError, match=r"logits of row 100 "):
+        detector.logits(huge)
+
+
+def test_a_mean_beyond_float64_is_an_error():
+    with pytest.raises(ValueError, match="mean activation of feature 1 is"):
+        DICEDetector((np.full((2, 2), 1e-300), None), sparsity=0).fit([[1.0, 1.5e308]] * 3)
 
 
 @pytest.mark.parametrize(

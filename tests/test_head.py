@@ -1,5 +1,6 @@
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    RidgeClassifier,
+    SGDClassifier,
+)
 from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -82,6 +88,7 @@ def test_dtypes(given, kept):
         (W, 3.0, ValueError, r"bias has shape \(\)"),
         ([[1, np.nan], [1, 1]], None, ValueError, "weight contains nan for class 0"),
         (W, [0, -np.inf], ValueError, "bias contains -inf for class 1"),
+        (W.astype("f4"), [0, 1e300], ValueError, "inf for class 1; .* finite in float32"),
         ([["a"]], None, TypeError, "weight has dtype <U1"),
         (torch.nn.Linear(3, 2), None, TypeError, r"got Linear.*LinearHead\.from_torch"),
         (W + 1j, None, TypeError, "dtype complex128"),
@@ -131,8 +138,10 @@ def test_from_torch_convolution():
         (torch.nn.LayerNorm(3), TypeError, "got LayerNorm"),
         (torch.nn.Conv1d(3, 2, 1), TypeError, "got Conv1d"),
         ("fc", TypeError, "got str"),
-        (torch.nn.Conv2d(3, 2, 3), ValueError, r"kernel size \(3, 3\)"),
-        (torch.nn.Conv2d(4, 2, 1, groups=2), ValueError, "2 groups"),
+        (torch.nn.ConvTranspose2d(3, 2, 1), TypeError, "got ConvTranspose2d"),
+        (torch.nn.Conv2d(3, 2, 1, padding=1), ValueError, r"\(1, 1\), 1\); expected"),
+        (torch.nn.Conv2d(3, 2, 3), ValueError, r"groups \(\(3, 3\), "),
+        (torch.nn.Conv2d(4, 2, 1, groups=2), ValueError, r"\(0, 0\), 2\)"),
     ],
 )
 def test_from_torch_refuses_other_modules(module, error, message):
@@ -191,6 +200,19 @@ def test_from_estimator_refuses_others(estimator, message):
         LinearHead.from_estimator(estimator)
 
 
+@pytest.mark.parametrize("thing", ["fc", torch.nn.Linear(3, 2), None])
+def test_from_estimator_refuses_what_is_no_estimator(thing):
+    with pytest.raises(TypeError, match="expects a linear classifier, got"):
+        LinearHead.from_estimator(thing)
+
+
+def test_from_estimator_refuses_several_labels_at_once():
+    X, y = load_iris(return_X_y=True)
+    classifier = RidgeClassifier().fit(X, np.eye(3, dtype=int)[y] | np.eye(3, dtype=int)[0])
+    with pytest.raises(TypeError, match="several labels at once"):
+        LinearHead.from_estimator(classifier)
+
+
 def test_from_estimator_refuses_an_unfitted_one():
     with pytest.raises(NotFittedError):
         LinearHead.from_estimator(LogisticRegression())
@@ -203,6 +225,15 @@ def test_from_class_means_is_the_nearest_class_mean():
     nearest = NearestCentroid().fit(X.astype(np.float32).astype(float), y)
     np.testing.assert_allclose(head.weight, nearest.centroids_, rtol=1e-12)
     assert ((X @ head.weight.T + head.bias).argmax(axis=1) == nearest.predict(X)).all()
+
+
+def test_from_class_means_works_in_blocks():
+    X, y = np.ones((200_000, 8), np.float32), np.arange(200_000) % 500
+    tracemalloc.start()
+    LinearHead.from_class_means(X, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64e6
 
 
 def test_from_class_means_names_a_bad_row():

@@ -71,6 +71,19 @@ def test_mean_equals_the_exactly_rounded_sum():
         np.testing.assert_allclose(running.mean(), expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("large", [1e6, 1e8])
+def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(dtype, large):
+    small = np.random.default_rng(6).normal(1e-3, 1e-3, size=(5000, 1))
+    X = np.concatenate([[[large]], small, [[-large]]]).astype(dtype)
+    whole, parts = RunningMean(1), RunningMean(1)
+    whole.add(X)
+    for block in np.split(X, [1, 3000, 5001]):
+        parts.add(block)
+    np.testing.assert_allclose(parts.mean(), whole.mean(), rtol=1e-12)
+    np.testing.assert_allclose(whole.mean(), fsum(X[:, 0].astype(float)) / len(X), rtol=1e-12)
+
+
 @given(st.integers(1, 400), st.floats(0, 0.5, exclude_min=True), st.randoms())
 def test_threshold_flags_exactly_the_share(n, contamination, random):
     scores = np.array(random.sample(range(10 * n), n), dtype=float)

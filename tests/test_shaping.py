@@ -72,8 +72,8 @@ def test_a_row_of_zeros_stays_zero(transformer):
 @pytest.mark.parametrize("transformer", [ASH(0.5), Scale(0.5)], ids=repr)
 def test_a_ratio_that_overflows_is_named(transformer):
     # The two largest sum to zero and the row does not: only possible with negative entries.
-    with pytest.raises(ValueError, match="sums to -11 before pruning and to 0 after"):
-        transformer.fit_transform([[4.0, -4.0, -5.0, -6.0]])
+    with pytest.raises(ValueError, match=r"makes row 1 nan.* sum to zero"):
+        transformer.fit_transform([[1.0, 0.0, 0.0, 0.0], [4.0, -4.0, -5.0, -6.0]])
 
 
 @pytest.mark.parametrize("transformer", [ReAct(), VRA(), ASH(), Scale()], ids=repr)
@@ -90,6 +90,24 @@ def test_half_and_single_precision_stay_single(transformer, given, kept):
 @pytest.mark.parametrize("transformer", [ReAct(threshold=1.0), VRA(alpha=0.1, beta=1.0), ASH()])
 def test_what_learns_nothing_needs_no_fit(transformer):
     np.testing.assert_array_equal(transformer.transform(X), transformer.fit(X).transform(X))
+
+
+@pytest.mark.parametrize("transformer", [ReAct(threshold="a"), ReAct(threshold=np.nan), ASH(85)])
+def test_parameters_are_checked_without_a_fit_too(transformer):
+    with pytest.raises(ValueError, match="parameter of"):
+        transformer.transform(X)
+
+
+def test_a_fitted_value_stays_until_the_next_fit():
+    react = ReAct(quantile=0.5).fit(X)
+    learned = react.threshold_
+    assert react.set_params(threshold=0.1).transform(X).max() == learned
+    assert react.fit(X).transform(X).max() == 0.1
+
+
+def test_what_overflows_float32_is_named():
+    with pytest.raises(ValueError, match="makes row 0 inf: too large for float32"):
+        ASH(0.99).fit_transform(np.ones((1, 2048), np.float32))
 
 
 @pytest.mark.parametrize("transformer", [ReAct(), VRA(), VRA(alpha=0.1)], ids=repr)

@@ -131,8 +131,8 @@ def run_demo(folder: Path) -> None:
     ood_test = {name: rows[1] for name, rows in ood_halves.items()}
 
     print(
-        "A ResNet trained on Fashion-MNIST. Out-of-distribution are handwritten digits (mnist, and\n"
-        "the smaller UCI digits) and textures (patches of photographs)."
+        "A ResNet trained on Fashion-MNIST. Out-of-distribution are handwritten digits (mnist,\n"
+        "and the smaller UCI digits) and textures (patches of photographs)."
     )
     print(
         f"Fitted on {len(data.id_train):,} training rows of {data.head.n_features} features, "
