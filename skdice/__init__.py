@@ -7,7 +7,8 @@ DICEDetector(head='identity', sparsity=0)
 
 from skdice._detector import DICEDetector
 from skdice._head import LinearHead
+from skdice._persistence import load
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DICEDetector", "LinearHead"]
+__all__ = ["DICEDetector", "LinearHead", "load"]

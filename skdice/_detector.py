@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -189,6 +190,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
     offset_: float
     n_samples_seen_: int
     n_features_in_: int
+    feature_names_in_: NDArray[Any]
     _running_mean: RunningMean
 
     def __init__(
@@ -423,6 +425,29 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         """
         return self.fit(X, y).predict(X)
 
+    def save(self, path: str | Path) -> None:
+        """Write the fitted detector to a file that runs no code when it is loaded.
+
+        The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
+        back, bit for bit, on any machine. An interrupted save leaves the old file or none.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; ``detector.safetensors``, say.
+
+        Raises
+        ------
+        ValueError
+            `score_func` is a function, or `shaping` is not one of `skdice.shaping`: these
+            cannot be saved without saving code.
+        sklearn.exceptions.NotFittedError
+            The detector is not fitted.
+        """
+        from skdice._persistence import save
+
+        save(self, path)
+
     def _validate_parameters(self) -> None:
         if not isinstance(self.head, LinearHead | tuple) and not (
             isinstance(self.head, str) and self.head == "identity"
@@ -496,10 +521,21 @@ class DICEDetector(OutlierMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=3,
             )
+        self._set_fitted(head, mean, mean_activation, mask, threshold, shaping)
+
+    def _set_fitted(
+        self,
+        head: LinearHead,
+        mean: RunningMean,
+        mean_activation: NDArray[np.float64],
+        mask: NDArray[np.bool_],
+        contribution_threshold: float,
+        shaping: Any,
+    ) -> None:
         self._running_mean = mean
         self.n_samples_seen_ = mean.n_rows
         self.mean_activation_ = mean_activation
-        self.mask_, self.contribution_threshold_ = mask, threshold
+        self.mask_, self.contribution_threshold_ = mask, contribution_threshold
         self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))
         self.intercept_ = head.bias
         self.shaping_ = shaping

@@ -51,18 +51,25 @@ class RunningMean:
     ----------
     n_columns : int
         Columns of every block.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows so far.
+    total, error : ndarray of shape (n_columns,), float64
+        Sum of the rows, and what rounding took from it.
     """
 
     def __init__(self, n_columns: int) -> None:
         self.n_rows = 0
-        self._total = np.zeros(n_columns)
-        self._error = np.zeros(n_columns)
+        self.total = np.zeros(n_columns)
+        self.error = np.zeros(n_columns)
 
     def copy(self) -> RunningMean:
         """Return an independent copy, so that an update can be taken back."""
-        twin = RunningMean(len(self._total))
+        twin = RunningMean(len(self.total))
         twin.n_rows = self.n_rows
-        twin._total, twin._error = self._total.copy(), self._error.copy()
+        twin.total, twin.error = self.total.copy(), self.error.copy()
         return twin
 
     def add(self, block: FloatArray) -> None:
@@ -70,13 +77,13 @@ class RunningMean:
         with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the mean
             for start in range(0, len(block), SUMMED_ROWS):
                 total, error = _column_sums(block[start : start + SUMMED_ROWS])
-                self._total, rounding = _two_sum(self._total, total)
-                self._error += rounding + error
+                self.total, rounding = _two_sum(self.total, total)
+                self.error += rounding + error
         self.n_rows += len(block)
 
     def mean(self) -> Float64Array:
         """Return the column means (n_columns,)."""
-        return (self._total + self._error) / self.n_rows
+        return (self.total + self.error) / self.n_rows
 
 
 def _sort_keys(values: FloatArray) -> NDArray[Any]:

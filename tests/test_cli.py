@@ -2,7 +2,6 @@ import re
 import subprocess
 import sys
 
-import joblib
 import numpy as np
 import pytest
 
@@ -49,7 +48,7 @@ def test_demo_prints_the_whole_table(demo):
 
 def test_demo_figures_are_those_of_the_detector(demo, fashion):
     folder, printed = demo
-    detector = joblib.load(folder / "detector.joblib")
+    detector = skdice.load(folder / "detector.safetensors")
     order = np.random.default_rng(0).permutation(3000)
     validation, test = fashion.id_test[order[::2]], fashion.id_test[order[1::2]]
     assert (detector.predict(validation) == -1).mean() == 0.05
@@ -66,11 +65,11 @@ def test_demo_draws_a_picture(demo):
 
 def test_demo_without_matplotlib_says_how_to_get_the_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "skdice.plotting._demo", raising=False)
+    monkeypatch.delitem(sys.modules, "skdice.plotting._scores", raising=False)
     assert main(["demo", "--output", str(tmp_path)]) == 0
     assert "No picture: " in (printed := capsys.readouterr().out)
     assert "pip install 'skdice[plot]'" in printed
-    assert [each.name for each in tmp_path.iterdir()] == ["detector.joblib"]
+    assert [each.name for each in tmp_path.iterdir()] == ["detector.safetensors"]
 
 
 def test_an_input_error_is_one_line_and_exit_code_2(tmp_path, capsys):

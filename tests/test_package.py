@@ -35,7 +35,7 @@ def test_importing_skdice_imports_no_extra():
 
 
 def test_public_names():
-    assert skdice.__all__ == ["DICEDetector", "LinearHead"]
+    assert skdice.__all__ == ["DICEDetector", "LinearHead", "load"]
     assert all(hasattr(skdice, name) for name in skdice.__all__)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from skdice import DICEDetector, LinearHead
+from skdice.cli._quality import CONVENTION, Quality, mean_quality, measure, render
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.shaping import ReAct
 
@@ -26,41 +24,6 @@ PUBLISHED = """\
 Published, not measured here: on ImageNet-1k with ResNet-50, DICE at sparsity 0.7 takes the
 energy score's mean FPR95 / AUROC from 58.41 / 86.17 to 34.75 / 90.77, and DICE + ReAct to
 27.25 / 93.40 (Sun & Li, ECCV 2022, arXiv:2111.09805). Networks differ: measure yours."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """FPR95 and AUROC of one detector on one OOD set, in percent."""
-
-    fpr95: float
-    auroc: float
-
-    def __str__(self) -> str:
-        return f"{self.fpr95:5.1f} /{self.auroc:6.1f}"
-
-
-def quality(id_scores: FloatArray, ood_scores: FloatArray) -> Quality:
-    """Return FPR95 by the paper's rule (in-distribution is positive) and AUROC."""
-    threshold = np.sort(id_scores)[round(0.05 * len(id_scores))]
-    is_id = np.repeat([1, 0], [len(id_scores), len(ood_scores)])
-    auroc = roc_auc_score(is_id, np.concatenate([id_scores, ood_scores]))
-    return Quality(100 * float(np.mean(ood_scores > threshold)), 100 * float(auroc))
-
-
-def mean_quality(row: dict[str, Quality]) -> Quality:
-    """Return the mean over the OOD sets, each counting the same."""
-    return Quality(
-        float(np.mean([each.fpr95 for each in row.values()])),
-        float(np.mean([each.auroc for each in row.values()])),
-    )
-
-
-def measure(
-    detector: DICEDetector, id_rows: FloatArray, ood: dict[str, FloatArray]
-) -> dict[str, Quality]:
-    """Return the quality of a fitted detector on each OOD set."""
-    id_scores = detector.score_samples(id_rows)
-    return {name: quality(id_scores, detector.score_samples(rows)) for name, rows in ood.items()}
 
 
 def candidates(head: LinearHead) -> dict[str, DICEDetector]:
@@ -83,17 +46,6 @@ def halves(rows: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, Floa
     """Return the rows in two random halves: for validation and for testing."""
     order = rng.permutation(len(rows))
     return rows[order[::2]], rows[order[1::2]]
-
-
-def render(table: dict[str, dict[str, Quality]]) -> str:
-    """Return the table as text: a row per detector, a column per OOD set and their mean."""
-    columns = [*next(iter(table.values())), "mean"]
-    width = max(map(len, table))
-    lines = [" " * width + "".join(f"{column:>16}" for column in columns)]
-    for name, row in table.items():
-        cells = [*row.values(), mean_quality(row)]
-        lines.append(f"{name:<{width}}" + "".join(f"{cell!s:>16}" for cell in cells))
-    return "\n".join(lines)
 
 
 def pruning_verdict(table: dict[str, dict[str, Quality]]) -> str:
@@ -136,9 +88,7 @@ def run_demo(folder: Path) -> None:
     )
     print(
         f"Fitted on {len(data.id_train):,} training rows of {data.head.n_features} features, "
-        f"{data.head.n_classes} classes.\n\n"
-        "FPR95 / AUROC in percent on the validation half (in-distribution is positive;\n"
-        "a lower FPR95 and a higher AUROC are better):\n"
+        f"{data.head.n_classes} classes.\n\n{CONVENTION}. On the validation half:\n"
     )
     detectors = {name: each.fit(data.id_train) for name, each in candidates(data.head).items()}
     table = {name: measure(each, id_validation, ood_validation) for name, each in detectors.items()}
@@ -167,11 +117,11 @@ def run_demo(folder: Path) -> None:
     )
     print(f"\n{PUBLISHED}\n")
 
-    detector_path = folder / "detector.joblib"
-    joblib.dump(detector, detector_path)
+    detector_path = folder / "detector.safetensors"
+    detector.save(detector_path)
     written = [str(detector_path)]
     try:
-        from skdice.plotting._demo import draw_demo
+        from skdice.plotting._scores import draw_demo
     except ImportError as error:
         print(f"No picture: {error}")
     else:
@@ -184,7 +134,8 @@ def run_demo(folder: Path) -> None:
         }
         draw_demo(
             picture_path,
-            title=chosen,
+            title=f"{chosen}: unseen rows",
+            id_name="Fashion-MNIST (ID)",
             id_scores=detector.score_samples(id_test),
             ood_scores={name: detector.score_samples(rows) for name, rows in ood_test.items()},
             threshold=detector.offset_,
@@ -194,4 +145,7 @@ def run_demo(folder: Path) -> None:
             },
         )
         written.insert(0, str(picture_path))
-    print(f"Wrote {' and '.join(written)} in {time.perf_counter() - started:.1f} s.")
+    print(
+        f"Wrote {' and '.join(written)} in {time.perf_counter() - started:.1f} s.\n"
+        f"Next: skdice inspect {detector_path}, or skdice.load({str(detector_path)!r}) in Python."
+    )

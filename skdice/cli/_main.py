@@ -3,33 +3,140 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import warnings
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import skdice
+from skdice._scores import SCORES
+from skdice.cli import _commands
 from skdice.cli._demo import run_demo
 
 # What a shell and argparse itself use for a usage or input error.
 EXIT_USAGE = 2
+# What a shell reports for a program whose reader went away.
+EXIT_BROKEN_PIPE = 141
+
+OVERVIEW = """\
+Out-of-distribution detection for any trained classifier, from its penultimate features and
+its last linear layer.
+
+  skdice demo
+  skdice fit train.npy --head resnet50.safetensors --layer fc --sparsity 0.7 -o det.safetensors
+  skdice calibrate det.safetensors heldout.npy
+  skdice score det.safetensors new.npy | head
+  skdice evaluate det.safetensors --id test.npy --ood textures.npy --ood svhn=other/svhn.h5
+"""
+FILES = """\
+Feature files are .npy, .npz, .safetensors, .h5, .zarr, .parquet, .pt, or a folder or quoted
+pattern of them, read in sorted order as one matrix; they are read block by block and may be
+larger than memory. A feature file named - is a .npy file on standard input.
+"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of the command and its subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="skdice",
-        description="Out-of-distribution detection for any trained classifier, from its "
-        "penultimate features and its last linear layer.",
+        description=OVERVIEW,
+        epilog=FILES + "\nskdice COMMAND --help tells the options of a command.",
+        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"skdice {skdice.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], help_: str) -> ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=help_,
+            description=f"{help_[0].upper()}{help_[1:]}.",
+            epilog=None if name in ("demo", "inspect") else FILES,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    fit = add("fit", _commands.fit, "fit a detector on in-distribution features and save it")
+    _features(fit)
+    fit.add_argument(
+        "--head",
+        required=True,
+        metavar="FILE",
+        help="file with the last linear layer (.npz, .safetensors, .pt, ...), or 'identity' if the "
+        "features are logits already",
+    )
+    fit.add_argument("--layer", help="name of that layer in the file; 'fc' reads fc.weight")
+    fit.add_argument(
+        "--sparsity",
+        type=float,
+        default=0.7,
+        help="fraction of the weights pruned, 0 to below 1 (default: %(default)s)",
+    )
+    fit.add_argument("--score", choices=SCORES, default="energy", help="default: %(default)s")
+    fit.add_argument(
+        "--shaping",
+        metavar="NAME[:OPTIONS]",
+        help="react, vra, ash or scale; react:threshold=1.0 or react:quantile=0.9, say",
+    )
+    _contamination(fit, 0.05)
+    _output(fit, "the detector file", required=True)
+    _common(fit)
+
+    calibrate = add(
+        "calibrate",
+        _commands.calibrate,
+        "set the threshold of a detector from held-out in-distribution features",
+    )
+    _detector(calibrate)
+    _features(calibrate)
+    _contamination(calibrate, None)
+    _output(calibrate, "the new detector file (default: the old one is replaced)")
+    _common(calibrate)
+
+    score = add(
+        "score",
+        _commands.score,
+        "score features: higher = more in-distribution; label +1 or -1 = out-of-distribution",
+    )
+    _detector(score)
+    _features(score)
+    _output(
+        score,
+        "a .npy file for the scores, or a .parquet file for score and label (default: a line per "
+        "row on standard output, score and label with a tab between)",
+    )
+    _common(score)
+
+    evaluate = add(
+        "evaluate",
+        _commands.evaluate,
+        "measure a detector on in-distribution features and on named OOD sets",
+    )
+    _detector(evaluate)
+    evaluate.add_argument("--id", required=True, metavar="FILE", help="in-distribution features")
+    evaluate.add_argument(
+        "--ood",
+        required=True,
+        action="append",
+        metavar="[NAME=]FILE",
+        help="features of an OOD set; repeat it for more",
+    )
+    evaluate.add_argument("--key", help="name of the array in the files")
+    evaluate.add_argument("--png", type=Path, metavar="FILE", help="draw the histogram of scores")
+    _common(evaluate)
+
+    inspect = add("inspect", _commands.inspect, "show what a detector file holds")
+    _detector(inspect)
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+
+    demo = add(
         "demo",
-        help="which score, and how much pruning, suits a network: measured on embedded real data",
-        description="Measures MSP, MaxLogit, Energy, ReAct, DICE and DICE + ReAct on real features "
-        "of a Fashion-MNIST network that come with skdice. Prints a table (FPR95 and AUROC for "
-        "three real out-of-distribution sets), chooses on one half of the rows and reports on the "
-        "other half, draws the result and saves the chosen detector.",
+        lambda arguments: run_demo(arguments.output),
+        "measure which score, and how much pruning, suits a network, on embedded real data",
     )
     demo.add_argument(
         "--output",
@@ -38,8 +145,35 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where the picture and the detector go (default: %(default)s)",
     )
-    demo.set_defaults(run=lambda arguments: run_demo(arguments.output))
     return parser
+
+
+def _detector(parser: ArgumentParser) -> None:
+    parser.add_argument("detector", type=Path, metavar="DETECTOR", help="a detector file")
+
+
+def _features(parser: ArgumentParser) -> None:
+    parser.add_argument("features", metavar="FEATURES", help="a feature file")
+    parser.add_argument("--key", help="name of the array in the feature file")
+
+
+def _contamination(parser: ArgumentParser, default: float | None) -> None:
+    shown = "default: the detector's" if default is None else "default: %(default)s"
+    parser.add_argument(
+        "--contamination",
+        type=float,
+        default=default,
+        help=f"share of these rows below the threshold, above 0 to 0.5 ({shown})",
+    )
+
+
+def _output(parser: ArgumentParser, help_: str, *, required: bool = False) -> None:
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=help_, required=required)
+
+
+def _common(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, no summary")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,9 +190,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 for an input error, which is told in one line on stderr.
     """
     arguments = build_parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except (OSError, ValueError) as error:
-        print(f"skdice: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    arguments.verbose = int(sys.stderr.isatty() and not getattr(arguments, "quiet", False))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            arguments.run(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has all it wants; keep Python from complaining at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+        except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            print(f"skdice: {message}", file=sys.stderr)
+            return EXIT_USAGE
     return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"skdice: warning: {message}", file=sys.stderr)

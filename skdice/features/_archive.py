@@ -54,7 +54,9 @@ class Archive:
             name = self._only_candidate() if key is None else key
             if name in self.members:
                 return self.members[name]()
-        raise KeyError(f"{self.path} has no array {name!r}; it has {', '.join(self.shown_names())}")
+        raise ValueError(
+            f"{self.path} has no array {name!r}; it has {', '.join(self.shown_names())}"
+        )
 
     def shown_names(self) -> list[str]:
         """Return the names for a message, cut where there are very many."""

@@ -71,9 +71,8 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
     ------
     ValueError
         The ending is not known, the file is damaged or of another kind, it holds Python
-        objects, shards do not fit together, or several arrays could be meant.
-    KeyError
-        The file has no array of that name; the message lists those it has.
+        objects, shards do not fit together, several arrays could be meant, or none has
+        that name (the message lists those it has).
     FileNotFoundError
         There is no such file, or no file matches.
     ImportError

@@ -1,0 +1,237 @@
+"""Saving a fitted detector to a file that runs no code when it is loaded.
+
+The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both
+tells an altered file from a whole one (it is no signature: whoever can write the file
+can write the digest). To change what is stored, raise SCHEMA and keep the old reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+import skdice
+from skdice import shaping as shaping_module
+from skdice._detector import DICEDetector
+from skdice._head import LinearHead
+from skdice._reductions import RunningMean
+from skdice._sklearn import validate_parameters
+from skdice.features import _safetensors
+from skdice.features._archive import clean_errors
+from skdice.features._atomic import replacing
+
+SCHEMA = 1
+KIND = "skdice.DICEDetector"
+_SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
+
+
+def save(detector: DICEDetector, path: str | Path) -> None:
+    """Write a fitted detector; see `DICEDetector.save`."""
+    check_is_fitted(detector, "coef_")
+    if type(detector) is not DICEDetector:
+        raise TypeError(f"only a DICEDetector itself can be saved, got {type(detector).__name__}")
+    if not isinstance(detector.score_func, str):
+        raise ValueError(
+            f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
+            "code; use one of the named scores, or pickle the detector"
+        )
+    arrays: dict[str, NDArray[Any]] = {
+        "mask": detector.mask_,
+        "mean_activation": detector.mean_activation_,
+        "activation_total": detector._running_mean.total,
+        "activation_error": detector._running_mean.error,
+    }
+    head = detector._resolve_head(detector.n_features_in_)
+    if not np.array_equal(np.where(detector.mask_, head.weight, 0), detector.coef_):
+        raise ValueError("the head was changed after the detector was fitted; fit it again")
+    if not isinstance(detector.head, str):
+        arrays |= {"weight": head.weight, "bias": head.bias}
+    names = getattr(detector, "feature_names_in_", None)
+    parameters = detector.get_params(deep=False)
+    document = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "versions": {"skdice": skdice.__version__, "scikit-learn": sklearn.__version__},
+        "parameters": {
+            name: _encode(value)
+            for name, value in parameters.items()
+            if name not in ("head", "shaping")
+        },
+        "head": detector.head if isinstance(detector.head, str) else "arrays",
+        "shaping": _encode_shaping(detector.shaping),
+        "fitted": {
+            "contribution_threshold": _encode(detector.contribution_threshold_),
+            "offset": _encode(getattr(detector, "offset_", None)),
+            "n_samples_seen": int(detector.n_samples_seen_),
+            "feature_names": None if names is None else list(map(str, names)),
+            "shaping": _encode_shaping(detector.shaping_),
+        },
+    }
+    text = json.dumps(document, allow_nan=False)
+    metadata = {"skdice": text, "sha256": _digest(text, arrays)}
+    path = Path(path)
+    with replacing(path) as temporary:
+        _safetensors.write(temporary, dict(arrays), metadata)
+
+
+def load(path: str | Path) -> DICEDetector:
+    """Load a detector that `DICEDetector.save` wrote. No code in the file is executed.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    DICEDetector
+        Fitted; its results are those of the saved one, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or altered, is of another kind, or was written by a newer
+        version of skdice.
+    FileNotFoundError
+        There is no such file.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import skdice
+    >>> from skdice.datasets import load_fashion_mnist_ood
+    >>> data = load_fashion_mnist_ood()
+    >>> detector = skdice.DICEDetector(data.head, sparsity=0.1).fit(data.id_train)
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors"
+    >>> detector.save(path)
+    >>> bool((skdice.load(path).predict(data.id_test) == detector.predict(data.id_test)).all())
+    True
+    """
+    path = Path(path)
+    document, arrays = _read(path)
+    with clean_errors(path, "load"):
+        return _build(document, arrays)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return the JSON document of a detector file, after all checks that `load` makes."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    with clean_errors(path, "load"):
+        try:
+            entries, _, metadata = _safetensors.read_header(path)
+        except Exception as error:
+            raise ValueError(f"it is damaged, or no detector file ({error})") from error
+        if "skdice" not in metadata:
+            raise ValueError("it is a .safetensors file, but holds no skdice detector")
+        document: dict[str, Any] = json.loads(metadata["skdice"])
+        if document.get("kind") != KIND:
+            raise ValueError(f"it holds a {document.get('kind')!r}, expected {KIND!r}")
+        if document["schema"] > SCHEMA:
+            raise ValueError(
+                f"it has schema {document['schema']}, written by skdice "
+                f"{document['versions']['skdice']}; this is skdice {skdice.__version__}, which "
+                f"reads schemas up to {SCHEMA}: upgrade it"
+            )
+        archive = _safetensors.read(path)
+        arrays = {name: np.array(archive.open(name)[:]) for name in entries}
+        if _digest(metadata["skdice"], arrays) != metadata.get("sha256"):
+            raise ValueError("it was altered or damaged after it was written")
+        return document, arrays
+
+
+def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDetector:
+    fitted = document["fitted"]
+    n_features = len(arrays["mean_activation"])
+    head = "identity" if document["head"] == "identity" else None
+    detector = DICEDetector(
+        head or LinearHead(arrays["weight"], arrays["bias"]),
+        shaping=_decode_shaping(document["shaping"]),
+        **{name: _decode(value) for name, value in document["parameters"].items()},
+    )
+    validate_parameters(detector)
+    resolved = detector._resolve_head(n_features)
+    mask = arrays["mask"]
+    if mask.shape != resolved.weight.shape or mask.dtype != np.bool_:
+        raise ValueError(f"its mask is {mask.dtype} {mask.shape}, not that of {resolved}")
+    mean = RunningMean(n_features)
+    mean.n_rows = fitted["n_samples_seen"]
+    mean.total, mean.error = arrays["activation_total"], arrays["activation_error"]
+    detector.n_features_in_ = n_features
+    if fitted["feature_names"] is not None:
+        detector.feature_names_in_ = np.array(fitted["feature_names"], dtype=object)
+    detector._set_fitted(
+        resolved,
+        mean,
+        arrays["mean_activation"],
+        mask,
+        _decode(fitted["contribution_threshold"]),
+        _decode_shaping(fitted["shaping"]),
+    )
+    if fitted["offset"] is not None:
+        detector.offset_ = _decode(fitted["offset"])
+    return detector
+
+
+def _encode(value: Any) -> Any:
+    """Return a parameter or fitted number as JSON has it; infinities as text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    return value
+
+
+def _decode(value: Any) -> Any:
+    return float(value["float"]) if isinstance(value, dict) else value
+
+
+def _encode_shaping(shaping: Any) -> dict[str, Any] | None:
+    if shaping is None:
+        return None
+    name = type(shaping).__name__
+    if _SHAPINGS.get(name) is not type(shaping):
+        raise ValueError(
+            f"shaping is {shaping!r}, which cannot be saved without saving code; use one of "
+            f"skdice.shaping ({', '.join(_SHAPINGS)}), or pickle the detector"
+        )
+    fitted = {key: value for key, value in vars(shaping).items() if key.endswith("_")}
+    fitted.pop("feature_names_in_", None)
+    return {
+        "class": name,
+        "parameters": {key: _encode(value) for key, value in shaping.get_params().items()},
+        "fitted": {key: _encode(value) for key, value in fitted.items()},
+    }
+
+
+def _decode_shaping(encoded: dict[str, Any] | None) -> Any:
+    if encoded is None:
+        return None
+    parameters = {key: _decode(value) for key, value in encoded["parameters"].items()}
+    shaping = _SHAPINGS[encoded["class"]](**parameters)
+    for key, value in encoded["fitted"].items():
+        if not key.endswith("_") or key.startswith("_"):
+            raise ValueError(f"{key!r} is no fitted attribute of a {encoded['class']}")
+        setattr(shaping, key, _decode(value))
+    return shaping
+
+
+def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of the document and of every array with its name, dtype and shape."""
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,203 @@
+"""What the subcommands do: from parsed arguments to files and printed results."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skdice import DICEDetector, LinearHead, load, shaping
+from skdice._persistence import read_document
+from skdice._rows import Rows
+from skdice.cli._quality import CONVENTION, mean_quality, quality, render
+from skdice.features import open_features, save_scores
+from skdice.features._atomic import replacing
+
+
+def fit(arguments: Namespace) -> None:
+    """Fit a detector on a feature file and save it."""
+    head: Any = arguments.head
+    if head != "identity":
+        head = LinearHead.from_file(head, prefix=arguments.layer)
+    detector = DICEDetector(
+        head,
+        sparsity=arguments.sparsity,
+        shaping=parse_shaping(arguments.shaping),
+        score_func=arguments.score,
+        contamination=arguments.contamination,
+    )
+    features = open_rows(arguments.features, arguments.key)
+    detector.set_params(verbose=arguments.verbose).fit(features)
+    detector.set_params(verbose=0).save(arguments.output)
+    report(
+        arguments,
+        {
+            "output": str(arguments.output),
+            "rows": detector.n_samples_seen_,
+            "kept_weights": int(detector.mask_.sum()),
+            "weights": detector.mask_.size,
+            "threshold": detector.offset_,
+        },
+        "fitted on {rows:,} rows, kept {kept_weights:,} of {weights:,} weights, threshold "
+        "{threshold:.6g}; wrote {output}",
+    )
+
+
+def calibrate(arguments: Namespace) -> None:
+    """Set the threshold of a saved detector from held-out in-distribution rows."""
+    detector = load(arguments.detector)
+    features = open_rows(arguments.features, arguments.key)
+    detector.set_params(verbose=arguments.verbose).calibrate(features, arguments.contamination)
+    output = arguments.output or arguments.detector
+    detector.set_params(verbose=0).save(output)
+    report(
+        arguments,
+        {"output": str(output), "rows": features.shape[0], "threshold": detector.offset_},
+        "threshold {threshold:.6g} from {rows:,} rows; wrote {output}",
+    )
+
+
+def score(arguments: Namespace) -> None:
+    """Score a feature file, to a file or as lines of text."""
+    detector = load(arguments.detector).set_params(verbose=arguments.verbose)
+    features = open_rows(arguments.features, arguments.key)
+    if arguments.output is not None:
+        n_rows = save_scores(arguments.output, detector, features)
+        report(
+            arguments,
+            {"output": str(arguments.output), "rows": n_rows},
+            "scored {rows:,} rows; wrote {output}",
+        )
+        return
+    offset = getattr(detector, "offset_", None)
+    row = 0
+    for scores in detector._score_blocks(features)[2]:
+        for value in scores:
+            label = None if offset is None else (1 if value - offset >= 0 else -1)
+            if arguments.json:
+                print(json.dumps({"row": row, "score": float(value), "label": label}))
+            else:
+                print(value, *([] if label is None else [label]), sep="\t")
+            row += 1
+
+
+def evaluate(arguments: Namespace) -> None:
+    """Measure a saved detector on one in-distribution file and named OOD files."""
+    detector = load(arguments.detector).set_params(verbose=arguments.verbose)
+    files = dict(parse_named(each) for each in arguments.ood)
+    if len(files) < len(arguments.ood):
+        raise ValueError("--ood was given the same name twice")
+    id_scores = detector.score_samples(open_rows(arguments.id, arguments.key))
+    ood_scores = {
+        name: detector.score_samples(open_rows(path, arguments.key)) for name, path in files.items()
+    }
+    row = {name: quality(id_scores, scores) for name, scores in ood_scores.items()}
+    threshold = getattr(detector, "offset_", None)
+    flagged = {}
+    if threshold is not None:
+        named = {"in-distribution": id_scores, **ood_scores}
+        flagged = {name: float(np.mean(each - threshold < 0)) for name, each in named.items()}
+    if arguments.png is not None:
+        from skdice.plotting._scores import draw_evaluation
+
+        with replacing(arguments.png) as temporary:
+            draw_evaluation(
+                temporary,
+                title=str(arguments.detector),
+                id_scores=id_scores,
+                ood_scores=ood_scores,
+                threshold=threshold,
+            )
+    if arguments.json:
+        result = {
+            "convention": "in-distribution is positive; percent",
+            "sets": {name: asdict(each) for name, each in row.items()},
+            "mean": asdict(mean_quality(row)),
+            "flagged_share": flagged,
+        }
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{CONVENTION}:\n\n{render({str(arguments.detector): row})}")
+    if flagged:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in flagged.items())
+        print(f"\nflagged as out-of-distribution: {shares}")
+
+
+def inspect(arguments: Namespace) -> None:
+    """Show what a detector file holds."""
+    detector, document = load(arguments.detector), read_document(arguments.detector)
+    facts = {
+        "versions": document["versions"],
+        "schema": document["schema"],
+        "classes": len(detector.mask_),
+        "features": detector.n_features_in_,
+        "feature_names": document["fitted"]["feature_names"],
+        "parameters": document["parameters"],
+        "shaping": document["fitted"]["shaping"],
+        "rows_fitted": detector.n_samples_seen_,
+        "kept_weights": int(detector.mask_.sum()),
+        "weights": detector.mask_.size,
+        "threshold": getattr(detector, "offset_", None),
+    }
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = json.dumps(value)
+        print(f"{name.replace('_', ' '):<{width}}  {'none' if value is None else value}")
+
+
+def report(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
+    """Tell what was done: on stdout with --json, else on stderr unless --quiet."""
+    if arguments.json:
+        print(json.dumps(facts))
+    elif not arguments.quiet:
+        print(sentence.format(**facts), file=sys.stderr)
+
+
+def open_rows(path: str, key: str | None) -> Rows:
+    """Open a feature file; ``-`` is a .npy file on standard input."""
+    if path != "-":
+        return open_features(path, key)
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Path(folder) / "stdin.npy"
+        with spool.open("wb") as file:
+            while content := sys.stdin.buffer.read(1 << 20):
+                file.write(content)
+        # The mapping outlives the name.
+        return open_features(spool, key)
+
+
+def parse_named(text: str) -> tuple[str, str]:
+    """Split ``NAME=FILE``; without a name, the file's own is taken."""
+    name, equals, path = text.partition("=")
+    return (name, path) if equals else (Path(text).stem, text)
+
+
+def parse_shaping(text: str | None) -> Any:
+    """Return the shaping named in ``react`` or ``react:quantile=0.9``, as --shaping takes it."""
+    if text is None:
+        return None
+    name, _, options = text.partition(":")
+    classes = {each.lower(): getattr(shaping, each) for each in shaping.__all__}
+    if name.lower() not in classes:
+        raise ValueError(f"--shaping {text}: expected one of {', '.join(sorted(classes))}")
+    try:
+        values = {
+            key: float(value)
+            for key, value in (option.split("=") for option in options.split(",") if option)
+        }
+        return classes[name.lower()](**values)
+    except (TypeError, ValueError):
+        known = ", ".join(classes[name.lower()]().get_params())
+        raise ValueError(
+            f"--shaping {text}: expected {name}:NAME=NUMBER[,NAME=NUMBER] with names {known}"
+        ) from None
