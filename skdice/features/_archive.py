@@ -19,10 +19,12 @@ def clean_errors(path: Path, doing: str = "read") -> Iterator[None]:
     """Turn whatever a library makes of a damaged file into a ValueError that names the file."""
     try:
         yield
-    # No file, no permission and a full disk speak for themselves, as does a missing extra.
-    except (FileNotFoundError, PermissionError, ImportError):
+    # No permission and a missing extra speak for themselves.
+    except (PermissionError, ImportError):
         raise
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and not path.exists():
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot {doing} {path}: {reason}") from error
 
