@@ -166,6 +166,8 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
     mask = arrays["mask"]
     if mask.shape != resolved.weight.shape or mask.dtype != np.bool_:
         raise ValueError(f"its mask is {mask.dtype} {mask.shape}, not that of {resolved}")
+    if not isinstance(fitted["n_samples_seen"], int):
+        raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}, expected an int")
     mean = RunningMean(n_features)
     mean.n_rows = fitted["n_samples_seen"]
     mean.total, mean.error = arrays["activation_total"], arrays["activation_error"]
