@@ -19,8 +19,8 @@ def clean_errors(path: Path, doing: str = "read") -> Iterator[None]:
     """Turn whatever a library makes of a damaged file into a ValueError that names the file."""
     try:
         yield
-    # No permission and a missing extra speak for themselves.
-    except (PermissionError, ImportError):
+    # No permission, a missing extra and too little memory speak for themselves.
+    except (PermissionError, ImportError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, FileNotFoundError) and not path.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from skdice._rows import Rows, iterate_rows
 from skdice.features._archive import Archive
+
+# Of plain numbers; those of many named fields, which may be longer, are no features.
+MAX_HEADER_BYTES = 1 << 16
 
 
 def read(path: Path) -> Archive:
@@ -27,13 +31,17 @@ def read(path: Path) -> Archive:
 def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read a .npy header; refuse arrays of Python objects, whose content would be pickles."""
     version = npy_format.read_magic(file)
-    readers = {
-        (1, 0): npy_format.read_array_header_1_0,
-        (2, 0): npy_format.read_array_header_2_0,
-    }
-    if version not in readers:
+    if version == (1, 0):
+        shape, fortran, dtype = npy_format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        # NumPy reads as much as the file asks for, up to 4 GB, before it looks at it.
+        length = file.read(4)
+        if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {int.from_bytes(length, 'little')} bytes")
+        header = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
+        shape, fortran, dtype = npy_format.read_array_header_2_0(header)
+    else:
         raise ValueError(f"version {version} of the .npy format is not known")
-    shape, fortran, dtype = readers[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are refused: they could run code")
     return shape, fortran, dtype
