@@ -104,7 +104,7 @@ def evaluate(arguments: Namespace) -> None:
         named = {"in-distribution": id_scores, **ood_scores}
         flagged = {name: float(np.mean(each - threshold < 0)) for name, each in named.items()}
     if arguments.png is not None:
-        from skdice.plotting._scores import draw_evaluation
+        from skdice.plotting._histogram import draw_evaluation
 
         with replacing(arguments.png) as temporary:
             draw_evaluation(

@@ -121,7 +121,7 @@ def run_demo(folder: Path) -> None:
     detector.save(detector_path)
     written = [str(detector_path)]
     try:
-        from skdice.plotting._scores import draw_demo
+        from skdice.plotting._histogram import draw_demo
     except ImportError as error:
         print(f"No picture: {error}")
     else:

@@ -2,6 +2,6 @@
 
 from skdice.features._open import open_features
 from skdice.features._save import save_features
-from skdice.features._scores import save_scores
+from skdice.features._score_files import save_scores
 
 __all__ = ["open_features", "save_features", "save_scores"]
