@@ -1,0 +1,103 @@
+"""What an extraction has written so far, so that an interrupted one can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._head import LinearHead
+from skdice.features import save_features
+
+
+class PartialStore:
+    """Batches of features and labels in a folder beside the file that they will become.
+
+    Each batch is appended to a raw file; the state, replaced after each batch, says how far
+    that counts. What a killed process wrote beyond it is cut off.
+
+    Parameters
+    ----------
+    path : Path
+        The feature file to be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"no such folder: {path.parent}")
+        self._path = path
+        self.folder = path.with_name(f"{path.name}.partial")
+        self._state: dict[str, Any] = {"batches": 0}
+        if (self.folder / "state.json").exists():
+            self._state = json.loads((self.folder / "state.json").read_text())
+
+    @property
+    def n_batches(self) -> int:
+        """Batches that are stored."""
+        return int(self._state["batches"])
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer that they entered."""
+        return str(self._state["layer"])
+
+    def add(
+        self, features: NDArray[Any], labels: NDArray[Any] | None, layer: str, head: LinearHead
+    ) -> None:
+        """Append a batch."""
+        self.folder.mkdir(exist_ok=True)
+        is_what = {
+            "layer": layer,
+            "head": hash_of(head),
+            "features": [features.dtype.str, *features.shape[1:]],
+            "labels": None if labels is None else [labels.dtype.str, *labels.shape[1:]],
+        }
+        before = {key: self._state.get(key, value) for key, value in is_what.items()}
+        if before != is_what:
+            raise ValueError(
+                f"{self.folder} holds an interrupted extraction of something else ({before}, now "
+                f"{is_what}); remove it to start anew"
+            )
+        n_rows = self._state.get("rows", 0)
+        for name, values in (("features", features), ("labels", labels)):
+            if values is not None:
+                with (self.folder / name).open("ab") as file:
+                    file.truncate(n_rows * values.dtype.itemsize * int(np.prod(values.shape[1:])))
+                    file.seek(0, os.SEEK_END)
+                    file.write(np.ascontiguousarray(values).data)
+        self._state |= is_what
+        self._state |= {"rows": n_rows + len(features), "batches": self.n_batches + 1}
+        temporary = self.folder / "state.json.new"
+        temporary.write_text(json.dumps(self._state))
+        temporary.replace(self.folder / "state.json")
+
+    def finish(self) -> NDArray[Any] | None:
+        """Write the feature file, remove the folder, and return the labels."""
+        arrays = {}
+        for name in ("features", "labels"):
+            if self._state[name] is not None:
+                dtype, *shape = self._state[name]
+                raw = np.memmap(self.folder / name, dtype, "r", 0, (self._state["rows"], *shape))
+                arrays[name] = raw
+        features = arrays["features"]
+        labels = np.array(arrays["labels"]) if "labels" in arrays else None
+        if self._path.suffix == ".npy" and labels is not None:
+            # .npy holds one array; the labels get a file of their own.
+            beside = self._path.with_name(f"{self._path.stem}.labels.npy")
+            save_features(beside, labels)
+            save_features(self._path, features)
+        else:
+            save_features(self._path, features, **({} if labels is None else {"labels": labels}))
+        shutil.rmtree(self.folder)
+        return labels
+
+
+def hash_of(head: LinearHead) -> str:
+    """Return a text that tells one head from another."""
+    return hashlib.sha256(head.weight.tobytes() + head.bias.tobytes()).hexdigest()
