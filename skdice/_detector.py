@@ -448,6 +448,34 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         save(self, path)
 
+    def to_torch(self) -> Any:
+        """Return a torch module that scores features as this detector does.
+
+        Its ``forward(features)`` returns the scores (n,); ``is_ood(features)`` tells which
+        rows are out-of-distribution; ``threshold`` is a buffer, NaN where there is none. It
+        can be scripted, and exported to ONNX. Rows in double precision are scored in it,
+        all others in single precision.
+
+        Returns
+        -------
+        torch.nn.Module
+            In evaluation mode, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            `score_func` is a function, or `shaping` is not one of `skdice.shaping`.
+        ImportError
+            torch is not installed.
+        """
+        from skdice._deployment import detector_module
+
+        check_is_fitted(self, "coef_")
+        threshold = getattr(self, "offset_", None)
+        return detector_module(
+            self.coef_, self.intercept_, threshold, self.score_func, self.shaping_
+        )
+
     def _validate_parameters(self) -> None:
         if not isinstance(self.head, LinearHead | tuple) and not (
             isinstance(self.head, str) and self.head == "identity"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from tqdm import tqdm
 
+from skdice._detector import DICEDetector
 from skdice._extraction_store import PartialStore
 from skdice._extras import import_extra
 from skdice._head import LinearHead
@@ -23,7 +25,7 @@ from skdice._rows import Rows
 from skdice.features import open_features
 from skdice.features._torch import tensor_to_numpy
 
-__all__ = ["Extraction", "extract_features", "iterate_features"]
+__all__ = ["Extraction", "attach", "extract_features", "iterate_features"]
 
 # Rows of a tensor that are run at a time.
 TENSOR_BATCH = 64
@@ -159,6 +161,57 @@ def iterate_features(
     """
     with _Tap(model, layer, device) as tap:
         yield from map(tap.run, _batches(data))
+
+
+def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
+    """Return a module that gives logits and OOD score in one forward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The classifier. It is not changed; the module holds a copy of it.
+    detector : DICEDetector
+        Fitted on the features that enter its classification layer.
+    layer : str, default=None
+        Name of that layer, as in `extract_features`. None finds the Linear or 1x1 Conv2d
+        whose weight and bias are the detector's head.
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode. ``forward`` takes what the model takes and returns the model's
+        output and the scores (n,). It exports to ONNX like any module.
+
+    Raises
+    ------
+    ValueError
+        No layer, or more than one, has the detector's head.
+
+    Examples
+    --------
+    ``logits, score = attach(model, detector)(images)``
+    """
+    torch = import_extra("torch", "torch")
+    from skdice.engines._attached import AttachedModule
+
+    scorer, copied = detector.to_torch(), deepcopy(model).eval()
+    if layer is None:
+        wanted = detector._resolve_head(detector.n_features_in_)
+        layers = [
+            name
+            for name, module in copied.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+            and tuple(module.weight.shape[:2]) == wanted.weight.shape
+            and set(module.weight.shape[2:]) <= {1}
+            and np.array_equal(LinearHead.from_torch(module).weight, wanted.weight)
+        ]
+        if len(layers) != 1:
+            raise ValueError(
+                f"{len(layers)} layers of the model have the weight of the detector's head "
+                f"({', '.join(layers) or 'none'}); name the classification layer with layer="
+            )
+        (layer,) = layers
+    return AttachedModule(copied, layer, scorer).eval()
 
 
 class _Tap:

@@ -253,10 +253,13 @@ class _RowShaping(Shaping):
 
     quantile: float
 
+    def n_pruned(self, n_features: int) -> int:
+        """Return how many of a row's `n_features` entries are left out; at least one stays."""
+        return min(int(np.round(n_features * self.quantile)), n_features - 1)
+
     def _kept(self, block: FloatArray) -> NDArray[np.intp]:
         """Return the columns of each row's largest entries, as many as the quantile leaves."""
-        n_features = block.shape[1]
-        n_pruned = min(int(np.round(n_features * self.quantile)), n_features - 1)
+        n_pruned = self.n_pruned(block.shape[1])
         return np.argpartition(block, n_pruned, axis=1)[:, n_pruned:]
 
     @staticmethod

@@ -1,0 +1,114 @@
+"""The torch module that a fitted detector becomes; importing this imports torch."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
+
+
+class DetectorModule(nn.Module):
+    """Scores penultimate features as the detector that it was made from.
+
+    Parameters
+    ----------
+    coef : Tensor of shape (n_classes, n_features)
+        Masked weight.
+    intercept : Tensor of shape (n_classes,)
+        Bias.
+    threshold : float
+        Rows whose score is below it are out-of-distribution; NaN where there is none.
+    score : {"energy", "max_logit", "msp", "gen"}
+        Score of a row from its logits.
+    shaping : {"", "ReAct", "VRA", "ASH", "Scale"}
+        Shaping of the features.
+    low, high : float
+        alpha and beta of VRA; the threshold of ReAct is `high`.
+    n_pruned : int
+        Entries of each row that ASH and Scale leave out.
+
+    Notes
+    -----
+    Rows in double precision are scored in it, all others in single precision.
+    """
+
+    # TorchScript knows constants by this annotation.
+    gen_top_classes: Final[int] = GEN_TOP_CLASSES
+    gen_gamma: Final[float] = GEN_GAMMA
+    coef: Tensor
+    intercept: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        coef: Tensor,
+        intercept: Tensor,
+        threshold: float,
+        score: str,
+        shaping: str = "",
+        low: float = 0.0,
+        high: float = 0.0,
+        n_pruned: int = 0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("coef", coef)
+        self.register_buffer("intercept", intercept)
+        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
+        self.score, self.shaping = score, shaping
+        self.low, self.high, self.n_pruned = low, high, n_pruned
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits of the masked layer, (n, n_classes)."""
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        shaped = self.shape(features.to(dtype))
+        return nn.functional.linear(shaped, self.coef.to(dtype), self.intercept.to(dtype))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        logits = self.logits(features)
+        if self.score == "max_logit":
+            return logits.amax(1)
+        if self.score == "msp":
+            return logits.softmax(1).amax(1)
+        if self.score == "gen":
+            return self.gen(logits)
+        return logits.logsumexp(1)
+
+    @torch.jit.export
+    def is_ood(self, features: Tensor) -> Tensor:
+        """Tell for each row whether it is out-of-distribution: (n,), bool."""
+        scores = self.forward(features)
+        return scores < self.threshold.to(scores.dtype)
+
+    def shape(self, features: Tensor) -> Tensor:
+        """Return the features after the shaping."""
+        if self.shaping == "ReAct":
+            return features.clamp(max=self.high)
+        if self.shaping == "VRA":
+            clipped = features.clamp(max=self.high)
+            return torch.where(features < self.low, torch.zeros_like(features), clipped)
+        if self.shaping == "ASH" or self.shaping == "Scale":
+            values, kept = features.topk(features.size(1) - self.n_pruned, dim=1)
+            before, after = features.sum(1, keepdim=True), values.sum(1, keepdim=True)
+            empty = (before == 0) & (after == 0)
+            factor = torch.exp(torch.where(empty, torch.ones_like(before), before / after))
+            if self.shaping == "Scale":
+                return features * factor
+            return torch.zeros_like(features).scatter(1, kept, values * factor)
+        return features
+
+    def gen(self, logits: Tensor) -> Tensor:
+        """Return the generalised entropy, through logarithms as skdice computes it."""
+        n_classes = logits.size(1)
+        if n_classes == 1:
+            return torch.zeros_like(logits[:, 0])
+        n_top = min(self.gen_top_classes, n_classes)
+        ordered = logits.sort(dim=1, descending=True).values
+        top, others = ordered[:, :1], ordered[:, 1:]
+        rest = others.logsumexp(1, keepdim=True) - top
+        log_total = torch.log1p(rest.exp())
+        log_p = others[:, : n_top - 1] - top - log_total
+        terms = torch.exp(self.gen_gamma * (log_p + torch.log1p(-log_p.exp())))
+        first = torch.exp(self.gen_gamma * (rest - 2 * log_total))
+        return -(terms.sum(1) + first[:, 0])

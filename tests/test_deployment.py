@@ -1,0 +1,155 @@
+"""The detector as a torch module: eager, scripted, exported and in ONNX Runtime."""
+
+import copy
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from sklearn.preprocessing import FunctionTransformer
+from torch import nn
+
+from skdice import DICEDetector, LinearHead
+from skdice.extraction import attach, extract_features
+from skdice.shaping import ASH, VRA, ReAct, Scale
+
+# Of the exporter itself.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*treespec.*:FutureWarning", "ignore::DeprecationWarning", "ignore:.*torch.jit.script"
+)
+
+SETTINGS = [
+    {},
+    {"sparsity": 0, "score_func": "msp"},
+    {"sparsity": 0.5, "score_func": "max_logit"},
+    {"score_func": "gen"},
+    {"shaping": ReAct()},
+    {"shaping": ReAct(threshold=0.5)},
+    {"shaping": VRA()},
+    {"shaping": ASH(0.5)},
+    {"shaping": Scale(0.5)},
+]
+
+
+def rows_of(X, dtype):
+    return torch.from_numpy(X.astype(dtype))
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_module_gives_the_scores_of_the_detector(small, settings, dtype):
+    head, X = small
+    X = X.astype(dtype)
+    detector = DICEDetector(head, **settings).fit(X)
+    module = detector.to_torch()
+    expected = detector.score_samples(X)
+    for form in (module, torch.jit.script(module)):
+        scores = form(rows_of(X, dtype)).numpy()
+        assert scores.dtype == dtype
+        np.testing.assert_allclose(scores, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
+        # Rows next to the threshold may fall on either side by rounding.
+        clear = np.abs(expected - detector.offset_) > 1e-4
+        flagged = form.is_ood(rows_of(X, dtype)).numpy()
+        np.testing.assert_array_equal(flagged[clear], (detector.predict(X) == -1)[clear])
+    assert "threshold" in dict(module.named_buffers())
+    assert float(module.threshold) == detector.offset_
+    half = module(rows_of(X, "float16"))
+    assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_onnx_gives_the_scores_of_the_detector(small, settings, tmp_path):
+    head, X = small
+    X = X.astype(np.float32)
+    detector = DICEDetector(head, **settings).fit(X)
+    scores = onnx_run(detector.to_torch(), rows_of(X[:8], "float32"), X, tmp_path)
+    np.testing.assert_allclose(scores[0], detector.score_samples(X), rtol=1e-5)
+
+
+def onnx_run(module, example, batch, folder):
+    """Export with a free number of rows, and run another batch in ONNX Runtime."""
+    path = folder / "module.onnx"
+    torch.onnx.export(
+        module,
+        (example,),
+        path,
+        input_names=["x"],
+        dynamo=True,
+        verbose=False,
+        dynamic_shapes=(({0: torch.export.Dim("n", min=2)},),)
+        if type(module).__name__ == "AttachedModule"
+        else ({0: torch.export.Dim("n", min=2)},),
+    )
+    return onnxruntime.InferenceSession(path).run(None, {"x": batch})
+
+
+def test_without_a_threshold_nothing_is_flagged(small):
+    head, X = small
+    module = DICEDetector(head).partial_fit(X).to_torch()
+    assert torch.isnan(module.threshold)
+    assert not module.is_ood(rows_of(X, "float64")).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score_func": lambda logits: logits[:, 0]}, "only the named scores"),
+        ({"shaping": FunctionTransformer()}, "only those of skdice.shaping"),
+    ],
+)
+def test_code_does_not_become_a_module(small, settings, message):
+    head, X = small
+    with pytest.raises(ValueError, match=message):
+        DICEDetector(head, **settings).fit(X).to_torch()
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU())
+        self.classifier = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x):
+        return self.classifier(self.body(x)).mean((2, 3))
+
+
+def linear():
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)
+    )
+
+
+@pytest.mark.parametrize("build", [linear, Convolutional])
+def test_attached_gives_logits_and_score_in_one_pass(build, tmp_path):
+    torch.manual_seed(0)
+    model, images = build().train(), torch.rand(40, 3, 8, 8)
+    state = copy.deepcopy(model.state_dict())
+    extraction = extract_features(model, images)
+    detector = DICEDetector(extraction.head, sparsity=0.3).fit(extraction.features)
+    attached = attach(model, detector)
+    with torch.no_grad():
+        logits, scores = attached(images)
+        np.testing.assert_array_equal(logits.numpy(), copy.deepcopy(model).eval()(images).numpy())
+    np.testing.assert_allclose(
+        scores.numpy(), detector.score_samples(extraction.features), rtol=1e-5
+    )
+    assert model.training
+    assert model.state_dict().keys() == state.keys()
+    in_onnx = onnx_run(attached, images[:4], images.numpy(), tmp_path)
+    np.testing.assert_allclose(in_onnx[0], logits.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(in_onnx[1], scores.numpy(), rtol=1e-5)
+
+
+def test_attach_to_a_linear_layer_alone(small):
+    _, X = small
+    layer = nn.Linear(12, 5).double()
+    detector = DICEDetector(LinearHead.from_torch(layer), sparsity=0).fit(X)
+    _, scores = attach(layer, detector)(rows_of(X, "float64"))
+    np.testing.assert_allclose(scores.detach().numpy(), detector.score_samples(X), rtol=1e-12)
+
+
+def test_attach_asks_for_the_layer_where_none_has_the_head(small):
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    with pytest.raises(ValueError, match=r"0 layers of the model .*\(none\); name the"):
+        attach(linear(), detector)
