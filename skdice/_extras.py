@@ -15,5 +15,5 @@ def import_extra(module: str, extra: str) -> Any:
         if error.name not in (module, module.partition(".")[0]):
             raise
         raise ImportError(
-            f"{module} is not installed: run pip install 'skdice[{extra}]'."
+            f"{module.partition('.')[0]} is not installed: run pip install 'skdice[{extra}]'."
         ) from error

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._head_files import pointwise, read_weight_and_bias
 from skdice._rows import check_rows, iterate_blocks, scoring_dtype
-from skdice.features._torch import tensor_to_numpy
+from skdice._tensors import tensor_to_numpy
 
 
 class LinearHead:

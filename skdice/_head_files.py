@@ -27,7 +27,7 @@ def read_weight_and_bias(
     weight, bias = (f"{prefix}.{part}" if prefix else part for part in ("weight", "bias"))
     archive = open_archive(path)
     if weight not in archive.members:
-        raise ValueError(f"{path} has no {weight!r}; {_layers(archive)}. Name one with prefix=")
+        raise ValueError(f"{path} has no {weight!r}; {_layers(archive, prefix)}")
     return (
         pointwise(_whole(archive, weight)),
         _whole(archive, bias) if bias in archive.members else None,
@@ -44,10 +44,13 @@ def _whole(archive: Archive, name: str) -> NDArray[Any]:
     return np.asarray(rows[0 : rows.shape[0]])
 
 
-def _layers(archive: Archive) -> str:
+def _layers(archive: Archive, prefix: str | None) -> str:
     layers = sorted(
         name.removesuffix(".weight") for name in archive.members if name.endswith(".weight")
     )
+    meant = [each for each in layers if prefix and each.endswith(f".{prefix}")]
+    if len(meant) == 1:
+        return f"did you mean prefix={meant[0]!r}?"
     if layers:
-        return f"layers in the file: {', '.join(layers)}"
+        return f"layers in the file: {', '.join(layers)}. Name one with prefix="
     return f"it has {', '.join(archive.shown_names()) or 'one array without a name'}"

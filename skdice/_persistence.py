@@ -129,6 +129,8 @@ def read_document(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    with path.open("rb"):  # says so where it may not be read
+        pass
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)

@@ -6,6 +6,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +48,16 @@ class LazyRows:
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Return consecutive rows."""
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise TypeError(
+                f"rows are read by slices of consecutive ones, such as rows[0:100], got {rows!r}; "
+                "np.asarray(rows) reads them all"
+            )
+        start, stop, _ = rows.indices(len(self))
+        return self._read(start, max(start, stop))
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from `start` to before `stop`, which are in bounds."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -84,8 +95,8 @@ class MappedRows(LazyRows):
         self._pages: mmap.mmap = array._mmap  # type: ignore[attr-defined]
         self._touched = 0
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        block = self._array[rows]
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        block = self._array[start:stop]
         self._touched += block.nbytes
         if self._touched > MAPPED_BYTES:
             self._touched = 0
@@ -108,17 +119,17 @@ class SelectedRows(LazyRows):
         self._source, self._indices = source, np.flatnonzero(selected)
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        wanted = self._indices[rows]
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        wanted = self._indices[start:stop]
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         # In pieces, as few selected rows may be spread over very many.
-        for start in range(0, len(wanted), MIN_BLOCK_ROWS):
-            piece = wanted[start : start + MIN_BLOCK_ROWS]
+        for done in range(0, len(wanted), MIN_BLOCK_ROWS):
+            piece = wanted[done : done + MIN_BLOCK_ROWS]
             for first in range(piece[0], piece[-1] + 1, MIN_BLOCK_ROWS):
                 here = (piece >= first) & (piece < first + MIN_BLOCK_ROWS)
                 if here.any():
                     block = np.asarray(self._source[first : first + MIN_BLOCK_ROWS])
-                    out[start : start + len(piece)][here] = block[piece[here] - first]
+                    out[done : done + len(piece)][here] = block[piece[here] - first]
         return out
 
 
@@ -151,6 +162,14 @@ def check_rows(X: Any, name: str = "X") -> Rows:
 
     Finiteness is checked block by block as the rows are read, where a bad row can be named.
     """
+    if isinstance(X, str | PathLike):
+        raise TypeError(
+            f"{name} is the path {str(X)!r}: open it with skdice.features.open_features"
+        )
+    if hasattr(X, "detach"):
+        from skdice._tensors import TensorRows
+
+        X = TensorRows(X)
     if not is_lazy(X):
         # A memmap in the right dtype comes through unread.
         array = check_array(X, dtype="numeric", ensure_all_finite=False, input_name=name)

@@ -22,8 +22,8 @@ from skdice._extraction_store import PartialStore
 from skdice._extras import import_extra
 from skdice._head import LinearHead
 from skdice._rows import Rows
+from skdice._tensors import tensor_to_numpy
 from skdice.features import open_features
-from skdice.features._torch import tensor_to_numpy
 
 __all__ = ["Extraction", "attach", "extract_features", "iterate_features"]
 

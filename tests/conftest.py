@@ -10,7 +10,6 @@ import pytest
 from skdice import LinearHead
 from skdice.datasets import load_fashion_mnist_ood
 
-
 # How long an example takes says nothing about what must be true.
 hypothesis.settings.register_profile("skdice", deadline=None)
 hypothesis.settings.load_profile("skdice")

@@ -1,7 +1,10 @@
+import io
 import json
 import re
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,7 +155,10 @@ def test_fit_calibrate_and_score_do_what_python_does(run, files, fashion):
         "det.safetensors",
     )
     assert (code, out) == (0, "")
-    assert re.fullmatch(r"fitted on 4,000 rows, kept 1,152 of 1,280 weights, thr.*\n", err)
+    assert re.fullmatch(
+        r"fitted on 4,000 rows for 10 classes x 128 features, kept 1,152 of 1,280 weights, thr.*\n",
+        err,
+    )
     fitted = skdice.load(files / "det.safetensors")
     assert fitted.offset_ == expected.offset_
     assert fitted.get_params()["verbose"] == 0
@@ -230,7 +236,7 @@ def test_evaluate_prints_a_table_json_and_a_picture(run, files, fashion):
     assert told["mean"]["auroc"] == pytest.approx(
         np.mean([each["auroc"] for each in told["sets"].values()])
     )
-    assert told["flagged_share"]["mnist"] == np.mean(outside < detector.offset_)
+    assert told["flagged"]["mnist"] == 100 * np.mean(outside < detector.offset_)
 
 
 def test_inspect(run, files):
@@ -247,7 +253,7 @@ def test_inspect(run, files):
     ("arguments", "message"),
     [
         ((*FIT, "--sparsity", 90, "-o", "x"), r"did you mean 0\.9\?"),
-        ((*FIT[:4], "-o", "x"), r"head.npz has no 'weight'; layers in the file: fc"),
+        ((*FIT[:4], "-o", "x"), r"has no 'weight'; layers in the file: fc. Name one with --layer"),
         ((*FIT[:3], "none.npz", "-o", "x"), "no such file: none.npz"),
         (("fit", "none.npy", *FIT[2:], "-o", "x"), "no such file: none.npy"),
         (("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x"), r"X has shape \(3000,\)"),
@@ -267,8 +273,11 @@ def test_inspect(run, files):
 )
 def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, message):
     DICEDetector("identity", sparsity=0).fit(np.ones((3, 2))).save(files / "bad.safetensors")
+    np.save(files / "nan.npy", [[1.0, 2.0], [np.nan, 0.0]])
+    before = (files / "train.npy").read_bytes()
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
+    assert (files / "train.npy").read_bytes() == before
     assert re.fullmatch(rf"skdice: .*{message}.*\n", err)
     assert not (files / "x").exists()
 
@@ -283,6 +292,52 @@ def test_warnings_are_one_line(run, files):
     assert code == 0
     assert err.startswith("skdice: warning: 1 of 3 classes")
     assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_leaves_nothing_behind(run, files, tmp_path, sent, code):
+    run(*FIT, "-o", "k.safetensors")
+    program = (
+        "import os, sys; from skdice import _scoring, cli;"
+        f"_scoring.check_finite = lambda *_: os.kill(os.getpid(), {int(sent)});"
+        "from skdice import _detector; _detector.check_finite = _scoring.check_finite;"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    (tmp_path / "s.npy").write_text("old")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "score",
+            "k.safetensors",
+            "train.npy",
+            "-o",
+            str(tmp_path / "s.npy"),
+        ],
+        cwd=files,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert done.stderr in ("", "skdice: interrupted\n")
+    assert [each.name for each in tmp_path.iterdir()] == ["s.npy"]
+    assert (tmp_path / "s.npy").read_text() == "old"
+
+
+def test_logits_are_not_pruned_unless_asked(run, files, fashion):
+    np.save(files / "logits.npy", fashion.id_test[:, :10])
+    run("fit", "logits.npy", "--head", "identity", "-o", "logits.safetensors")
+    assert skdice.load(files / "logits.safetensors").get_params()["sparsity"] == 0
+
+
+def test_standard_input_that_is_no_npy_file(run, files, monkeypatch):
+    run(*FIT, "-o", "n.safetensors")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a,b\n1,2\n")))
+    code, _, err = run("score", "n.safetensors", "-")
+    assert code == 2
+    assert "cannot read standard input, which must be a .npy file: " in err
 
 
 def test_in_a_shell_pipeline(run, files):

@@ -256,6 +256,47 @@ def test_more_shards_than_may_be_open(tmp_path):
     np.testing.assert_array_equal(whole(open_features(tmp_path, key="labels")), X[:, 0])
 
 
+def test_shards_without_leading_zeros_are_a_warning(tmp_path):
+    for number in range(11):
+        save_features(tmp_path / f"part-{number}.npy", X[number : number + 1])
+    with pytest.warns(UserWarning, match=r"part-0.npy, part-1.npy, \.\.\.: number the files"):
+        assert whole(open_features(tmp_path)).shape == (11, 6)
+
+
+@pytest.mark.parametrize("index", [5, slice(None, None, 2), slice(None, None, -1), [1, 2]])
+def test_lazy_rows_are_read_by_slices_of_consecutive_ones(tmp_path, index):
+    save_features(tmp_path / "f.parquet", X)
+    rows = open_features(tmp_path / "f.parquet")
+    with pytest.raises(TypeError, match="by slices of consecutive ones"):
+        rows[index]
+    np.testing.assert_array_equal(np.asarray(rows), X)
+    np.testing.assert_array_equal(rows[-3:], X[-3:])
+
+
+def test_the_name_of_the_features_is_taken(tmp_path):
+    with pytest.raises(ValueError, match="'features' is the name of X"):
+        save_features(tmp_path / "f.npz", X, features=X)
+
+
+def test_a_path_is_no_matrix(tmp_path):
+    for path in ("train.npy", tmp_path / "train.npy"):
+        with pytest.raises(TypeError, match=r"train\.npy': open it with skdice\.features\.open_f"):
+            DICEDetector(HEAD).fit(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_are_sources_of_rows(dtype):
+    tensor = torch.from_numpy(X).to(dtype).requires_grad_()
+    expected = DICEDetector(HEAD).fit(tensor.detach().to(torch.float64).numpy())
+    detector = DICEDetector(HEAD).fit(tensor)
+    np.testing.assert_allclose(detector.mean_activation_, expected.mean_activation_, rtol=1e-12)
+    np.testing.assert_allclose(
+        detector.score_samples(tensor),
+        expected.score_samples(tensor.detach().to(torch.float64).numpy()),
+        rtol=1e-5,
+    )
+
+
 def test_shards_that_do_not_fit(tmp_path):
     save_features(tmp_path / "a.npy", X)
     save_features(tmp_path / "b.npy", X[:, :3])

@@ -81,6 +81,13 @@ def test_bfloat16(tmp_path, suffix):
     assert LinearHead.from_file(path) == HEAD
 
 
+def test_the_layer_that_can_be_meant_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": {f"module.fc.{k}": v for k, v in STATE.items()}}, path)
+    with pytest.raises(ValueError, match=r"did you mean prefix='state_dict\.module\.fc'\?"):
+        LinearHead.from_file(path, prefix="fc")
+
+
 def test_nested_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.pth"
     nested = {"epoch": 3, "state_dict": {f"module.fc.{k}": v for k, v in STATE.items()}}

@@ -6,6 +6,8 @@ import json
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,38 +25,45 @@ from skdice.features._atomic import replacing
 def fit(arguments: Namespace) -> None:
     """Fit a detector on a feature file and save it."""
     head: Any = arguments.head
+    refuse_overwriting(arguments.output, arguments.features, head)
+    sparsity = 0.0 if head == "identity" else 0.7
     if head != "identity":
         head = LinearHead.from_file(head, prefix=arguments.layer)
     detector = DICEDetector(
         head,
-        sparsity=arguments.sparsity,
+        sparsity=sparsity if arguments.sparsity is None else arguments.sparsity,
         shaping=parse_shaping(arguments.shaping),
         score_func=arguments.score,
         contamination=arguments.contamination,
     )
     features = open_rows(arguments.features, arguments.key)
-    detector.set_params(verbose=arguments.verbose).fit(features)
+    with naming(arguments.features):
+        detector.set_params(verbose=arguments.verbose).fit(features)
     detector.set_params(verbose=0).save(arguments.output)
     report(
         arguments,
         {
             "output": str(arguments.output),
             "rows": detector.n_samples_seen_,
+            "classes": len(detector.mask_),
+            "features": detector.n_features_in_,
             "kept_weights": int(detector.mask_.sum()),
             "weights": detector.mask_.size,
             "threshold": detector.offset_,
         },
-        "fitted on {rows:,} rows, kept {kept_weights:,} of {weights:,} weights, threshold "
-        "{threshold:.6g}; wrote {output}",
+        "fitted on {rows:,} rows for {classes:,} classes x {features:,} features, kept "
+        "{kept_weights:,} of {weights:,} weights, threshold {threshold:.6g}; wrote {output}",
     )
 
 
 def calibrate(arguments: Namespace) -> None:
     """Set the threshold of a saved detector from held-out in-distribution rows."""
+    output = arguments.output or arguments.detector
+    refuse_overwriting(output, arguments.features)
     detector = load(arguments.detector)
     features = open_rows(arguments.features, arguments.key)
-    detector.set_params(verbose=arguments.verbose).calibrate(features, arguments.contamination)
-    output = arguments.output or arguments.detector
+    with naming(arguments.features):
+        detector.set_params(verbose=arguments.verbose).calibrate(features, arguments.contamination)
     detector.set_params(verbose=0).save(output)
     report(
         arguments,
@@ -65,8 +74,16 @@ def calibrate(arguments: Namespace) -> None:
 
 def score(arguments: Namespace) -> None:
     """Score a feature file, to a file or as lines of text."""
+    if arguments.output is not None:
+        refuse_overwriting(arguments.output, arguments.features, arguments.detector)
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
     features = open_rows(arguments.features, arguments.key)
+    with naming(arguments.features):
+        score_rows(arguments, detector, features)
+
+
+def score_rows(arguments: Namespace, detector: DICEDetector, features: Rows) -> None:
+    """Write the scores of rows to a file or to standard output."""
     if arguments.output is not None:
         n_rows = save_scores(arguments.output, detector, features)
         report(
@@ -93,16 +110,23 @@ def evaluate(arguments: Namespace) -> None:
     files = dict(parse_named(each) for each in arguments.ood)
     if len(files) < len(arguments.ood):
         raise ValueError("--ood was given the same name twice")
-    id_scores = detector.score_samples(open_rows(arguments.id, arguments.key))
-    ood_scores = {
-        name: detector.score_samples(open_rows(path, arguments.key)) for name, path in files.items()
-    }
+    if arguments.png is not None:
+        if arguments.png.suffix != ".png":
+            raise ValueError(f"cannot draw {arguments.png}: expected a name that ends in .png")
+        refuse_overwriting(arguments.png, arguments.detector, arguments.id, *files.values())
+
+    def scores_of(path: str) -> Any:
+        with naming(path):
+            return detector.score_samples(open_rows(path, arguments.key))
+
+    id_scores = scores_of(arguments.id)
+    ood_scores = {name: scores_of(path) for name, path in files.items()}
     row = {name: quality(id_scores, scores) for name, scores in ood_scores.items()}
     threshold = getattr(detector, "offset_", None)
     flagged = {}
     if threshold is not None:
         named = {"in-distribution": id_scores, **ood_scores}
-        flagged = {name: float(np.mean(each - threshold < 0)) for name, each in named.items()}
+        flagged = {name: 100 * float(np.mean(each - threshold < 0)) for name, each in named.items()}
     if arguments.png is not None:
         from skdice.plotting._histogram import draw_evaluation
 
@@ -119,13 +143,13 @@ def evaluate(arguments: Namespace) -> None:
             "convention": "in-distribution is positive; percent",
             "sets": {name: asdict(each) for name, each in row.items()},
             "mean": asdict(mean_quality(row)),
-            "flagged_share": flagged,
+            "flagged": flagged,
         }
         print(json.dumps(result, indent=2))
         return
     print(f"{CONVENTION}:\n\n{render({str(arguments.detector): row})}")
     if flagged:
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in flagged.items())
+        shares = ", ".join(f"{name} {share:.1f} %" for name, share in flagged.items())
         print(f"\nflagged as out-of-distribution: {shares}")
 
 
@@ -172,13 +196,34 @@ def open_rows(path: str, key: str | None) -> Rows:
         with spool.open("wb") as file:
             while content := sys.stdin.buffer.read(1 << 20):
                 file.write(content)
-        # The mapping outlives the name.
-        return open_features(spool, key)
+        try:
+            return open_features(spool, key)  # the mapping outlives the name
+        except ValueError as error:
+            message = str(error).replace(str(spool), "standard input, which must be a .npy file")
+            raise ValueError(message) from error
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put the name of the file before what is wrong with its rows."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
+    """Raise if the output is one of the inputs."""
+    for each in map(Path, inputs):
+        if output.exists() and each.exists() and output.samefile(each):
+            raise ValueError(f"the output {output} is an input, which would be lost")
 
 
 def parse_named(text: str) -> tuple[str, str]:
     """Split ``NAME=FILE``; without a name, the file's own is taken."""
     name, equals, path = text.partition("=")
+    if equals and not (name and path):
+        raise ValueError(f"--ood {text}: expected NAME=FILE")
     return (name, path) if equals else (Path(text).stem, text)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -20,6 +22,8 @@ from skdice.cli._demo import run_demo
 EXIT_USAGE = 2
 # What a shell reports for a program whose reader went away.
 EXIT_BROKEN_PIPE = 141
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 OVERVIEW = """\
 Out-of-distribution detection for any trained classifier, from its penultimate features and
@@ -33,7 +37,7 @@ its last linear layer.
 """
 FILES = """\
 Feature files are .npy, .npz, .safetensors, .h5, .zarr, .parquet, .pt, or a folder or quoted
-pattern of them, read in sorted order as one matrix; they are read block by block and may be
+pattern of them, read in sorted order as one matrix (so pad numbers with zeros); they are read block by block and may be
 larger than memory. A feature file named - is a .npy file on standard input.
 """
 
@@ -73,8 +77,7 @@ def build_parser() -> ArgumentParser:
     fit.add_argument(
         "--sparsity",
         type=float,
-        default=0.7,
-        help="fraction of the weights pruned, 0 to below 1 (default: %(default)s)",
+        help="fraction of the weights pruned, 0 to below 1 (default: 0.7; for logits 0)",
     )
     fit.add_argument("--score", choices=SCORES, default="energy", help="default: %(default)s")
     fit.add_argument(
@@ -107,7 +110,7 @@ def build_parser() -> ArgumentParser:
     _output(
         score,
         "a .npy file for the scores, or a .parquet file for score and label (default: a line per "
-        "row on standard output, score and label with a tab between)",
+        "row on standard output, score and label with a tab between; with --json an object per line)",
     )
     _common(score)
 
@@ -190,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 for an input error, which is told in one line on stderr.
     """
     arguments = build_parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        # What schedulers send: an exit that cleans up behind itself.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     arguments.verbose = int(sys.stderr.isatty() and not getattr(arguments, "quiet", False))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -200,8 +206,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader has all it wants; keep Python from complaining at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
+        except KeyboardInterrupt:
+            print("skdice: interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
         except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
+            for argument, option in (("prefix=", "--layer "), ("key=", "--key ")):
+                message = message.replace(argument, option)
             print(f"skdice: {message}", file=sys.stderr)
             return EXIT_USAGE
     return 0

@@ -56,9 +56,8 @@ class Archive:
             name = self._only_candidate() if key is None else key
             if name in self.members:
                 return self.members[name]()
-        raise ValueError(
-            f"{self.path} has no array {name!r}; it has {', '.join(self.shown_names())}"
-        )
+        names = ", ".join(self.shown_names()) or "one array without a name"
+        raise ValueError(f"{self.path} has no array {name!r}; it has {names}")
 
     def shown_names(self) -> list[str]:
         """Return the names for a message, cut where there are very many."""

@@ -19,7 +19,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}")
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     try:
         # The same name inside, as some libraries go by the ending.
         temporary = folder / path.name
@@ -30,5 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)  # a Zarr store is a folder, which cannot be replaced at once
         temporary.replace(path)
+    except OSError as error:
+        # Of the file that was asked for, not of the temporary one.
+        if error.filename is None or str(error.filename).startswith(str(folder)):
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

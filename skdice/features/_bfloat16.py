@@ -25,5 +25,5 @@ class BFloat16Rows(LazyRows):
         self.shape = bits.shape
         self._bits = bits
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        return (self._bits[rows].astype(np.uint32) << 16).view(np.float32)
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return (self._bits[start:stop].astype(np.uint32) << 16).view(np.float32)

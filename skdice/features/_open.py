@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,9 @@ def open_archive(path: Path) -> Archive:
         raise ValueError(f"cannot read {path}: expected an ending of {_known()}")
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    if path.is_file():
+        with path.open("rb"):  # says so where it may not be read, which some libraries do not
+            pass
     with clean_errors(path):
         return _READERS[path.suffix](path)
 
@@ -111,6 +116,14 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
     shards = sorted(each for each in shards if not each.name.startswith("."))
     if not shards:
         raise FileNotFoundError(f"no feature files in {path}: expected some that end in {_known()}")
+    by_number = sorted(shards, key=lambda each: [int(n) for n in re.findall(r"\d+", each.name)])
+    if by_number != shards and len({re.sub(r"\d+", "", each.name) for each in shards}) == 1:
+        warnings.warn(
+            f"the rows of {path} are in the sorted order of the file names, {shards[0].name}, "
+            f"{shards[1].name}, ...: number the files with leading zeros to have another",
+            UserWarning,
+            stacklevel=2,
+        )
     return ShardedRows(shards, partial(_open_shard, key=key))
 
 
@@ -123,4 +136,4 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _known() -> str:
-    return ", ".join(ending for ending in _READERS if ending != ".bin")
+    return ", ".join(_READERS)

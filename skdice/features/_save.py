@@ -59,6 +59,10 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
     path = Path(path)
     if path.suffix not in _WRITERS:
         raise ValueError(f"cannot write {path}: expected an ending of {', '.join(_WRITERS)}")
+    if FEATURES in beside:
+        raise ValueError(
+            f"{FEATURES!r} is the name of X in the file; store the other under another"
+        )
     arrays = {name: as_rows(rows) for name, rows in {FEATURES: X, **beside}.items()}
     for name, rows in arrays.items():
         if rows.shape[0] != arrays[FEATURES].shape[0]:

@@ -43,8 +43,7 @@ class SequentialRows(LazyRows):
         # The next row of the stream, what was read and not yet asked for, and what follows.
         self._position, self._held, self._chunks = 0, self._none, start()
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, _ = rows.indices(len(self))
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
         with self._lock, clean_errors(self._path):
             if start < self._position:
                 self._position, self._held, self._chunks = 0, self._none, self._start()

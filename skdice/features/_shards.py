@@ -46,8 +46,7 @@ class ShardedRows(LazyRows):
         self.shape = (self._ends[-1], *first[1:])
         self.dtype: np.dtype[Any] = np.result_type(*{dtype for _, dtype in shards})
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, _ = rows.indices(len(self))
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
         pieces = [np.empty((0, *self.shape[1:]), self.dtype)]
         while start < stop:
             index = bisect_right(self._ends, start)

@@ -11,39 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdice._extras import import_extra
-from skdice._rows import LazyRows, Rows, iterate_rows
+from skdice._rows import Rows, iterate_rows
+from skdice._tensors import TensorRows
 from skdice.features._archive import FEATURES, Archive
-
-
-class TensorRows(LazyRows):
-    """A source of rows over a torch tensor on the CPU.
-
-    Parameters
-    ----------
-    tensor : torch.Tensor
-        Of any numeric dtype; those that NumPy lacks are read as float32.
-    """
-
-    def __init__(self, tensor: Any) -> None:
-        self.shape = tuple(tensor.shape)
-        self._tensor = tensor.detach()
-        self.dtype = tensor_to_numpy(tensor[:0] if self.shape else tensor).dtype
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        return tensor_to_numpy(self._tensor[rows])
-
-
-def tensor_to_numpy(tensor: Any) -> NDArray[Any]:
-    """Return a torch tensor as an array; dtypes that NumPy lacks (bfloat16) as float32."""
-    tensor = tensor.detach().cpu()
-    try:
-        array: NDArray[Any] = tensor.numpy()
-    except TypeError:
-        array = tensor.float().numpy()
-    return array
 
 
 def read(path: Path) -> Archive:
