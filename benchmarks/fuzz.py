@@ -3,16 +3,18 @@
     python benchmarks/fuzz.py [--count 10000] [--seed 0] [--format .npy ...]
 
 Valid files of each built-in format are mutated at random (bits, bytes, numbers, cuts,
-repeats, splices). Each is opened and scored, or loaded, in a process whose address space
-may grow by 1 GB and whose every step may take ten seconds. Anything but a ValueError or an
-OSError is a failure: another exception, a crash, a hang, a MemoryError, or scores of the
-wrong shape. The file that was at work when a process died is kept.
+repeats, splices), and half of the detector files in their values, with a digest that fits.
+Each is opened and scored, or loaded, in a process whose address space may grow by 1 GB and
+whose every step may take ten seconds. Anything but a ValueError or an OSError is a failure:
+another exception, a crash, a hang, a MemoryError, or scores of the wrong shape. The file
+that was at work when a process died is kept. Needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import multiprocessing
 import random
 import resource
@@ -28,8 +30,8 @@ from pathlib import Path
 import numpy as np
 
 import skdice
-from skdice import DICEDetector, LinearHead
-from skdice.features import open_features, save_features
+from skdice import DICEDetector, LinearHead, _persistence
+from skdice.features import _safetensors, open_features, save_features
 from skdice.shaping import ReAct
 
 FORMATS = (".npy", ".npz", ".safetensors", "detector")
@@ -98,12 +100,40 @@ def mutated(content: bytes, others: list[bytes], rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def redigested(content: bytes, rng: random.Random) -> bytes:
+    """Return a detector file with one value of its document changed and a digest that fits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seed.safetensors"
+        path.write_bytes(content)
+        document, arrays = _persistence._read(path)
+        place: object = document
+        while isinstance(place, dict) and place:
+            parent, key = place, rng.choice(list(place))
+            place = place[key]
+        parent[key] = rng.choice(
+            (None, 0, -1, 1 << 40, 0.5, 99, "abc", {"float": "nan"}, {"float": "inf"}, [], {}, True)
+        )
+        if rng.random() < 0.3:
+            name = rng.choice(list(arrays))
+            arrays[name] = rng.choice(
+                (arrays[name][:1], arrays[name].astype(np.float32), arrays[name] * np.nan)
+            )
+        text = json.dumps(document)
+        metadata = {"skdice": text, "sha256": _persistence._digest(text, arrays)}
+        _safetensors.write(path, dict(arrays), metadata)
+        return path.read_bytes()
+
+
 def run_one(kind: str, path: Path, detector: DICEDetector) -> str:
     """Open and score, or load, one file; return what became of it."""
     try:
         if kind == "detector":
-            loaded = skdice.load(path)
-            loaded.decision_function(np.ones((2, 6)))
+            loaded = skdice.load(path).set_params(verbose=0)
+            if hasattr(loaded, "offset_"):
+                loaded.decision_function(np.ones((2, 6)))
+            scores = loaded.score_samples(np.ones((2, 6)))
+            if scores.shape != (2,) or not np.isfinite(scores).all():
+                raise AssertionError(f"scores {scores}")
         else:
             rows = open_features(path)
             scores = detector.score_samples(rows)
@@ -125,7 +155,11 @@ def worker(kind: str, count: int, seed: int, path: Path, results: object) -> Non
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     ends: Counter[str] = Counter()
     for _ in range(count):
-        path.write_bytes(mutated(rng.choice(contents), contents, rng))
+        content = rng.choice(contents)
+        if kind == "detector" and rng.random() < 0.5:
+            path.write_bytes(redigested(content, rng))
+        else:
+            path.write_bytes(mutated(content, contents, rng))
         signal.alarm(SECONDS_EACH)
         ends[run_one(kind, path, detector)] += 1
         signal.alarm(0)

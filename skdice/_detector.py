@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import column_or_1d, get_tags
@@ -30,7 +30,13 @@ from skdice._rows import (
     scoring_dtype,
 )
 from skdice._scores import SCORES
-from skdice._scoring import BlockFunction, block_scorer, check_finite, masked_layer
+from skdice._scoring import (
+    BlockFunction,
+    block_scorer,
+    check_finite,
+    fitted_shaping,
+    masked_layer,
+)
 from skdice._sklearn import (
     Interval,
     InvalidParameterError,
@@ -250,7 +256,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
                     )
                 rows = SelectedRows(rows, inliers)
             mean = self._accumulate(RunningMean(rows.shape[1]), rows)
-            shaping = None if self.shaping is None else clone(self.shaping).fit(rows, None)
+            shaping = fitted_shaping(self.shaping, rows, self.verbose)
             self._set_state(head, mean, shaping)
             self.offset_ = score_threshold(self._score(rows), self.contamination)
         return self
@@ -295,9 +301,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             if mean.n_rows == 0:  # outliers alone, so far
                 return self
             # What learns nothing needs one row for its number of features.
-            shaping = None
-            if self.shaping is not None:
-                shaping = clone(self.shaping).fit(np.asarray(self._running_mean.mean()[None]), None)
+            shaping = fitted_shaping(self.shaping, mean.mean()[None])
             self._set_state(head, mean, shaping)
             # A threshold from before belongs to another mask.
             if hasattr(self, "offset_"):

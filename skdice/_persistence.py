@@ -141,6 +141,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         document: dict[str, Any] = json.loads(metadata["skdice"])
         if document.get("kind") != KIND:
             raise ValueError(f"it holds a {document.get('kind')!r}, expected {KIND!r}")
+        if not isinstance(document["schema"], int) or document["schema"] < 1:
+            raise ValueError(f"its schema is {document['schema']!r}, expected a number from 1")
         if document["schema"] > SCHEMA:
             raise ValueError(
                 f"it has schema {document['schema']}, written by skdice "
@@ -165,28 +167,53 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
     )
     validate_parameters(detector)
     resolved = detector._resolve_head(n_features)
-    mask = arrays["mask"]
-    if mask.shape != resolved.weight.shape or mask.dtype != np.bool_:
-        raise ValueError(f"its mask is {mask.dtype} {mask.shape}, not that of {resolved}")
-    if not isinstance(fitted["n_samples_seen"], int):
-        raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}, expected an int")
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "mask": (np.dtype(np.bool_), resolved.weight.shape)
+    }
+    for name in ("mean_activation", "activation_total", "activation_error"):
+        shapes[name] = (np.dtype(np.float64), (n_features,))
+    for name, (dtype, shape) in shapes.items():
+        array = arrays[name]
+        if (array.dtype, array.shape) != (dtype, shape):
+            raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"its {name} is not finite")
+    names = fitted["feature_names"]
+    if names is not None and (
+        len(names) != n_features or not all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
+    if not isinstance(fitted["n_samples_seen"], int) or fitted["n_samples_seen"] < 1:
+        raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}")
     mean = RunningMean(n_features)
     mean.n_rows = fitted["n_samples_seen"]
     mean.total, mean.error = arrays["activation_total"], arrays["activation_error"]
     detector.n_features_in_ = n_features
-    if fitted["feature_names"] is not None:
-        detector.feature_names_in_ = np.array(fitted["feature_names"], dtype=object)
+    if names is not None:
+        detector.feature_names_in_ = np.array(names, dtype=object)
+    shaping = _decode_shaping(fitted["shaping"])
+    if getattr(shaping, "n_features_in_", n_features) != n_features:
+        raise ValueError(f"its shaping was fitted on {shaping.n_features_in_!r} features")
     detector._set_fitted(
         resolved,
         mean,
         arrays["mean_activation"],
-        mask,
-        _decode(fitted["contribution_threshold"]),
-        _decode_shaping(fitted["shaping"]),
+        arrays["mask"],
+        _number("contribution_threshold", fitted["contribution_threshold"]),
+        shaping,
     )
     if fitted["offset"] is not None:
-        detector.offset_ = _decode(fitted["offset"])
+        detector.offset_ = _number("offset", fitted["offset"])
+        if not math.isfinite(detector.offset_):
+            raise ValueError(f"its offset is {detector.offset_}")
     return detector
+
+
+def _number(name: str, encoded: Any) -> float:
+    value = _decode(encoded)
+    if not isinstance(value, float) or math.isnan(value):
+        raise ValueError(f"its {name} is {value!r}, expected a number")
+    return value
 
 
 def _encode(value: Any) -> Any:
@@ -225,10 +252,14 @@ def _decode_shaping(encoded: dict[str, Any] | None) -> Any:
         return None
     parameters = {key: _decode(value) for key, value in encoded["parameters"].items()}
     shaping = _SHAPINGS[encoded["class"]](**parameters)
+    validate_parameters(shaping)
     for key, value in encoded["fitted"].items():
-        if not key.endswith("_") or key.startswith("_"):
+        if key == "n_features_in_" and isinstance(value, int):
+            setattr(shaping, key, value)
+        elif key in ("threshold_", "alpha_", "beta_"):
+            setattr(shaping, key, _number(key, value))
+        else:
             raise ValueError(f"{key!r} is no fitted attribute of a {encoded['class']}")
-        setattr(shaping, key, _decode(value))
     return shaping
 
 

@@ -32,17 +32,16 @@ def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Arr
 def _column_sums(block: FloatArray) -> tuple[Float64Array, Float64Array]:
     """Return the float64 column sums of a few rows, and what is missing from them.
 
-    Every value is cut into a high part, a multiple of one power of two for all of them,
-    and the rest. The high parts add up without any rounding; the rests are so small that
+    Every value is cut into a high part, a multiple of one power of two for all of its
+    column, and the rest. The high parts add up without any rounding; the rests are so small that
     theirs is of no account (Rump, Ogita & Oishi, "Accurate floating-point summation",
     SIAM J. Sci. Comput. 2008).
     """
     values = block.astype(np.float64)
-    largest = float(max(values.max(), -values.min()))
-    n_bits = int(np.frexp(largest)[1]) + len(block).bit_length() + 1
-    if n_bits > 1023:  # next to the end of float64, where no power of two is left
-        return np.add.reduce(values, axis=0), np.zeros(block.shape[1])
-    unit = 2.0**n_bits
+    largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+    # Next to the end of float64 no power of two is left: there the sum is a plain one.
+    n_bits = np.minimum(np.frexp(largest)[1] + len(block).bit_length() + 1, 1023)
+    unit = np.ldexp(1.0, n_bits)
     high = values + unit
     high -= unit
     values -= high
@@ -155,7 +154,9 @@ def quantiles(
     dtype = scoring_dtype(X.dtype)
     if len(block_slices(X.shape[0], X.shape[1] * dtype.itemsize, batch_size)) == 1:
         # One block: NumPy selects in it at once.
-        ((_, block),) = iterate_blocks(X, batch_size=batch_size)
+        ((_, block),) = iterate_blocks(
+            X, batch_size=batch_size, description="quantile", verbose=verbose
+        )
         return [float(np.quantile(block.ravel(), float(each))) for each in q]
     last = X.shape[0] * X.shape[1] - 1
     positions = [last * float(each) for each in q]

@@ -128,7 +128,9 @@ class SelectedRows(LazyRows):
             for first in range(piece[0], piece[-1] + 1, MIN_BLOCK_ROWS):
                 here = (piece >= first) & (piece < first + MIN_BLOCK_ROWS)
                 if here.any():
-                    block = np.asarray(self._source[first : first + MIN_BLOCK_ROWS])
+                    # Not beyond the piece: a stream would have to start again for the next.
+                    end = min(first + MIN_BLOCK_ROWS, int(piece[-1]) + 1)
+                    block = np.asarray(self._source[int(first) : end])
                     out[done : done + len(piece)][here] = block[piece[here] - first]
         return out
 

@@ -7,13 +7,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
+from skdice._rows import Rows
 from skdice._scores import SCORES
 from skdice.engines import dense_logits
 from skdice.shaping import Shaping
 
 FloatArray = NDArray[np.floating[Any]]
 BlockFunction = Callable[[FloatArray], FloatArray]
+
+
+def fitted_shaping(shaping: Any, rows: Rows, verbose: int | bool = 0) -> Any:
+    """Return a clone of a shaping, fitted on rows; None for None."""
+    if shaping is None:
+        return None
+    shaping = clone(shaping)
+    return (
+        shaping.fit_rows(rows, verbose=verbose)
+        if isinstance(shaping, Shaping)
+        else shaping.fit(rows, None)
+    )
 
 
 def masked_layer(

@@ -42,8 +42,12 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         self
         """
+        return self.fit_rows(X)
+
+    def fit_rows(self, X: Any, *, verbose: int | bool = 0) -> Self:
+        """Learn as in `fit`, with a progress bar per pass where `verbose` is above 0."""
         validate_parameters(self)
-        self._fit(self._validate(X, reset=True))
+        self._fit(self._validate(X, reset=True), verbose)
         return self
 
     def transform(self, X: ArrayLike) -> FloatArray:
@@ -85,9 +89,9 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
         return rows
 
-    def _fit(self, X: Rows) -> None:
+    def _fit(self, X: Rows, verbose: int | bool) -> None:
         # Nothing to learn, but bad rows are refused here as everywhere.
-        for _ in iterate_blocks(X):
+        for _ in iterate_blocks(X, description="shaping", verbose=verbose):
             pass
 
     def __sklearn_tags__(self) -> Any:
@@ -138,11 +142,11 @@ class ReAct(Shaping):
         self.quantile = quantile
         self.threshold = threshold
 
-    def _fit(self, X: Rows) -> None:
+    def _fit(self, X: Rows, verbose: int | bool) -> None:
         if self.threshold is None:
-            (self.threshold_,) = quantiles(X, [self.quantile])
+            (self.threshold_,) = quantiles(X, [self.quantile], verbose=verbose)
         else:
-            super()._fit(X)
+            super()._fit(X, verbose)
             self.threshold_ = float(self.threshold)
 
     def shape_block(self, block: FloatArray) -> FloatArray:
@@ -212,14 +216,14 @@ class VRA(Shaping):
         self.alpha = alpha
         self.beta = beta
 
-    def _fit(self, X: Rows) -> None:
+    def _fit(self, X: Rows, verbose: int | bool) -> None:
         fixed = (self.alpha, self.beta)
         wanted = (self.lower_quantile, self.upper_quantile)
         sought = [q for q, value in zip(wanted, fixed, strict=True) if value is None]
         if sought:
-            learned = iter(quantiles(X, sought))
+            learned = iter(quantiles(X, sought, verbose=verbose))
         else:
-            super()._fit(X)
+            super()._fit(X, verbose)
             learned = iter(())
         alpha, beta = (next(learned) if value is None else float(value) for value in fixed)
         self._check_order(alpha, beta)

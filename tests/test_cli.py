@@ -260,6 +260,7 @@ def test_inspect(run, files):
         ((*FIT, "--shaping", "relu", "-o", "x"), "expected one of ash, react, scale, vra"),
         ((*FIT, "--shaping", "react:q=1", "-o", "x"), "names quantile, threshold"),
         ((*FIT, "-o", "no/where"), "no such folder: no"),
+        (("evaluate", "bad.safetensors", "--id", "nan.npy", "--ood", "in-distribution=x"), "taken"),
         (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or no det"),
         (("score", "none", "train.npy"), "no such file: none"),
         (("inspect", "mnist.safetensors"), "holds no skdice detector"),

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import pickle
 
 import numpy as np
@@ -105,6 +106,28 @@ def test_feature_names_and_the_identity_head_survive(small, path):
     assert list(loaded.feature_names_in_) == list(frame.columns)
     with pytest.raises(ValueError, match="feature names should match"):
         loaded.predict(frame[frame.columns[::-1]])
+
+
+def test_a_link_keeps_pointing_and_a_file_keeps_its_permissions(small, tmp_path):
+    head, X = small
+    target, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
+    DICEDetector(head).fit(X).save(target)
+    target.chmod(0o600)
+    link.symlink_to(target)
+    DICEDetector(head).fit(X[:50]).save(link)
+    assert link.is_symlink()
+    assert skdice.load(target).n_samples_seen_ == 50
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_only_regular_files_are_replaced(small, tmp_path):
+    head, X = small
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, message in (("pipe", "no regular file"), ("folder", "it is a folder")):
+        with pytest.raises(ValueError, match=message):
+            DICEDetector(head).fit(X).save(tmp_path / name)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_the_file_says_what_it_is(small, path):
@@ -213,7 +236,17 @@ def test_a_newer_schema_is_refused(small, path):
         (lambda d: d["parameters"].update(evil=1), None, "unexpected keyword argument 'evil'"),
         (lambda d: d["parameters"].pop("sparsity") and d.pop("fitted"), None, "fitted"),
         (lambda d: d.update(shaping={"class": "os.system"}), None, "os.system|parameters"),
-        (lambda d: d["fitted"].update(n_samples_seen="many"), None, "n_samples_seen"),
+        (lambda d: d["fitted"].update(n_samples_seen="many"), None, "n_samples_seen is 'many'"),
+        (lambda d: d["fitted"].update(n_samples_seen=0), None, "n_samples_seen is 0"),
+        (lambda d: d["fitted"].update(offset="abc"), None, "offset is 'abc', expected a number"),
+        (lambda d: d["fitted"].update(offset={"float": "nan"}), None, "offset is nan"),
+        (lambda d: d["fitted"].update(feature_names=["a"]), None, "1 feature names, expected 12"),
+        (lambda d: d["fitted"]["shaping"]["fitted"].update(threshold_="a"), None, "threshold_ is"),
+        (lambda d: d["fitted"]["shaping"]["fitted"].update(fit="a"), None, "'fit' is no fitted at"),
+        (lambda d: d["shaping"]["parameters"].update(quantile=99), None, "did you mean 0.99"),
+        (lambda d: d.update(schema=-5), None, "schema is -5"),
+        (lambda d: None, {"activation_total": np.ones(3)}, r"activation_total is float64 \(3,\)"),
+        (lambda d: None, {"mean_activation": np.full(12, np.nan)}, "mean_activation is not finite"),
         (lambda d: None, {"mask": np.ones((3, 3), bool)}, r"its mask is bool \(3, 3\)"),
         (lambda d: None, {"weight": np.full((5, 12), np.nan)}, "weight contains nan"),
         (lambda d: None, {"mean_activation": np.ones(7)}, "expects 12"),
@@ -221,7 +254,7 @@ def test_a_newer_schema_is_refused(small, path):
 )
 def test_files_made_up_with_a_fitting_digest_are_refused(small, path, change, arrays, message):
     head, X = small
-    DICEDetector(head).fit(X).save(path)
+    DICEDetector(head, shaping=ReAct()).fit(X).save(path)
     rewrite(path, change, arrays)
     with pytest.raises(ValueError, match=message):
         skdice.load(path)

@@ -84,6 +84,18 @@ def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(dtype, 
     np.testing.assert_allclose(whole.mean(), fsum(X[:, 0].astype(float)) / len(X), rtol=1e-12)
 
 
+def test_mean_of_a_column_does_not_depend_on_its_neighbours():
+    rng = np.random.default_rng(9)
+    X = rng.normal(size=(3000, 2)) * np.array([1e25, 1.0])
+    X[:, 1] -= X[:, 1].mean() - 1e-6
+    whole, parts = RunningMean(2), RunningMean(2)
+    whole.add(X)
+    for block in np.split(X, [7, 1500]):
+        parts.add(block)
+    np.testing.assert_allclose(parts.mean(), whole.mean(), rtol=1e-12)
+    np.testing.assert_allclose(whole.mean()[1], fsum(X[:, 1]) / len(X), rtol=1e-12)
+
+
 @given(st.integers(1, 400), st.floats(0, 0.5, exclude_min=True), st.randoms())
 def test_threshold_flags_exactly_the_share(n, contamination, random):
     scores = np.array(random.sample(range(10 * n), n), dtype=float)

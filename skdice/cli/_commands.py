@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 
 from skdice import DICEDetector, LinearHead, load, shaping
+from skdice._extras import import_extra
 from skdice._persistence import read_document
 from skdice._rows import Rows
 from skdice.cli._quality import CONVENTION, mean_quality, quality, render
 from skdice.features import open_features, save_scores
-from skdice.features._atomic import replacing
+from skdice.features._atomic import check_output, replacing
+
+# Among the sets of an evaluation.
+ID_NAME = "in-distribution"
 
 
 def fit(arguments: Namespace) -> None:
@@ -113,6 +117,7 @@ def evaluate(arguments: Namespace) -> None:
     if arguments.png is not None:
         if arguments.png.suffix != ".png":
             raise ValueError(f"cannot draw {arguments.png}: expected a name that ends in .png")
+        import_extra("matplotlib", "plot")  # before the work, not after it
         refuse_overwriting(arguments.png, arguments.detector, arguments.id, *files.values())
 
     def scores_of(path: str) -> Any:
@@ -125,8 +130,21 @@ def evaluate(arguments: Namespace) -> None:
     threshold = getattr(detector, "offset_", None)
     flagged = {}
     if threshold is not None:
-        named = {"in-distribution": id_scores, **ood_scores}
+        named = {ID_NAME: id_scores, **ood_scores}
         flagged = {name: 100 * float(np.mean(each - threshold < 0)) for name, each in named.items()}
+    if arguments.json:
+        result = {
+            "convention": "in-distribution is positive; percent",
+            "sets": {name: asdict(each) for name, each in row.items()},
+            "mean": asdict(mean_quality(row)),
+            "flagged": flagged,
+        }
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"{CONVENTION}:\n\n{render({str(arguments.detector): row})}")
+        if flagged:
+            shares = ", ".join(f"{name} {share:.1f} %" for name, share in flagged.items())
+            print(f"\nflagged as out-of-distribution: {shares}")
     if arguments.png is not None:
         from skdice.plotting._histogram import draw_evaluation
 
@@ -138,19 +156,6 @@ def evaluate(arguments: Namespace) -> None:
                 ood_scores=ood_scores,
                 threshold=threshold,
             )
-    if arguments.json:
-        result = {
-            "convention": "in-distribution is positive; percent",
-            "sets": {name: asdict(each) for name, each in row.items()},
-            "mean": asdict(mean_quality(row)),
-            "flagged": flagged,
-        }
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{CONVENTION}:\n\n{render({str(arguments.detector): row})}")
-    if flagged:
-        shares = ", ".join(f"{name} {share:.1f} %" for name, share in flagged.items())
-        print(f"\nflagged as out-of-distribution: {shares}")
 
 
 def inspect(arguments: Namespace) -> None:
@@ -213,7 +218,8 @@ def naming(path: str) -> Iterator[None]:
 
 
 def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
-    """Raise if the output is one of the inputs."""
+    """Raise if nothing can be written there, or if it is one of the inputs."""
+    check_output(output)
     for each in map(Path, inputs):
         if output.exists() and each.exists() and output.samefile(each):
             raise ValueError(f"the output {output} is an input, which would be lost")
@@ -221,7 +227,11 @@ def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
 
 def parse_named(text: str) -> tuple[str, str]:
     """Split ``NAME=FILE``; without a name, the file's own is taken."""
+    if Path(text).exists():  # an equals sign may be part of its path
+        return Path(text).stem, text
     name, equals, path = text.partition("=")
+    if name == ID_NAME:
+        raise ValueError(f"--ood {text}: the name {ID_NAME} is taken")
     if equals and not (name and path):
         raise ValueError(f"--ood {text}: expected NAME=FILE")
     return (name, path) if equals else (Path(text).stem, text)

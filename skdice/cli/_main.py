@@ -37,8 +37,9 @@ its last linear layer.
 """
 FILES = """\
 Feature files are .npy, .npz, .safetensors, .h5, .zarr, .parquet, .pt, or a folder or quoted
-pattern of them, read in sorted order as one matrix (so pad numbers with zeros); they are read block by block and may be
-larger than memory. A feature file named - is a .npy file on standard input.
+pattern of them, read as one matrix in the sorted order of their names (so pad numbers with
+zeros). They are read block by block and may be larger than memory. A feature file named - is
+a .npy file on standard input.
 """
 
 
@@ -110,7 +111,8 @@ def build_parser() -> ArgumentParser:
     _output(
         score,
         "a .npy file for the scores, or a .parquet file for score and label (default: a line per "
-        "row on standard output, score and label with a tab between; with --json an object per line)",
+        "row on standard output, score and label with a tab between; with --json an "
+        "object per line)",
     )
     _common(score)
 
@@ -201,7 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             arguments.run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None where the shell closed it
+                sys.stdout.flush()
         except BrokenPipeError:
             # The reader has all it wants; keep Python from complaining at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows import LazyRows
+from skdice._rows import LazyRows, Rows, as_rows
 
 
 class BFloat16Rows(LazyRows):
@@ -15,15 +15,15 @@ class BFloat16Rows(LazyRows):
 
     Parameters
     ----------
-    bits : ndarray, uint16
+    bits : source of rows, uint16
         The upper halves of the float32 numbers.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, bits: NDArray[np.uint16]) -> None:
+    def __init__(self, bits: Rows) -> None:
         self.shape = bits.shape
-        self._bits = bits
+        self._bits = as_rows(bits)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
-        return (self._bits[start:stop].astype(np.uint32) << 16).view(np.float32)
+        return (np.asarray(self._bits[start:stop]).astype(np.uint32) << 16).view(np.float32)

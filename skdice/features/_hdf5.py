@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from skdice._extras import import_extra
 from skdice._rows import Rows, iterate_rows
 from skdice.features._archive import Archive
+from skdice.features._library import LibraryRows
 
 
 def read(path: Path) -> Archive:
-    """Return the numeric datasets of an HDF5 file; those in groups by their path."""
+    """Return the datasets of numbers or text in an HDF5 file; those in groups by their path."""
     h5py = import_extra("h5py", "hdf5")
     file = h5py.File(path, "r")
-    names: list[str] = []
+    members: dict[str, Any] = {}
 
-    def note(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape:
-            names.append(name)
+    def note(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or not item.shape:
+            return
+        if item.dtype.kind in "fiub":
+            members[name] = partial(LibraryRows, path, item)
+        elif h5py.check_string_dtype(item.dtype):
+            # Ids, which are few enough to hold.
+            members[name] = partial(_text, item)
 
     file.visititems(note)
-    return Archive(path, {name: partial(file.__getitem__, name) for name in names})
+    return Archive(path, members)
+
+
+def _text(dataset: Any) -> Rows:
+    return np.asarray(dataset.asstr()[:], dtype=str)
 
 
 def write(path: Path, arrays: dict[str, Rows]) -> None:
@@ -29,8 +42,10 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
     h5py = import_extra("h5py", "hdf5")
     with h5py.File(path, "w") as file:
         for name, rows in arrays.items():
-            dataset = file.create_dataset(name, shape=rows.shape, dtype=rows.dtype)
+            is_text = rows.dtype.kind == "U"
+            dtype = h5py.string_dtype() if is_text else rows.dtype
+            dataset = file.create_dataset(name, shape=rows.shape, dtype=dtype)
             start = 0
             for block in iterate_rows(rows):
-                dataset[start : start + len(block)] = block
+                dataset[start : start + len(block)] = block.astype(object) if is_text else block
                 start += len(block)

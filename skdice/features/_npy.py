@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from skdice._rows import Rows, iterate_rows
 from skdice.features._archive import Archive
+from skdice.features._column_major import ColumnMajorRows
 
 # Of plain numbers; those of many named fields, which may be longer, are no features.
 MAX_HEADER_BYTES = 1 << 16
@@ -49,8 +50,8 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def map_array(
     path: Path, offset: int, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Map an array that lies uncompressed in a file, read-only."""
+) -> NDArray[Any] | ColumnMajorRows:
+    """Map an array that lies uncompressed in a file, read-only; column-major ones are read."""
     n_values = 1
     for length in shape:  # in Python's integers, which do not overflow
         n_values *= length
@@ -61,7 +62,10 @@ def map_array(
         raise ValueError(f"it is truncated: {missing} bytes are missing")
     if n_values == 0:
         return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+    if fortran and len(shape) == 2 and min(shape) > 1:
+        return ColumnMajorRows(path, path.open("rb"), offset, shape, dtype)
+    mapped: NDArray[Any] = np.memmap(path, dtype, "r", offset, shape)
+    return mapped
 
 
 def write(path: Path, arrays: dict[str, Rows]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skdice._rows import Rows
 from skdice.features._archive import Archive
+from skdice.features._column_major import ColumnMajorRows
 from skdice.features._npy import map_array, read_header, write_array
 from skdice.features._sequential import SequentialRows, chunk_rows
 
@@ -41,8 +42,8 @@ def _open_member(path: Path, info: zipfile.ZipInfo) -> Rows:
             raise ValueError(
                 f"{info.filename} has {info.file_size} bytes, its header asks for {size}"
             )
-        if fortran and info.compress_type != zipfile.ZIP_STORED and len(shape) > 1:
-            return _spooled(file, shape, dtype)
+        if fortran and info.compress_type != zipfile.ZIP_STORED and len(shape) == 2:
+            return _spooled(path, file, shape, dtype)
     if info.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as raw:
             raw.seek(info.header_offset)
@@ -67,13 +68,14 @@ def _stream(
             yield np.frombuffer(content, dtype).reshape(n_rows, *shape[1:])
 
 
-def _spooled(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _spooled(
+    path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> ColumnMajorRows:
     """Unpack column-major data, whose rows no stream can give, into an unnamed file."""
-    with tempfile.TemporaryFile() as spool:
-        while content := file.read(1 << 20):
-            spool.write(content)
-        spool.flush()
-        return np.memmap(spool, dtype, "r", 0, shape, "F")
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed, and gone, with the source
+    while content := file.read(1 << 20):
+        spool.write(content)
+    return ColumnMajorRows(path, spool, 0, shape, dtype)
 
 
 def write(path: Path, arrays: dict[str, Rows]) -> None:

@@ -26,6 +26,9 @@ _READERS: dict[str, Callable[[Path], Archive]] = {
     ".bin": _torch.read,
 }
 
+# In a folder; a .bin may be anything.
+_SHARDS = _READERS.keys() - {".bin"}
+
 
 def open_archive(path: Path) -> Archive:
     """Return the arrays in a file.
@@ -101,10 +104,11 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
     array([0, 1])
     """
     path = Path(path)
-    if path.suffix in _READERS and (path.exists() or not _is_pattern(path)):
+    is_shards = path.is_dir() and path.suffix != ".zarr"
+    if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
         return open_archive(path).open(key)
     if path.is_dir():
-        shards = [each for each in path.iterdir() if each.suffix in _READERS]
+        shards = [each for each in path.iterdir() if each.suffix in _SHARDS]
     elif _is_pattern(path):
         shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     elif path.exists():

@@ -28,7 +28,10 @@ def read(path: Path) -> Archive:
         schema, n_rows = file.schema_arrow, file.metadata.num_rows
     lists = [f.name for f in schema if pa.types.is_fixed_size_list(f.type)]
     plain = [f.name for f in schema if _is_number(pa, f.type)]
-    members = {name: partial(_open, path, schema, [name], n_rows) for name in lists + plain}
+    text = [
+        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+    ]
+    members = {name: partial(_open, path, schema, [name], n_rows) for name in lists + plain + text}
 
     def default() -> Rows:
         if len(lists) > 1 or not (lists or plain):
@@ -50,6 +53,8 @@ def _open(path: Path, schema: Any, names: list[str], n_rows: int, matrix: bool =
     types = [schema.field(name).type for name in names]
     is_list = hasattr(types[0], "list_size")
     width = types[0].list_size if is_list else len(names)
+    if not is_list and not matrix and types[0].to_pandas_dtype() is np.object_:
+        return _text(path, names[0])
     dtype = np.result_type(
         *(t.value_type.to_pandas_dtype() if is_list else t.to_pandas_dtype() for t in types)
     )
@@ -57,27 +62,47 @@ def _open(path: Path, schema: Any, names: list[str], n_rows: int, matrix: bool =
     return SequentialRows(path, shape, dtype, partial(_stream, path, names, shape, dtype, is_list))
 
 
+def _text(path: Path, name: str) -> Rows:
+    """Return a column of text, such as ids, which are few enough to hold."""
+    pq = import_extra("pyarrow.parquet", "parquet")
+    return np.asarray(pq.read_table(path, columns=[name])[name].to_pylist(), dtype=str)
+
+
 def _stream(
     path: Path, names: list[str], shape: tuple[int, ...], dtype: np.dtype[Any], is_list: bool
 ) -> Iterator[NDArray[Any]]:
-    """Yield the rows of columns batch by batch; nulls become NaN."""
+    """Yield the rows of columns batch by batch."""
     pq = import_extra("pyarrow.parquet", "parquet")
     # Without pre-buffering a row group is decoded as it is read, not held as a whole.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as file:
+        first = 0
         for batch in file.iter_batches(chunk_rows(shape, dtype.itemsize), columns=names):
-            columns = [batch.column(name) for name in names]
+            columns = [_values(batch.column(name), name, first, is_list) for name in names]
+            first += len(batch)
             if is_list:
-                values = columns[0]
-                if values.null_count:
-                    raise ValueError(f"column {names[0]!r} has {values.null_count} null rows")
-                yield values.flatten().to_numpy(zero_copy_only=False).reshape(-1, shape[1])
+                yield columns[0].reshape(-1, shape[1])
             elif len(shape) == 1:
-                yield columns[0].to_numpy(zero_copy_only=False)
+                yield columns[0].astype(dtype, copy=False)
             else:
                 block = np.empty((len(batch), shape[1]), dtype)
                 for position, column in enumerate(columns):
-                    block[:, position] = column.to_numpy(zero_copy_only=False)
+                    block[:, position] = column
                 yield block
+
+
+def _values(column: Any, name: str, first: int, is_list: bool) -> NDArray[Any]:
+    """Return the values of a column; a null is NaN in it if NumPy has one, and else refused."""
+    pc = import_extra("pyarrow.compute", "parquet")
+    values = column.flatten() if is_list else column
+    kind = values.type.to_pandas_dtype()
+    for part in (column, values):
+        has_nan = part is values and np.issubdtype(kind, np.floating)
+        if part.null_count and not has_nan:
+            row = pc.index(pc.is_null(part), True).as_py()
+            row = row // column.type.list_size if is_list and part is values else row
+            raise ValueError(f"column {name!r} has a null in row {first + row}")
+    array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
+    return array
 
 
 def write(path: Path, arrays: dict[str, Rows]) -> None:
@@ -85,7 +110,8 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
     pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
     fields = []
     for name, rows in arrays.items():
-        kind = pa.from_numpy_dtype(rows.dtype.newbyteorder("="))
+        is_text = rows.dtype.kind == "U"
+        kind = pa.string() if is_text else pa.from_numpy_dtype(rows.dtype.newbyteorder("="))
         fields.append((name, pa.list_(kind, rows.shape[1]) if len(rows.shape) == 2 else kind))
     schema = pa.schema(fields)
     widest = max(arrays.values(), key=lambda rows: int(np.prod(rows.shape[1:])))

@@ -65,6 +65,8 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
         )
     arrays = {name: as_rows(rows) for name, rows in {FEATURES: X, **beside}.items()}
     for name, rows in arrays.items():
+        if rows.dtype.hasobject:
+            raise ValueError(f"{name} has dtype {rows.dtype}: Python objects are not written")
         if rows.shape[0] != arrays[FEATURES].shape[0]:
             raise ValueError(
                 f"{name} has {rows.shape[0]} rows, the features have {arrays[FEATURES].shape[0]}"

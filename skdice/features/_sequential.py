@@ -59,6 +59,9 @@ class SequentialRows(LazyRows):
                     pieces.append(self._held[skip:taken])
                 self._held = self._held[taken:]
                 self._position += taken
+            if self._position == len(self) and not len(self._held):
+                # Ends the stream, which checks its sum and closes its file.
+                next(self._chunks, None)
         whole: NDArray[Any] = (
             pieces[0] if len(pieces) == 1 else np.concatenate([self._none, *pieces])
         )

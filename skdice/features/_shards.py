@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows import LazyRows, Rows
+from skdice._rows import LazyRows, Rows, as_rows
 
 # Shards that are open at a time: far below any limit on open files.
 _OPEN_SHARDS = 8
@@ -64,6 +64,6 @@ class ShardedRows(LazyRows):
         if index not in self._opened:
             while len(self._opened) >= _OPEN_SHARDS:
                 self._opened.popitem(last=False)
-            self._opened[index] = self._open_shard(self._paths[index])
+            self._opened[index] = as_rows(self._open_shard(self._paths[index]))
         self._opened.move_to_end(index)
         return self._opened[index]

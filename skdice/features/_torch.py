@@ -11,15 +11,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skdice._extras import import_extra
-from skdice._rows import Rows, iterate_rows
+from skdice._rows import MAPPED_BYTES, LazyRows, Rows, iterate_rows
 from skdice._tensors import TensorRows
-from skdice.features._archive import FEATURES, Archive
+from skdice.features._archive import FEATURES, Archive, clean_errors
+
+
+class TorchFileRows(LazyRows):
+    """A source of rows over a tensor in a file that is mapped into memory.
+
+    The file is mapped anew after every so many bytes: only that hands back its pages.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        Of the tensor.
+    tensor : torch.Tensor
+        As it was loaded.
+    """
+
+    def __init__(self, path: Path, name: str, tensor: Any) -> None:
+        self._rows = TensorRows(tensor)
+        self.shape, self.dtype = self._rows.shape, self._rows.dtype
+        self._path, self._name, self._touched = path, name, 0
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        with clean_errors(self._path):
+            rows = self._rows
+            block = np.array(rows[start:stop])
+            self._touched += block.nbytes
+            if self._touched > MAPPED_BYTES:
+                self._touched = 0
+                self._rows = TensorRows(_load(self._path)[self._name])
+        return block
 
 
 def read(path: Path) -> Archive:
     """Return the tensors of a torch file; those in nested dictionaries by dotted names."""
+    tensors = _load(path)
+    return Archive(
+        path, {name: partial(TorchFileRows, path, name, each) for name, each in tensors.items()}
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Return the tensors of a file by name, mapped."""
     torch = import_extra("torch", "torch")
     try:
         # weights_only: tensors and containers of them, no other object is ever built.
@@ -31,12 +71,11 @@ def read(path: Path) -> Archive:
             "it is damaged, or holds more than tensors, which is refused as it could run code; of "
             "a model, write torch.save(model.state_dict(), path)"
         ) from error
-    members = {
-        name or FEATURES: partial(TensorRows, value)
+    return {
+        name or FEATURES: value
         for name, value in _flatten(content)
         if isinstance(value, torch.Tensor) and value.ndim
     }
-    return Archive(path, members)
 
 
 def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -56,7 +95,9 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
         for position, (name, rows) in enumerate(arrays.items()):
             dtype = rows.dtype.newbyteorder("=")
             size = int(np.prod(rows.shape, dtype=np.int64))
-            kind = getattr(torch, str(dtype))
+            kind = getattr(torch, str(dtype), None)
+            if kind is None:
+                raise ValueError(f"{name!r} has dtype {rows.dtype}, which torch does not have")
             mapped = torch.empty(rows.shape, dtype=kind)
             if size:
                 file = str(Path(folder) / str(position))

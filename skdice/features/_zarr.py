@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from skdice._extras import import_extra
 from skdice._rows import Rows, iterate_rows
 from skdice.features._archive import FEATURES, Archive
+from skdice.features._library import LibraryRows
+
+# What may unpack a chunk. One of Zarr's codecs unpickles: it would run code from the file.
+_CODECS = {
+    "adler32", "astype", "bitround", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta",
+    "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma", "packbits",
+    "quantize", "sharding_indexed", "shuffle", "transpose", "vlen-utf8", "zlib", "zstd",
+}  # fmt: skip
 
 
 def read(path: Path) -> Archive:
-    """Return the numeric arrays of a Zarr store: of a group by their path, or the one it is."""
+    """Return the arrays of numbers or text in a Zarr store: by their path, or the one it is."""
     zarr = import_extra("zarr", "zarr")
+    if not path.is_dir():
+        raise ValueError("it is no Zarr store, which is a folder")
+    for name in (".zarray", ".zmetadata", "zarr.json"):
+        for file in path.rglob(name):
+            _check_codecs(json.loads(file.read_text()))
     store = zarr.open(path, mode="r")
     if isinstance(store, zarr.Array):
-        return Archive(path, {FEATURES: lambda: store})
-    members = {
-        name: partial(store.__getitem__, name)
-        for name, item in store.members(max_depth=None)
-        if isinstance(item, zarr.Array) and item.dtype.kind in "fiub" and item.shape
-    }
+        return Archive(path, {FEATURES: partial(LibraryRows, path, store)})
+    members: dict[str, Any] = {}
+    for name, item in store.members(max_depth=None):
+        if isinstance(item, zarr.Array) and item.shape:
+            if item.dtype.kind in "fiub":
+                members[name] = partial(LibraryRows, path, item)
+            elif item.dtype.kind in "UTO":
+                members[name] = partial(_text, item)
     return Archive(path, members)
+
+
+def _text(array: Any) -> Rows:
+    return np.asarray(array[:], dtype=str)
+
+
+def _check_codecs(metadata: Any) -> None:
+    """Refuse metadata that names a codec not known to be harmless."""
+    if isinstance(metadata, list):
+        for each in metadata:
+            _check_codecs(each)
+    if not isinstance(metadata, dict):
+        return
+    codecs = [*(metadata.get("filters") or []), metadata.get("compressor")]
+    codecs += [*(metadata.get("codecs") or []), *(metadata.get("index_codecs") or [])]
+    for codec in codecs:
+        if codec is not None:
+            name = codec.get("id", codec.get("name")) if isinstance(codec, dict) else codec
+            if str(name).removeprefix("numcodecs.") not in _CODECS:
+                raise ValueError(f"its codec {name!r} is refused: it could run code")
+    for each in metadata.values():
+        _check_codecs(each)
 
 
 def write(path: Path, arrays: dict[str, Rows]) -> None:
