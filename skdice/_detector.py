@@ -225,7 +225,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features of in-distribution inputs, as they enter the head.
         y : array-like of shape (n_samples,), default=None
             Rows labelled -1 are known outliers and are left out, so that a search with
@@ -271,7 +271,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features of in-distribution inputs.
         y : array-like of shape (n_samples,), default=None
             Rows labelled -1 are left out, as in `fit`.
@@ -313,7 +313,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Features of in-distribution inputs that `fit` has not seen.
         contamination : float in (0, 0.5], default=None
             Share of these rows that falls below the threshold; None takes the
@@ -335,7 +335,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
 
         Returns
@@ -346,7 +346,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         rows = self._validate_rows(X, reset=False)
         out = np.empty((rows.shape[0], len(self.coef_)), scoring_dtype(rows.dtype))
         for where, logits in self._map(self._layer(out.dtype), rows, "logits"):
-            check_finite(logits.sum(axis=1), where.start, "logits")
+            check_finite(logits.sum(axis=1), rows, where.start, "logits")
             out[where] = logits
         return out
 
@@ -355,7 +355,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
 
         Returns
@@ -371,7 +371,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
 
         Returns
@@ -397,7 +397,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
 
         Returns
@@ -417,7 +417,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
         y : array-like of shape (n_samples,), default=None
             Rows labelled -1 are left out of the fit, as in `fit`.
@@ -584,7 +584,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         dtype = scoring_dtype(rows.dtype)
         scorer = block_scorer(self._layer(dtype), self.score_func)
         for where, scores in self._map(scorer, rows, "scores"):
-            check_finite(scores, where.start, "score")
+            check_finite(scores, rows, where.start, "score")
             yield where, scores.astype(dtype, copy=False)
 
     def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:

@@ -39,9 +39,9 @@ def _column_sums(block: FloatArray) -> tuple[Float64Array, Float64Array]:
     """
     values = block.astype(np.float64)
     largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+    n_bits = np.frexp(largest)[1] + len(block).bit_length() + 1
     # Next to the end of float64 no power of two is left: there the sum is a plain one.
-    n_bits = np.minimum(np.frexp(largest)[1] + len(block).bit_length() + 1, 1023)
-    unit = np.ldexp(1.0, n_bits)
+    unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
     high = values + unit
     high -= unit
     values -= high

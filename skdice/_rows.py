@@ -119,6 +119,10 @@ class SelectedRows(LazyRows):
         self._source, self._indices = source, np.flatnonzero(selected)
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
 
+    def number(self, row: int) -> int:
+        """Return which row of the source a selected row is."""
+        return int(self._indices[row])
+
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         wanted = self._indices[start:stop]
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
@@ -216,6 +220,11 @@ def iterate_rows(X: Rows, batch_size: int | None = None) -> Iterator[NDArray[Any
         yield np.asarray(X[rows])
 
 
+def row_number(X: Rows, row: int) -> int:
+    """Return the number under which the user knows a row."""
+    return X.number(row) if isinstance(X, SelectedRows) else row
+
+
 def load_block(X: Rows, rows: slice) -> FloatArray:
     """Return the rows in their scoring dtype, after checking that every value is finite.
 
@@ -233,7 +242,7 @@ def load_block(X: Rows, rows: slice) -> FloatArray:
         value = block[row, column]
         kind = "NaN" if np.isnan(value) else f"infinity ({value})"
         raise ValueError(
-            f"Input X contains {kind} in row {rows.start + row}, column {column}; "
+            f"Input X contains {kind} in row {row_number(X, rows.start + row)}, column {column}; "
             "every feature must be finite."
         )
     return block

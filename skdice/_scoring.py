@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from skdice._rows import Rows
+from skdice._rows import Rows, row_number
 from skdice._scores import SCORES
 from skdice.engines import dense_logits
 from skdice.shaping import Shaping
@@ -103,21 +103,24 @@ def block_scorer(
     return custom
 
 
-def check_finite(values: FloatArray, first_row: int, name: str) -> None:
+def check_finite(values: FloatArray, rows: Rows, first_row: int, name: str) -> None:
     """Raise for the first row whose value is not finite.
 
     Parameters
     ----------
     values : ndarray of shape (n_samples,)
         One value per row.
+    rows : source of rows
+        What they were computed from.
     first_row : int
-        Number of the first of these rows.
+        Position of the first of them among the rows.
     name : str
         What the value is.
     """
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
+        number = row_number(rows, first_row + int(bad[0]))
         raise ValueError(
-            f"the {name} of row {first_row + bad[0]} is {values[bad[0]]}: its features, after "
-            f"shaping, are too large for {values.dtype}, or score_func is not finite there"
+            f"the {name} of row {number} is {values[bad[0]]}: its features, after shaping, are too "
+            f"large for {values.dtype}, or score_func is not finite there"
         )

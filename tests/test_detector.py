@@ -94,6 +94,17 @@ def test_rows_labelled_minus_one_are_left_out(contaminated, kind):
     assert everything.offset_ < expected.offset_ - 0.01
 
 
+def test_bad_rows_among_labelled_ones_are_named_by_their_own_number(contaminated):
+    head, X, y = contaminated
+    row = np.flatnonzero(y == 1)[150]
+    bad, huge = X.copy(), X.copy()
+    bad[row, 2], huge[row] = np.nan, 1e300
+    with pytest.raises(ValueError, match=f"NaN in row {row}, column 2"):
+        DICEDetector(head).fit(bad, y)
+    with pytest.raises(ValueError, match=f"score of row {row} is"):
+        DICEDetector((head.weight * 1e10, None), sparsity=0).fit(huge, y)
+
+
 def test_rows_labelled_minus_one_are_not_even_scored(contaminated):
     head, X, y = contaminated
     seen = []

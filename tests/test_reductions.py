@@ -84,6 +84,12 @@ def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(dtype, 
     np.testing.assert_allclose(whole.mean(), fsum(X[:, 0].astype(float)) / len(X), rtol=1e-12)
 
 
+def test_mean_at_the_end_of_the_range():
+    running = RunningMean(2)
+    running.add(np.array([[1e308, 1.0], [-1e308, 2.0], [1e308, 6.0]]))
+    np.testing.assert_allclose(running.mean(), [1e308 / 3, 3.0], rtol=1e-12)
+
+
 def test_mean_of_a_column_does_not_depend_on_its_neighbours():
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 2)) * np.array([1e25, 1.0])
