@@ -1,18 +1,17 @@
 """Train the network behind ``skdice.datasets.load_fashion_mnist_ood``.
 
-A small ResNet with ReLU and global average pooling is
-trained once on Fashion-MNIST. The recipe was fixed before any detector was run
-on the result: the network is accepted when its accuracy on the training images
-exceeds 99 %, and refused otherwise. No OOD image is looked at before that.
+A small ResNet with ReLU and global average pooling is trained once on Fashion-MNIST. The
+recipe was fixed before any detector was run on the result: the network is accepted when its
+accuracy on the training images exceeds 99 %, and refused otherwise. No OOD image is looked at
+before that.
 
-Needs the extras ``benchmark`` and ``torch`` and the Debian
-package ``dataset-fashion-mnist``::
+Needs the extras ``benchmark`` and ``torch`` and the Debian package ``dataset-fashion-mnist``::
 
     apt-get install dataset-fashion-mnist
     pip install -c constraints.txt -e '.[benchmark,torch]'
     python benchmarks/embedded/train.py
 
-About 20 minutes on two cores with bfloat16 instructions.
+About 12 minutes on two cores with bfloat16 instructions.
 """
 
 from __future__ import annotations
