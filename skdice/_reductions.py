@@ -18,8 +18,8 @@ Float64Array = NDArray[np.float64]
 # of so many rows at a time where all their values are non-negative.
 COMPENSATED_ROWS = 256
 PLAIN_ROWS = 1024
-# Values that are summed with compensation at a time: few enough for the second-level cache.
-SUMMED_VALUES = 1 << 15
+# Values that are summed with compensation at a time: few enough to stay in cache.
+SUMMED_VALUES = 1 << 17
 
 
 def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -29,29 +29,39 @@ def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Arr
     return total, (a - (total - b_part)) + (b - b_part)
 
 
-def _column_sums(block: FloatArray) -> tuple[Float64Array, Float64Array]:
+def _column_sums(block: FloatArray, scratch: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Return the float64 column sums of a few rows, and what is missing from them.
 
     Every value is cut into a high part, a multiple of one power of two for all of its
-    column, and the rest. The high parts add up without any rounding; the rests are so small that
-    theirs is of no account (Rump, Ogita & Oishi, "Accurate floating-point summation",
-    SIAM J. Sci. Comput. 2008).
+    column, and the rest. The high parts add up without any rounding; the rests are so
+    small that theirs is of no account (Rump, Ogita & Oishi, "Accurate floating-point
+    summation", SIAM J. Sci. Comput. 2008).
+
+    Parameters
+    ----------
+    block : ndarray of shape (n, n_columns)
+        The rows.
+    scratch : ndarray of shape (2, n or more, n_columns), float64
+        Memory to work in; new memory for each block would cost more than the sums.
     """
-    values = block.astype(np.float64)
-    largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+    values, high = scratch[0, : len(block)], scratch[1, : len(block)]
+    values[...] = block
+    largest = np.maximum(block.max(axis=0), -block.min(axis=0)).astype(np.float64)
     n_bits = np.frexp(largest)[1] + len(block).bit_length() + 1
     # Next to the end of float64 no power of two is left: there the sum is a plain one.
     unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
-    high = values + unit
-    high -= unit
-    values -= high
+    np.add(values, unit, out=high)
+    np.subtract(high, unit, out=high)
+    np.subtract(values, high, out=values)
     return np.add.reduce(high, axis=0), np.add.reduce(values, axis=0)
 
 
 class RunningMean:
     """Column means of rows that come in blocks, by compensated float64 summation.
 
-    The result does not depend on how the rows are split, beyond the last digits.
+    The result does not depend on how the rows are split, beyond the last digits. (Blocks of
+    more than 256 rows without a negative value are summed plainly, to n * 1e-16 of their
+    own sum: that shows only where another block cancels it almost wholly.)
 
     Parameters
     ----------
@@ -83,13 +93,14 @@ class RunningMean:
         # As after a ReLU: nothing cancels, so the plain sum is good to n * 1e-16, and fast.
         plain = len(block) > COMPENSATED_ROWS and block.min() >= 0
         step = PLAIN_ROWS if plain else max(1, SUMMED_VALUES // block.shape[1])
+        scratch = np.empty((2, 0 if plain else min(step, len(block)), block.shape[1]))
         with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the mean
             for start in range(0, len(block), step):
                 rows = block[start : start + step]
                 if plain:
                     total = np.add.reduce(rows, axis=0, dtype=np.float64)
                 else:
-                    total, missing = _column_sums(rows)
+                    total, missing = _column_sums(rows, scratch)
                     self.error += missing
                 self.total, rounding = _two_sum(self.total, total)
                 self.error += rounding
