@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)
-        except Exception as error:
+        except Exception as error:  # whatever a file of any kind leads the library to
             raise ValueError(f"it is damaged, or no detector file ({error})") from error
         if "skdice" not in metadata:
             raise ValueError("it is a .safetensors file, but holds no skdice detector")

@@ -92,6 +92,7 @@ class MappedRows(LazyRows):
     def __init__(self, array: np.memmap[Any, Any]) -> None:
         self.shape, self.dtype = array.shape, array.dtype
         self._array = np.asarray(array)
+        # Of NumPy's memmap, though its types do not have it.
         self._pages: mmap.mmap = array._mmap  # type: ignore[attr-defined]
         self._touched = 0
 

@@ -22,7 +22,7 @@ def clean_errors(path: Path, doing: str = "read") -> Iterator[None]:
     # No permission, a missing extra and too little memory speak for themselves.
     except (PermissionError, ImportError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # the libraries raise what a damaged file leads them to
         if isinstance(error, FileNotFoundError) and not path.exists():
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -83,4 +83,5 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, rows in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                # It writes like any binary file, though it is typed as less than one.
                 write_array(file, rows)  # type: ignore[arg-type]
