@@ -82,16 +82,18 @@ def gen(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
         # The one class has probability 1: no entropy, whatever the logit.
         return np.zeros(len(logits), dtype=logits.dtype)
     ordered = logits if overwrite else logits.copy()
-    ordered.partition(n_classes - 2, axis=1)
-    top, others = ordered[:, -1:], ordered[:, :-1]
-    second = ordered[:, -2:-1]
-    # With the maximum last, its complement is the sum over the others, without cancellation.
-    rest = np.log(np.exp(others - second).sum(axis=1, keepdims=True)) + (second - top)
-    log_total = np.log1p(np.exp(rest))
     n_top = min(GEN_TOP_CLASSES, n_classes)
-    if n_top < n_classes:
-        others = np.partition(others, n_classes - n_top, axis=1)[:, n_classes - n_top :]
-    log_p = others - top - log_total
+    ordered.partition(sorted({n_classes - n_top, n_classes - 2}), axis=1)
+    top, second = ordered[:, -1:].copy(), ordered[:, -2:-1].copy()
+    others = ordered[:, :-1]
+    log_p = others[:, n_classes - n_top :] - top
+    # With the maximum last, its complement is the sum over the others, without cancellation;
+    # taken in place, as the logits are not needed any more.
+    others -= second
+    np.exp(others, out=others)
+    rest = np.log(others.sum(axis=1, keepdims=True)) + (second - top)
+    log_total = np.log1p(np.exp(rest))
+    log_p -= log_total
     # No class but the first can exceed 1/2, so 1 - p is exact enough there.
     entropy: FloatArray = np.exp(GEN_GAMMA * (log_p + np.log1p(-np.exp(log_p)))).sum(axis=1)
     entropy += np.exp(GEN_GAMMA * (rest - 2 * log_total))[:, 0]

@@ -79,7 +79,7 @@ def extract_features(
         output is the model's.
     out : str or Path, default=None
         A feature file to write to, batch by batch, in any format of `skdice.features`, with
-        the labels beside. The same call after an interruption goes on where it stopped; the
+        the labels beside (of ``train.npy``, in ``train.labels.npy``). The same call after an interruption goes on where it stopped; the
         data must come in the same order, so do not shuffle.
     device : torch.device or str, default=None
         Where to run; None is where the model is. The model is moved back afterwards.
@@ -173,8 +173,8 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
     detector : DICEDetector
         Fitted on the features that enter its classification layer.
     layer : str, default=None
-        Name of that layer, as in `extract_features`. None finds the Linear or 1x1 Conv2d
-        whose weight and bias are the detector's head.
+        Name of that layer, as in `extract_features`. None finds the one Linear or 1x1
+        Conv2d that has the weight of the detector's head.
 
     Returns
     -------
@@ -203,7 +203,9 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
             and tuple(module.weight.shape[:2]) == wanted.weight.shape
             and set(module.weight.shape[2:]) <= {1}
-            and np.array_equal(LinearHead.from_torch(module).weight, wanted.weight)
+            and np.array_equal(
+                tensor_to_numpy(module.weight).reshape(wanted.weight.shape), wanted.weight
+            )
         ]
         if len(layers) != 1:
             raise ValueError(

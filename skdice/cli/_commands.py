@@ -223,6 +223,8 @@ def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
     for each in map(Path, inputs):
         if output.exists() and each.exists() and output.samefile(each):
             raise ValueError(f"the output {output} is an input, which would be lost")
+        if each.is_dir() and output.parent.samefile(each):
+            raise ValueError(f"the output {output} lies in the folder {each}, which is an input")
 
 
 def parse_named(text: str) -> tuple[str, str]:
