@@ -79,8 +79,9 @@ def extract_features(
         output is the model's.
     out : str or Path, default=None
         A feature file to write to, batch by batch, in any format of `skdice.features`, with
-        the labels beside (of ``train.npy``, in ``train.labels.npy``). The same call after an interruption goes on where it stopped; the
-        data must come in the same order, so do not shuffle.
+        the labels beside (of ``train.npy``, in ``train.labels.npy``). The same call after an
+        interruption goes on where it stopped; the data must come in the same order, so do
+        not shuffle.
     device : torch.device or str, default=None
         Where to run; None is where the model is. The model is moved back afterwards.
     dtype : dtype, default=None
