@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
@@ -19,13 +21,12 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._head import LinearHead
-from skdice._reductions import RunningMean
+from skdice._reductions import RunningMean, column_sums
 from skdice._rows import (
     Rows,
     SelectedRows,
     block_slices,
     check_rows,
-    iterate_blocks,
     map_blocks,
     scoring_dtype,
 )
@@ -528,11 +529,21 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             raise
 
     def _accumulate(self, mean: RunningMean, rows: Rows) -> RunningMean:
-        blocks = iterate_blocks(
-            rows, batch_size=self.batch_size, description="mean activation", verbose=self.verbose
+        slices = block_slices(
+            rows.shape[0], rows.shape[1] * scoring_dtype(rows.dtype).itemsize, self.batch_size
         )
-        for _, block in blocks:
-            mean.add(block)
+        # The thread that would read ahead sums as well: one alone is slower than the memory.
+        n_jobs = max(2, effective_n_jobs(self.n_jobs))
+        sums = map_blocks(
+            partial(column_sums, half=rows.dtype.itemsize <= 2),
+            rows,
+            slices,
+            n_jobs=n_jobs,
+            description="mean activation",
+            verbose=self.verbose,
+        )
+        for where, each in sums:
+            mean.add(where.stop - where.start, each)
         return mean
 
     def _set_state(self, head: LinearHead, mean: RunningMean, shaping: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,10 @@ FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
 
 
-# Blocks of no more rows are always summed with compensation; larger ones by the plain sum
-# of so many rows at a time where all their values are non-negative.
+# Rows that are summed at a time: few, so that they stay in cache and their sum is often exact.
+SUMMED_ROWS = 256
+# Blocks of more rows are summed plainly where no value is negative.
 COMPENSATED_ROWS = 256
-PLAIN_ROWS = 1024
-# Values that are summed with compensation at a time: few enough to stay in cache.
-SUMMED_VALUES = 1 << 17
 
 
 def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -29,31 +28,70 @@ def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Arr
     return total, (a - (total - b_part)) + (b - b_part)
 
 
-def _column_sums(block: FloatArray, scratch: Float64Array) -> tuple[Float64Array, Float64Array]:
+def _inexact_columns(rows: FloatArray, largest: float, scratch: FloatArray) -> NDArray[np.intp]:
+    """Return the columns of a few float32 rows whose float64 sum may round.
+
+    It cannot round, in whatever order, where the last bit of the smallest magnitude and
+    the first bit of the largest possible sum both fit into the 53 bits of one float64.
+    (A zero is taken for too small a magnitude: a few columns more are split in vain.)
+    """
+    smallest = np.abs(rows, out=scratch[: len(rows)]).min(axis=0)
+    return np.flatnonzero(smallest < math.ldexp(largest, 24 + len(rows).bit_length() + 1 - 53))
+
+
+def _split_sums(rows: FloatArray) -> tuple[Float64Array, Float64Array]:
     """Return the float64 column sums of a few rows, and what is missing from them.
 
     Every value is cut into a high part, a multiple of one power of two for all of its
     column, and the rest. The high parts add up without any rounding; the rests are so
     small that theirs is of no account (Rump, Ogita & Oishi, "Accurate floating-point
     summation", SIAM J. Sci. Comput. 2008).
+    """
+    values = rows.astype(np.float64)
+    largest = np.abs(values).max(axis=0)
+    n_bits = np.frexp(largest)[1] + len(rows).bit_length() + 1
+    # Next to the end of float64 no power of two is left: there the sum is a plain one.
+    unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
+    high = values + unit
+    high -= unit
+    values -= high
+    return np.add.reduce(high, axis=0), np.add.reduce(values, axis=0)
+
+
+def column_sums(block: FloatArray, *, half: bool = False) -> Float64Array:
+    """Return the float64 column sums of a block, and what rounding took from them.
 
     Parameters
     ----------
-    block : ndarray of shape (n, n_columns)
+    block : ndarray of shape (n, n_columns), float32 or float64
         The rows.
-    scratch : ndarray of shape (2, n or more, n_columns), float64
-        Memory to work in; new memory for each block would cost more than the sums.
+    half : bool
+        The values had 16 bits once: then the sums of a few rows are exact.
+
+    Returns
+    -------
+    ndarray of shape (2, n_columns)
+        The sums, and what is to be added to them.
     """
-    values, high = scratch[0, : len(block)], scratch[1, : len(block)]
-    values[...] = block
-    largest = np.maximum(block.max(axis=0), -block.min(axis=0)).astype(np.float64)
-    n_bits = np.frexp(largest)[1] + len(block).bit_length() + 1
-    # Next to the end of float64 no power of two is left: there the sum is a plain one.
-    unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
-    np.add(values, unit, out=high)
-    np.subtract(high, unit, out=high)
-    np.subtract(values, high, out=values)
-    return np.add.reduce(high, axis=0), np.add.reduce(values, axis=0)
+    lowest = float(block.min())
+    # As after a ReLU: nothing cancels, so the plain sum is good to n * 1e-16, and fast.
+    plain = half or (len(block) > COMPENSATED_ROWS and lowest >= 0)
+    single = block.dtype == np.float32 and not plain
+    largest = max(float(block.max()), -lowest) if single else 0.0
+    # New memory for every few rows would cost more than their sum.
+    scratch = np.empty((SUMMED_ROWS if single else 0, block.shape[1]), np.float32)
+    total, error = np.zeros((2, block.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the mean
+        for start in range(0, len(block), SUMMED_ROWS):
+            rows = block[start : start + SUMMED_ROWS]
+            part = np.add.reduce(rows, axis=0, dtype=np.float64)
+            if not plain:
+                columns = _inexact_columns(rows, largest, scratch) if single else slice(None)
+                part[columns], missing = _split_sums(rows[:, columns])
+                error[columns] += missing
+            total, rounding = _two_sum(total, part)
+            error += rounding
+    return np.stack([total, error])
 
 
 class RunningMean:
@@ -88,23 +126,12 @@ class RunningMean:
         twin.total, twin.error = self.total.copy(), self.error.copy()
         return twin
 
-    def add(self, block: FloatArray) -> None:
-        """Add rows (n, n_columns), float32 or float64."""
-        # As after a ReLU: nothing cancels, so the plain sum is good to n * 1e-16, and fast.
-        plain = len(block) > COMPENSATED_ROWS and block.min() >= 0
-        step = PLAIN_ROWS if plain else max(1, SUMMED_VALUES // block.shape[1])
-        scratch = np.empty((2, 0 if plain else min(step, len(block)), block.shape[1]))
-        with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the mean
-            for start in range(0, len(block), step):
-                rows = block[start : start + step]
-                if plain:
-                    total = np.add.reduce(rows, axis=0, dtype=np.float64)
-                else:
-                    total, missing = _column_sums(rows, scratch)
-                    self.error += missing
-                self.total, rounding = _two_sum(self.total, total)
-                self.error += rounding
-        self.n_rows += len(block)
+    def add(self, n_rows: int, sums: Float64Array) -> None:
+        """Add the `column_sums` (2, n_columns) of so many rows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.total, rounding = _two_sum(self.total, sums[0])
+            self.error += sums[1] + rounding
+        self.n_rows += n_rows
 
     def mean(self) -> Float64Array:
         """Return the column means (n_columns,)."""

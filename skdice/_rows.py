@@ -6,8 +6,9 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -16,6 +17,7 @@ from sklearn.utils import check_array
 from tqdm import tqdm
 
 FloatArray = NDArray[np.floating[Any]]
+Result = TypeVar("Result")
 
 # What one block occupies while it is processed: small enough to stay in cache, large
 # enough that the matrix product runs at its full rate.
@@ -296,30 +298,48 @@ def _read_ahead(X: Rows, slices: list[slice]) -> Iterator[FloatArray]:
 
 
 def map_blocks(
-    function: Callable[[FloatArray], FloatArray],
+    function: Callable[[FloatArray], Result],
     X: Rows,
     slices: list[slice],
     *,
     n_jobs: int | None = None,
     description: str = "rows",
     verbose: int | bool = 0,
-) -> Iterator[tuple[slice, FloatArray]]:
+) -> Iterator[tuple[slice, Result]]:
     """Yield the row slice and ``function(block)`` of each block of rows, in order.
 
-    Blocks are read in order by one thread; `n_jobs` threads work on them.
+    `n_jobs` threads work on the blocks. Rows in memory or in a mapped file are read by
+    these threads; those of any other source in order, by one thread.
     """
-    blocks = iterate_blocks(X, slices, description=description, verbose=verbose)
     n_threads = min(len(slices), effective_n_jobs(n_jobs))
-    if n_threads == 1:
-        for rows, block in blocks:
+    if n_threads <= 1:
+        for rows, block in iterate_blocks(X, slices, description=description, verbose=verbose):
             yield rows, function(block)
         return
-    with ThreadPoolExecutor(n_threads, "skdice-blocks") as pool:
-        working: deque[tuple[slice, Future[FloatArray]]] = deque()
-        for rows, block in blocks:
-            working.append((rows, pool.submit(function, block)))
+    tasks: Iterator[tuple[slice, Callable[[], Result]]]
+    if isinstance(X, np.ndarray | MappedRows):
+        tasks = ((rows, partial(_load_and_call, function, X, rows)) for rows in slices)
+    else:
+        blocks = zip(slices, _read_ahead(X, slices), strict=True)
+        tasks = ((rows, partial(function, block)) for rows, block in blocks)
+    with (
+        ThreadPoolExecutor(n_threads, "skdice-blocks") as pool,
+        tqdm(total=X.shape[0], desc=description, unit=" rows", disable=not verbose) as bar,
+    ):
+        working: deque[tuple[slice, Future[Result]]] = deque()
+
+        def finished() -> tuple[slice, Result]:
+            rows, result = working.popleft()
+            bar.update(rows.stop - rows.start)
+            return rows, result.result()
+
+        for rows, task in tasks:
+            working.append((rows, pool.submit(task)))
             if len(working) > n_threads:
-                done, result = working.popleft()
-                yield done, result.result()
-        for done, result in working:
-            yield done, result.result()
+                yield finished()
+        while working:
+            yield finished()
+
+
+def _load_and_call(function: Callable[[FloatArray], Result], X: Rows, rows: slice) -> Result:
+    return function(load_block(X, rows))

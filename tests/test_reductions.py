@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from skdice._reductions import RunningMean, quantiles
+from skdice._reductions import RunningMean, column_sums, quantiles
 from skdice._threshold import score_threshold
 
 anything = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1.0])
@@ -46,29 +46,32 @@ def test_quantiles_of_every_kind_of_array(X):
         assert quantiles(X, wanted) == [float(np.quantile(flat, q)) for q in wanted]
 
 
+def mean_of(*blocks, half=False):
+    running = RunningMean(blocks[0].shape[1])
+    for block in blocks:
+        running.add(len(block), column_sums(block, half=half))
+    assert running.n_rows == sum(len(block) for block in blocks)
+    return running.mean()
+
+
+def exact_mean(X):
+    return [fsum(column.astype(float)) / len(X) for column in X.T]
+
+
 def test_mean_does_not_depend_on_the_split_even_where_columns_cancel():
     rng = np.random.default_rng(3)
     X = rng.normal(size=(5000, 6)) * np.array([1, 1e3, 1e-3, 1e6, 1, 1])
     X[:, 4] -= X[:, 4].mean()
-    means = []
-    for size in (1, 7, 1000, 5000):
-        running = RunningMean(6)
-        for start in range(0, len(X), size):
-            running.add(X[start : start + size])
-        means.append(running.mean())
-    for mean in means[1:]:
-        np.testing.assert_allclose(mean, means[0], rtol=1e-12)
+    whole = mean_of(X)
+    for size in (1, 7, 1000):
+        parts = mean_of(*np.split(X, range(size, len(X), size)))
+        np.testing.assert_allclose(parts, whole, rtol=1e-12)
 
 
-def test_mean_equals_the_exactly_rounded_sum():
-    rng = np.random.default_rng(4)
-    for dtype in (np.float32, np.float64):
-        X = np.maximum(rng.normal(size=(3000, 5)), 0).astype(dtype)
-        running = RunningMean(5)
-        running.add(X[:1234])
-        running.add(X[1234:])
-        expected = [fsum(column.astype(float)) / len(X) for column in X.T]
-        np.testing.assert_allclose(running.mean(), expected, rtol=1e-15)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_equals_the_exactly_rounded_sum(dtype):
+    X = np.maximum(np.random.default_rng(4).normal(size=(3000, 5)), 0).astype(dtype)
+    np.testing.assert_allclose(mean_of(X[:1234], X[1234:]), exact_mean(X), rtol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -76,30 +79,50 @@ def test_mean_equals_the_exactly_rounded_sum():
 def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(dtype, large):
     small = np.random.default_rng(6).normal(1e-3, 1e-3, size=(5000, 1))
     X = np.concatenate([[[large]], small, [[-large]]]).astype(dtype)
-    whole, parts = RunningMean(1), RunningMean(1)
-    whole.add(X)
-    for block in np.split(X, [1, 3000, 5001]):
-        parts.add(block)
-    np.testing.assert_allclose(parts.mean(), whole.mean(), rtol=1e-12)
-    np.testing.assert_allclose(whole.mean(), fsum(X[:, 0].astype(float)) / len(X), rtol=1e-12)
+    whole = mean_of(X)
+    np.testing.assert_allclose(mean_of(*np.split(X, [1, 3000, 5001])), whole, rtol=1e-12)
+    np.testing.assert_allclose(whole, exact_mean(X), rtol=1e-12)
 
 
 def test_mean_at_the_end_of_the_range():
-    running = RunningMean(2)
-    running.add(np.array([[1e308, 1.0], [-1e308, 2.0], [1e308, 6.0]]))
-    np.testing.assert_allclose(running.mean(), [1e308 / 3, 3.0], rtol=1e-12)
+    X = np.array([[1e308, 1.0], [-1e308, 2.0], [1e308, 6.0]])
+    np.testing.assert_allclose(mean_of(X), [1e308 / 3, 3.0], rtol=1e-12)
 
 
-def test_mean_of_a_column_does_not_depend_on_its_neighbours():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_of_a_column_does_not_depend_on_its_neighbours(dtype):
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 2)) * np.array([1e25, 1.0])
     X[:, 1] -= X[:, 1].mean() - 1e-6
-    whole, parts = RunningMean(2), RunningMean(2)
-    whole.add(X)
-    for block in np.split(X, [7, 1500]):
-        parts.add(block)
-    np.testing.assert_allclose(parts.mean(), whole.mean(), rtol=1e-12)
-    np.testing.assert_allclose(whole.mean()[1], fsum(X[:, 1]) / len(X), rtol=1e-12)
+    X = X.astype(dtype)
+    whole = mean_of(X)
+    np.testing.assert_allclose(mean_of(*np.split(X, [7, 1500])), whole, rtol=1e-12)
+    np.testing.assert_allclose(whole, exact_mean(X), rtol=1e-12)
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 600), st.just(2)),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32)
+        | st.sampled_from([0.0, 2.0**100, -(2.0**100), 2.0**-140]),
+        fill=st.sampled_from([0.0, 1.0, -1.5, 2.0**-60]),
+    )
+)
+def test_mean_of_single_precision_loses_nothing_that_float64_can_hold(X):
+    # Beyond a 2^-105 of the largest magnitude, no pair of float64 sums could hold more.
+    bound = 1e-30 * np.abs(X).max(axis=0).astype(float) + 1e-15 * np.abs(exact_mean(X))
+    if len(X) > 256 and X.min() >= 0:
+        bound += 1e-13 * X.mean(axis=0, dtype=float)
+    assert (np.abs(mean_of(X) - exact_mean(X)) <= bound).all()
+
+
+def test_half_precision_rows_sum_exactly():
+    rng = np.random.default_rng(11)
+    X = (rng.normal(size=(5000, 3)) * [1e4, 1, 1e-4]).astype(np.float16)
+    X[0], X[-1] = 65504, -65504
+    rows = X.astype(np.float32)
+    assert list(mean_of(rows[:77], rows[77:], half=True)) == exact_mean(rows)
 
 
 @given(st.integers(1, 400), st.floats(0, 0.5, exclude_min=True), st.randoms())
