@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from skdice._computation import named_plan
 from skdice._extras import import_extra
-from skdice.shaping import ASH, VRA, ReAct, Scale
 
 
 def detector_module(
@@ -28,33 +26,17 @@ def detector_module(
     shaping : fitted transformer of skdice.shaping or None
         Applied to the features.
     """
-    torch = import_extra("torch", "torch")
-    from skdice.engines._module import DetectorModule
+    import_extra("torch", "torch")
+    from skdice.engines._module import planned_module
 
-    if not isinstance(score_func, str):
+    plan = named_plan(coef, intercept, score_func, shaping)
+    if plan is None and not isinstance(score_func, str):
         raise ValueError(
             f"score_func is {score_func!r}: only the named scores become a torch module"
         )
-    options: dict[str, Any] = {}
-    match shaping:
-        case None:
-            pass
-        case ReAct():
-            options = {"high": getattr(shaping, "threshold_", shaping.threshold)}
-        case VRA():
-            options = {"low": shaping.alpha_, "high": shaping.beta_}
-        case ASH() | Scale():
-            options = {"n_pruned": shaping.n_pruned(coef.shape[1])}
-        case _:
-            raise ValueError(
-                f"shaping is {shaping!r}: only those of skdice.shaping become a torch module"
-            )
-    module = DetectorModule(
-        torch.from_numpy(np.array(coef)),
-        torch.from_numpy(np.array(intercept)),
-        float("nan") if threshold is None else threshold,
-        score_func,
-        "" if shaping is None else type(shaping).__name__,
-        **options,
-    )
+    if plan is None:
+        raise ValueError(
+            f"shaping is {shaping!r}: only those of skdice.shaping become a torch module"
+        )
+    module = planned_module(plan, threshold=float("nan") if threshold is None else threshold)
     return module.eval()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from joblib import effective_n_jobs
+from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -20,34 +20,29 @@ from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdice._computation import Computation
 from skdice._head import LinearHead
-from skdice._reductions import RunningMean, column_sums
-from skdice._rows import (
-    Rows,
-    SelectedRows,
-    block_slices,
-    check_rows,
-    map_blocks,
-    scoring_dtype,
-)
+from skdice._reductions import RunningMean, add_rows
+from skdice._rows import Rows, SelectedRows, check_rows, scoring_dtype
 from skdice._scores import SCORES
-from skdice._scoring import (
-    BlockFunction,
-    block_scorer,
-    check_finite,
-    fitted_shaping,
-    masked_layer,
-)
+from skdice._scoring import fitted_shaping
 from skdice._sklearn import (
     Interval,
     InvalidParameterError,
+    MatchingOptions,
     StrOptions,
     validate_parameters,
 )
 from skdice._sparsify import sparsity_mask
 from skdice._threshold import score_threshold
+from skdice._xp import check_same_namespace, device_of, from_numpy, is_followed, to_numpy
+from skdice.engines import CUDA_DEVICE, DEVICES, torch_device
 
 FloatArray = NDArray[np.floating[Any]]
+
+
+# Arrays of the library of X, where `array_api_dispatch` is on.
+FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
@@ -100,6 +95,11 @@ class DICEDetector(OutlierMixin, BaseEstimator):
     contamination : float in (0, 0.5], default=0.05
         Share of the in-distribution rows given to `fit` or `calibrate` that falls
         below the threshold. 0.05 is the 95 % true-positive rate of the field.
+    device : {None, "auto", "cpu", "cuda", "cuda:1", "mps"}, default=None
+        Where rows are scored. None follows the input: a torch tensor is scored on its
+        device, everything else by NumPy. A GPU is fed with rows of any source block by
+        block. ``"auto"`` takes one if torch finds one. A function as `score_func` and a
+        shaping of another library are computed by NumPy in any case.
     batch_size : int, default=None
         Rows per block; None chooses them so that a block stays in cache. Changes
         results by rounding at most.
@@ -182,6 +182,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         "shaping": [BaseEstimator, None],
         "score_func": [StrOptions(set(SCORES)), callable],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "device": [MatchingOptions(DEVICES, CUDA_DEVICE), None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -208,6 +209,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         shaping: Any = None,
         score_func: str | Callable[[FloatArray], FloatArray] = "energy",
         contamination: float = 0.05,
+        device: str | None = None,
         batch_size: int | None = None,
         n_jobs: int | None = None,
         verbose: int = 0,
@@ -217,6 +219,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         self.shaping = shaping
         self.score_func = score_func
         self.contamination = contamination
+        self.device = device
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.verbose = verbose
@@ -256,10 +259,11 @@ class DICEDetector(OutlierMixin, BaseEstimator):
                         "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
                     )
                 rows = SelectedRows(rows, inliers)
-            mean = self._accumulate(RunningMean(rows.shape[1]), rows)
+            mean = self._add_rows(RunningMean(rows.shape[1]), rows)
             shaping = fitted_shaping(self.shaping, rows, self.verbose)
             self._set_state(head, mean, shaping)
-            self.offset_ = score_threshold(self._score(rows), self.contamination)
+            self.offset_ = score_threshold(to_numpy(self._score(rows)), self.contamination)
+            self._follow(X)
         return self
 
     @available_if(_shaping_is_ready)
@@ -298,7 +302,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             if inliers is not None:
                 rows = SelectedRows(rows, inliers)
             mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
-            self._running_mean = self._accumulate(mean, rows)
+            self._running_mean = self._add_rows(mean, rows)
             if mean.n_rows == 0:  # outliers alone, so far
                 return self
             # What learns nothing needs one row for its number of features.
@@ -307,6 +311,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             # A threshold from before belongs to another mask.
             if hasattr(self, "offset_"):
                 del self.offset_
+            self._follow(X)
         return self
 
     def calibrate(self, X: ArrayLike, contamination: float | None = None) -> Self:
@@ -324,14 +329,14 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         -------
         self
         """
-        check_is_fitted(self, "coef_")
+        rows = self._validate_fitted(X, "calibrate")
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        self.offset_ = score_threshold(self._score(self._validate_rows(X, reset=False)), share)
+        self.offset_ = score_threshold(to_numpy(self._score(rows)), share)
         return self
 
-    def logits(self, X: ArrayLike) -> FloatArray:
+    def logits(self, X: ArrayLike) -> Any:
         """Return the logits of the masked layer.
 
         Parameters
@@ -343,15 +348,10 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_classes), float32 or float64
         """
-        check_is_fitted(self, "coef_")
-        rows = self._validate_rows(X, reset=False)
-        out = np.empty((rows.shape[0], len(self.coef_)), scoring_dtype(rows.dtype))
-        for where, logits in self._map(self._layer(out.dtype), rows, "logits"):
-            check_finite(logits.sum(axis=1), rows, where.start, "logits")
-            out[where] = logits
-        return out
+        rows = self._validate_fitted(X, "logits")
+        return self._computation(None).collect(rows)
 
-    def score_samples(self, X: ArrayLike) -> FloatArray:
+    def score_samples(self, X: ArrayLike) -> Any:
         """Return the score of each row: higher = more in-distribution.
 
         Parameters
@@ -364,10 +364,9 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n_samples,), float32 or float64
             float32 for float32 and half-precision features, float64 otherwise.
         """
-        check_is_fitted(self, "coef_")
-        return self._score(self._validate_rows(X, reset=False))
+        return self._score(self._validate_fitted(X, "score_samples"))
 
-    def decision_function(self, X: ArrayLike) -> FloatArray:
+    def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
 
         Parameters
@@ -385,15 +384,9 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             The detector is not fitted, or was fitted by `partial_fit` alone and not
             calibrated.
         """
-        check_is_fitted(self, "coef_")
-        if not hasattr(self, "offset_"):
-            raise NotFittedError(
-                "This DICEDetector has no threshold, as partial_fit sets none: call "
-                "calibrate with held-out in-distribution rows first."
-            )
-        return self.score_samples(X) - self.offset_
+        return self._decide(X, "decision_function")
 
-    def predict(self, X: ArrayLike) -> NDArray[np.int_]:
+    def predict(self, X: ArrayLike) -> Any:
         """Tell for each row whether it is in-distribution.
 
         Parameters
@@ -411,9 +404,11 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         sklearn.exceptions.NotFittedError
             As in `decision_function`.
         """
-        return np.where(self.decision_function(X) >= 0, 1, -1)
+        decision = self._decide(X, "predict")
+        xp = array_namespace(decision)
+        return xp.astype(decision >= 0, xp.int64) * 2 - 1
 
-    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None) -> NDArray[np.int_]:
+    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
         """Fit on X and tell for each of its rows whether it is in-distribution.
 
         Parameters
@@ -478,7 +473,11 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self, "coef_")
         threshold = getattr(self, "offset_", None)
         return detector_module(
-            self.coef_, self.intercept_, threshold, self.score_func, self.shaping_
+            to_numpy(self.coef_),
+            to_numpy(self.intercept_),
+            threshold,
+            self.score_func,
+            self.shaping_,
         )
 
     def _validate_parameters(self) -> None:
@@ -495,6 +494,23 @@ class DICEDetector(OutlierMixin, BaseEstimator):
                 "(weight, bias), or head='identity' if the rows are logits already."
             )
         validate_parameters(self)
+        if self.device is not None:
+            torch_device(self.device)  # one that is not here is told before any work
+
+    def _decide(self, X: Any, method: str) -> Any:
+        """Return the decision function for the public method of that name."""
+        rows = self._validate_fitted(X, method)
+        if not hasattr(self, "offset_"):
+            raise NotFittedError(
+                "This DICEDetector has no threshold, as partial_fit sets none: call "
+                "calibrate with held-out in-distribution rows first."
+            )
+        return self._score(rows) - self.offset_
+
+    def _validate_fitted(self, X: Any, method: str) -> Rows:
+        check_is_fitted(self, "coef_")
+        check_same_namespace(X, self.coef_, f"{type(self).__name__}.{method}")
+        return self._validate_rows(X, reset=False)
 
     def _validate_rows(self, X: Any, *, reset: bool) -> Rows:
         rows = check_rows(X)
@@ -528,22 +544,8 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             self.__dict__.update(before)
             raise
 
-    def _accumulate(self, mean: RunningMean, rows: Rows) -> RunningMean:
-        slices = block_slices(
-            rows.shape[0], rows.shape[1] * scoring_dtype(rows.dtype).itemsize, self.batch_size
-        )
-        # The thread that would read ahead sums as well: one alone is slower than the memory.
-        n_jobs = max(2, effective_n_jobs(self.n_jobs))
-        sums = map_blocks(
-            partial(column_sums, half=rows.dtype.itemsize <= 2),
-            rows,
-            slices,
-            n_jobs=n_jobs,
-            description="mean activation",
-            verbose=self.verbose,
-        )
-        for where, each in sums:
-            mean.add(where.stop - where.start, each)
+    def _add_rows(self, mean: RunningMean, rows: Rows) -> RunningMean:
+        add_rows(mean, rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose)
         return mean
 
     def _set_state(self, head: LinearHead, mean: RunningMean, shaping: Any) -> None:
@@ -583,50 +585,54 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         self.intercept_ = head.bias
         self.shaping_ = shaping
 
-    def _score(self, rows: Rows) -> FloatArray:
-        """Return the scores of validated rows."""
-        out = np.empty(rows.shape[0], scoring_dtype(rows.dtype))
-        for where, scores in self._iterate_scores(rows):
-            out[where] = scores
-        return out
+    def _follow(self, X: Any) -> None:
+        """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
+        if not (is_followed(X) and get_config()["array_api_dispatch"]):
+            return
+        xp, device = array_namespace(X), device_of(X)
+        for name in FITTED_ARRAYS:
+            setattr(self, name, from_numpy(getattr(self, name), xp, device))
 
-    def _iterate_scores(self, rows: Rows) -> Iterator[tuple[slice, FloatArray]]:
-        """Yield the row slice and the scores of each block of validated rows, in order."""
-        dtype = scoring_dtype(rows.dtype)
-        scorer = block_scorer(self._layer(dtype), self.score_func)
-        for where, scores in self._map(scorer, rows, "scores"):
-            check_finite(scores, rows, where.start, "score")
-            yield where, scores.astype(dtype, copy=False)
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled without a device, so that it can be loaded on a machine without that.
+        state: dict[str, Any] = super().__getstate__()
+        arrays = {name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state}
+        return state | arrays
+
+    def _score(self, rows: Rows) -> Any:
+        """Return the scores of validated rows."""
+        return self._computation(self.score_func).collect(rows)
 
     def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:
         """Return validated rows, the dtype of their scores, and those scores block by block."""
         check_is_fitted(self, "coef_")
         rows = self._validate_rows(X, reset=False)
-        return rows, scoring_dtype(rows.dtype), (each for _, each in self._iterate_scores(rows))
+        blocks = self._computation(self.score_func).numpy_blocks(rows)
+        return rows, scoring_dtype(rows.dtype), (each for _, each in blocks)
 
-    def _layer(self, dtype: np.dtype[Any]) -> BlockFunction:
-        return masked_layer(self.coef_, self.intercept_, self.shaping_, dtype)
-
-    def _map(
-        self, function: BlockFunction, rows: Rows, description: str
-    ) -> Iterator[tuple[slice, FloatArray]]:
-        n_classes, n_features = self.coef_.shape
-        row_bytes = (n_features + n_classes) * scoring_dtype(rows.dtype).itemsize
-        return map_blocks(
-            function,
-            rows,
-            block_slices(rows.shape[0], row_bytes, self.batch_size),
-            n_jobs=self.n_jobs,
-            description=description,
-            verbose=self.verbose,
+    def _computation(self, score_func: Any) -> Computation:
+        return Computation(
+            to_numpy(self.coef_),
+            to_numpy(self.intercept_),
+            self.shaping_,
+            score_func,
+            self.device,
+            self.batch_size,
+            self.n_jobs,
+            self.verbose,
         )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
 
 
 def _inliers(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:
     """Return which rows are not labelled -1; None where all are kept."""
     if y is None:
         return None
-    labels = column_or_1d(y)
+    labels = column_or_1d(to_numpy(y) if is_followed(y) else y)
     if len(labels) != rows.shape[0]:
         raise ValueError(f"y has {len(labels)} labels, but X has {rows.shape[0]} rows")
     # Strings mark no outliers; objects may be numbers.

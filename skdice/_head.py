@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._head_files import pointwise, read_weight_and_bias
 from skdice._rows import check_rows, iterate_blocks, scoring_dtype
-from skdice._tensors import tensor_to_numpy
+from skdice._xp import to_numpy
 
 
 class LinearHead:
@@ -185,8 +185,8 @@ class LinearHead:
                 )
         bias = module.bias
         return cls(
-            pointwise(tensor_to_numpy(weight)),
-            None if bias is None else tensor_to_numpy(bias),
+            pointwise(to_numpy(weight)),
+            None if bias is None else to_numpy(bias),
         )
 
     @classmethod
@@ -329,7 +329,7 @@ class LinearHead:
 def _real_array(name: str, values: Any) -> NDArray[Any]:
     """Return the values as an array of real numbers."""
     if hasattr(values, "detach"):  # a torch tensor, which may be part of a graph
-        return tensor_to_numpy(values)
+        return to_numpy(values)
     if hasattr(values, "state_dict"):
         raise TypeError(
             f"{name} must be an array, got {type(values).__name__}; for a torch layer there is "

@@ -24,6 +24,7 @@ from skdice._detector import DICEDetector
 from skdice._head import LinearHead
 from skdice._reductions import RunningMean
 from skdice._sklearn import validate_parameters
+from skdice._xp import to_numpy
 from skdice.features import _safetensors
 from skdice.features._archive import clean_errors
 from skdice.features._atomic import replacing
@@ -44,13 +45,14 @@ def save(detector: DICEDetector, path: str | Path) -> None:
             "code; use one of the named scores, or pickle the detector"
         )
     arrays: dict[str, NDArray[Any]] = {
-        "mask": detector.mask_,
-        "mean_activation": detector.mean_activation_,
+        "mask": to_numpy(detector.mask_),
+        "mean_activation": to_numpy(detector.mean_activation_).astype(np.float64),
         "activation_total": detector._running_mean.total,
         "activation_error": detector._running_mean.error,
     }
     head = detector._resolve_head(detector.n_features_in_)
-    if not np.array_equal(np.where(detector.mask_, head.weight, 0), detector.coef_):
+    coef = to_numpy(detector.coef_)
+    if not np.array_equal(np.where(arrays["mask"], head.weight, 0).astype(coef.dtype), coef):
         raise ValueError("the head was changed after the detector was fitted; fit it again")
     if not isinstance(detector.head, str):
         arrays |= {"weight": head.weight, "bias": head.bias}

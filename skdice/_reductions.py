@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
-from skdice._rows import Rows, block_slices, iterate_blocks, scoring_dtype
+from skdice._rows import (
+    ArrayRows,
+    Rows,
+    SelectedRows,
+    array_source,
+    block_slices,
+    iterate_blocks,
+    load_block,
+    map_blocks,
+    scoring_dtype,
+)
+from skdice._xp import is_accelerator, to_numpy
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
@@ -94,6 +107,15 @@ def column_sums(block: FloatArray, *, half: bool = False) -> Float64Array:
     return np.stack([total, error])
 
 
+def array_column_sums(xp: Any, block: Any) -> Float64Array:
+    """Return the `column_sums` of rows of another library, summed on their device.
+
+    In double precision, as that library sums: pairwise on GPUs.
+    """
+    sums = to_numpy(xp.sum(xp.astype(block, xp.float64), axis=0))
+    return np.stack([sums, np.zeros_like(sums)])
+
+
 class RunningMean:
     """Column means of rows that come in blocks, by compensated float64 summation.
 
@@ -136,6 +158,53 @@ class RunningMean:
     def mean(self) -> Float64Array:
         """Return the column means (n_columns,)."""
         return (self.total + self.error) / self.n_rows
+
+
+def add_rows(
+    mean: RunningMean,
+    X: Rows,
+    *,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    verbose: int | bool = 0,
+) -> None:
+    """Add all rows of a source to a mean, those of an array on a GPU where they lie.
+
+    Parameters
+    ----------
+    mean : RunningMean
+        Changed in place.
+    X : source of rows, of shape (n_samples, n_features)
+        What is added.
+    batch_size : int or None
+        Rows per block.
+    n_jobs : int or None
+        Threads; two at least.
+    verbose : int
+        Above 0, a progress bar.
+    """
+    row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
+    slices = block_slices(X.shape[0], row_bytes, batch_size)
+    source = array_source(X)
+    if source is not None and is_accelerator(source.xp, source.device):
+        assert isinstance(X, ArrayRows | SelectedRows)
+        for rows in slices:
+            sums = array_column_sums(source.xp, X.native(rows))
+            if not np.isfinite(sums).all():
+                load_block(X, rows)  # names the row
+            mean.add(rows.stop - rows.start, sums)
+        return
+    blocks = map_blocks(
+        partial(column_sums, half=X.dtype.itemsize <= 2),
+        X,
+        slices,
+        # The thread that would read ahead sums as well: one alone is slower than the memory.
+        n_jobs=max(2, effective_n_jobs(n_jobs)),
+        description="mean activation",
+        verbose=verbose,
+    )
+    for rows, each in blocks:
+        mean.add(rows.stop - rows.start, each)
 
 
 def _sort_keys(values: FloatArray) -> NDArray[Any]:

@@ -11,10 +11,13 @@ from os import PathLike
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from array_api_compat import array_namespace, device
 from joblib import effective_n_jobs
 from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 from tqdm import tqdm
+
+from skdice._xp import is_followed, to_numpy
 
 FloatArray = NDArray[np.floating[Any]]
 Result = TypeVar("Result")
@@ -107,6 +110,42 @@ class MappedRows(LazyRows):
         return block
 
 
+class ArrayRows(LazyRows):
+    """Rows of an array of another library than NumPy, read as NumPy arrays.
+
+    Parameters
+    ----------
+    array : array
+        Of any real dtype, on any device; dtypes that NumPy lacks are read as float32.
+
+    Attributes
+    ----------
+    array : array
+        The array itself, for engines that compute where it lies.
+    xp : module
+        Its array namespace, by array-api-compat.
+    device : object
+        Its device.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.xp, self.device = array_namespace(array), device(array)
+        self.array = array.detach() if hasattr(array, "detach") else array
+        self.shape = tuple(array.shape)
+        self.dtype = to_numpy(self.array[:0, ...] if self.shape else self.array).dtype
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return to_numpy(self.array[start:stop, ...])
+
+    def native(self, rows: slice) -> Any:
+        """Return consecutive rows as an array of the library itself."""
+        return self.array[rows, ...]
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return a new array of the same library on the same device."""
+        return self.xp.empty(shape, dtype=getattr(self.xp, dtype.name), device=self.device)
+
+
 class SelectedRows(LazyRows):
     """Some rows of a source, in their order.
 
@@ -119,8 +158,14 @@ class SelectedRows(LazyRows):
     """
 
     def __init__(self, source: Rows, selected: NDArray[np.bool_]) -> None:
-        self._source, self._indices = source, np.flatnonzero(selected)
+        self.source, self._indices = source, np.flatnonzero(selected)
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
+
+    def native(self, rows: slice) -> Any:
+        """Return rows of an `ArrayRows` as an array of its library."""
+        assert isinstance(self.source, ArrayRows)
+        xp, array = self.source.xp, self.source.array
+        return xp.take(array, xp.asarray(self._indices[rows], device=self.source.device), axis=0)
 
     def number(self, row: int) -> int:
         """Return which row of the source a selected row is."""
@@ -137,7 +182,7 @@ class SelectedRows(LazyRows):
                 if here.any():
                     # Not beyond the piece: a stream would have to start again for the next.
                     end = min(first + MIN_BLOCK_ROWS, int(piece[-1]) + 1)
-                    block = np.asarray(self._source[int(first) : end])
+                    block = np.asarray(self.source[int(first) : end])
                     out[done : done + len(piece)][here] = block[piece[here] - first]
         return out
 
@@ -175,10 +220,8 @@ def check_rows(X: Any, name: str = "X") -> Rows:
         raise TypeError(
             f"{name} is the path {str(X)!r}: open it with skdice.features.open_features"
         )
-    if hasattr(X, "detach"):
-        from skdice._tensors import TensorRows
-
-        X = TensorRows(X)
+    if is_followed(X):
+        X = ArrayRows(X)
     if not is_lazy(X):
         # A memmap in the right dtype comes through unread.
         array = check_array(X, dtype="numeric", ensure_all_finite=False, input_name=name)
@@ -221,6 +264,12 @@ def iterate_rows(X: Rows, batch_size: int | None = None) -> Iterator[NDArray[Any
     row_bytes = X.dtype.itemsize * int(np.prod(X.shape[1:], dtype=np.int64))
     for rows in block_slices(X.shape[0], row_bytes, batch_size):
         yield np.asarray(X[rows])
+
+
+def array_source(X: Rows) -> ArrayRows | None:
+    """Return the array of another library that the rows, or those they are of, lie in."""
+    source = X.source if isinstance(X, SelectedRows) else X
+    return source if isinstance(source, ArrayRows) else None
 
 
 def row_number(X: Rows, row: int) -> int:

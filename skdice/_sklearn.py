@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from numbers import Real
 from typing import Any
 
@@ -13,7 +14,35 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 
-__all__ = ["Interval", "InvalidParameterError", "StrOptions", "validate_parameters"]
+__all__ = [
+    "Interval",
+    "InvalidParameterError",
+    "MatchingOptions",
+    "StrOptions",
+    "validate_parameters",
+]
+
+
+class MatchingOptions(StrOptions):
+    """Strings of a set, and those that match a regular expression.
+
+    Parameters
+    ----------
+    options : set of str
+        Valid strings; for messages, one of the others may be among them.
+    pattern : str
+        What the whole of another has to match.
+    """
+
+    def __init__(self, options: set[str], pattern: str) -> None:
+        super().__init__(options)
+        self.pattern = pattern
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether a value satisfies the constraint."""
+        return isinstance(val, str) and (
+            val in self.options or re.fullmatch(self.pattern, val) is not None
+        )
 
 
 def validate_parameters(estimator: BaseEstimator) -> None:

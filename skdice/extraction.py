@@ -22,7 +22,7 @@ from skdice._extraction_store import PartialStore
 from skdice._extras import import_extra
 from skdice._head import LinearHead
 from skdice._rows import Rows
-from skdice._tensors import tensor_to_numpy
+from skdice._xp import to_numpy
 from skdice.features import open_features
 
 __all__ = ["Extraction", "attach", "extract_features", "iterate_features"]
@@ -204,9 +204,7 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
             and tuple(module.weight.shape[:2]) == wanted.weight.shape
             and set(module.weight.shape[2:]) <= {1}
-            and np.array_equal(
-                tensor_to_numpy(module.weight).reshape(wanted.weight.shape), wanted.weight
-            )
+            and np.array_equal(to_numpy(module.weight).reshape(wanted.weight.shape), wanted.weight)
         ]
         if len(layers) != 1:
             raise ValueError(
@@ -297,7 +295,7 @@ class _Tap:
                 f"the input of the layer {self._layer!r} has shape {tuple(given.shape)}, expected "
                 "one vector per sample (n, n_features)"
             )
-        return np.array(tensor_to_numpy(given))
+        return np.array(to_numpy(given))
 
     def _split(self, batch: Any) -> tuple[list[Any], dict[str, Any], NDArray[Any] | None]:
         """Return positional and keyword arguments of the model, and the labels, of a batch."""
@@ -407,7 +405,7 @@ def _same(torch: Any, layer_output: Any, output: Any) -> bool:
 def _array(labels: Any) -> NDArray[Any] | None:
     if labels is None:
         return None
-    return np.array(tensor_to_numpy(labels) if hasattr(labels, "detach") else labels)
+    return np.array(to_numpy(labels) if hasattr(labels, "detach") else labels)
 
 
 def _batches(data: Any) -> Iterable[Any]:

@@ -1,6 +1,10 @@
 """Fixtures that several test modules share."""
 
 import os
+
+# Before SciPy is imported: scikit-learn checks its array API support only with it.
+os.environ["SCIPY_ARRAY_API"] = "1"
+
 from pathlib import Path
 
 import hypothesis

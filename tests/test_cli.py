@@ -320,9 +320,8 @@ def test_warnings_are_one_line(run, files):
 def test_interrupted_leaves_nothing_behind(run, files, tmp_path, sent, code):
     run(*FIT, "-o", "k.safetensors")
     program = (
-        "import os, sys; from skdice import _scoring, cli;"
-        f"_scoring.check_finite = lambda *_: os.kill(os.getpid(), {int(sent)});"
-        "from skdice import _detector; _detector.check_finite = _scoring.check_finite;"
+        "import os, sys; from skdice import cli; from skdice._computation import Computation;"
+        f"Computation._check = lambda *_: os.kill(os.getpid(), {int(sent)});"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     (tmp_path / "s.npy").write_text("old")

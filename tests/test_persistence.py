@@ -199,25 +199,12 @@ def test_every_altered_byte_is_noticed(small, path):
     head, X = small
     DICEDetector(head, shaping=ReAct()).fit(X).save(path)
     content = path.read_bytes()
-    expected = skdice.load(path).decision_function(X)
     for position in range(0, len(content), 7):
         altered = bytearray(content)
         altered[position] ^= 0x01
         path.write_bytes(altered)
-        # Spaces that pad the header are no part of what it says.
-        if chr(content[position]) == " " and json_header(bytes(altered)) == json_header(content):
-            assert (skdice.load(path).decision_function(X) == expected).all()
-            continue
         with pytest.raises(ValueError, match="cannot load"):
             skdice.load(path)
-
-
-def json_header(content):
-    try:
-        size = int.from_bytes(content[:8], "little")
-        return json.loads(content[8 : 8 + size])
-    except ValueError:
-        return None
 
 
 def test_a_newer_schema_is_refused(small, path):

@@ -1,5 +1,26 @@
-"""How a block of rows becomes logits. Engines know no scikit-learn."""
+"""How a block of rows becomes logits and scores. Engines know no scikit-learn."""
 
+from collections.abc import Iterator
+from typing import Any
+
+from skdice.engines._array import ArrayLayer
 from skdice.engines._dense import dense_logits
+from skdice.engines._device import CUDA_DEVICE, DEVICES, torch_device
+from skdice.engines._plan import Plan
 
-__all__ = ["dense_logits"]
+__all__ = [
+    "CUDA_DEVICE",
+    "DEVICES",
+    "ArrayLayer",
+    "Plan",
+    "dense_logits",
+    "torch_blocks",
+    "torch_device",
+]
+
+
+def torch_blocks(*args: Any, **options: Any) -> Iterator[tuple[slice, Any]]:
+    """Call the torch engine, which only that imports; see `skdice.engines._torch`."""
+    from skdice.engines import _torch
+
+    return _torch.torch_blocks(*args, **options)

@@ -2,10 +2,12 @@
 
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
+from skdice.engines._plan import Plan
 
 
 class DetectorModule(nn.Module):
@@ -112,3 +114,32 @@ class DetectorModule(nn.Module):
         terms = torch.exp(self.gen_gamma * (log_p + torch.log1p(-log_p.exp())))
         first = torch.exp(self.gen_gamma * (rest - 2 * log_total))
         return -(terms.sum(1) + first[:, 0])
+
+
+def planned_module(
+    plan: Plan, dtype: torch.dtype | None = None, *, threshold: float = torch.nan
+) -> DetectorModule:
+    """Return the module of a plan that holds NumPy's arrays.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is computed.
+    dtype : torch.dtype or None
+        Of the weights; None keeps theirs.
+    threshold : float
+        On the scores; NaN where there is none.
+    """
+    coef, intercept = (
+        torch.from_numpy(np.array(each)).to(dtype) for each in (plan.coef, plan.intercept)
+    )
+    return DetectorModule(
+        coef,
+        intercept,
+        threshold,
+        plan.score,
+        plan.shaping,
+        plan.low,
+        plan.high,
+        plan.n_pruned,
+    )

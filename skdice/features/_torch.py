@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._extras import import_extra
-from skdice._rows import MAPPED_BYTES, LazyRows, Rows, iterate_rows
-from skdice._tensors import TensorRows
+from skdice._rows import MAPPED_BYTES, ArrayRows, LazyRows, Rows, iterate_rows
 from skdice.features._archive import FEATURES, Archive, clean_errors
 
 
@@ -35,7 +34,7 @@ class TorchFileRows(LazyRows):
     """
 
     def __init__(self, path: Path, name: str, tensor: Any) -> None:
-        self._rows = TensorRows(tensor)
+        self._rows = ArrayRows(tensor)
         self.shape, self.dtype = self._rows.shape, self._rows.dtype
         self._path, self._name, self._touched = path, name, 0
 
@@ -46,7 +45,7 @@ class TorchFileRows(LazyRows):
             self._touched += block.nbytes
             if self._touched > MAPPED_BYTES:
                 self._touched = 0
-                self._rows = TensorRows(_load(self._path)[self._name])
+                self._rows = ArrayRows(_load(self._path)[self._name])
         return block
 
 

@@ -1,0 +1,213 @@
+"""Which engine computes the rows of a source, and where the results lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import array_api_compat
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from skdice._rows import (
+    ArrayRows,
+    Rows,
+    SelectedRows,
+    array_source,
+    block_slices,
+    load_block,
+    map_blocks,
+    scoring_dtype,
+)
+from skdice._scoring import block_scorer, check_finite, masked_layer
+from skdice._xp import from_numpy, to_numpy
+from skdice.engines import ArrayLayer, Plan, torch_blocks, torch_device
+from skdice.shaping import ASH, VRA, ReAct, Scale
+
+FloatArray = NDArray[np.floating[Any]]
+Blocks = Iterator[tuple[slice, Any]]
+
+
+def named_plan(
+    coef: FloatArray, intercept: FloatArray, score_func: Any, shaping: Any
+) -> Plan | None:
+    """Return what an engine has to compute; None where it takes a function of the user's.
+
+    Parameters
+    ----------
+    coef : ndarray of shape (n_classes, n_features)
+        Masked weight.
+    intercept : ndarray of shape (n_classes,)
+        Bias.
+    score_func : str or callable
+        Of the detector.
+    shaping : fitted transformer or None
+        Of the detector.
+    """
+    if not isinstance(score_func, str):
+        return None
+    match shaping:
+        case None:
+            return Plan(coef, intercept, score_func)
+        case ReAct():
+            high: Any = getattr(shaping, "threshold_", shaping.threshold)
+            return Plan(coef, intercept, score_func, "ReAct", high=high)
+        case VRA():
+            low, high = shaping.alpha_, shaping.beta_
+            return Plan(coef, intercept, score_func, "VRA", low=low, high=high)
+        case ASH() | Scale():
+            name, n_pruned = type(shaping).__name__, shaping.n_pruned(coef.shape[1])
+            return Plan(coef, intercept, score_func, name, n_pruned=n_pruned)
+    return None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """The logits or the scores of rows, as a fitted detector computes them.
+
+    Where the rows are an array of torch or another library, it is computed where they lie
+    and the results lie there too; on a GPU where `device` names one; by NumPy otherwise,
+    and always where `score_func` or the shaping is a function of the user's.
+
+    Parameters
+    ----------
+    coef : ndarray of shape (n_classes, n_features)
+        Masked weight.
+    intercept : ndarray of shape (n_classes,)
+        Bias.
+    shaping : fitted transformer or None
+        Applied to the features first.
+    score_func : str, callable or None
+        None for the logits themselves.
+    device : str or None
+        Of the detector.
+    batch_size, n_jobs, verbose : int or None
+        Of the detector.
+    """
+
+    coef: FloatArray
+    intercept: FloatArray
+    shaping: Any
+    score_func: str | Callable[[FloatArray], FloatArray] | None
+    device: str | None
+    batch_size: int | None
+    n_jobs: int | None
+    verbose: int | bool
+
+    @property
+    def name(self) -> str:
+        """What the values are."""
+        return "logits" if self.score_func is None else "scores"
+
+    def collect(self, rows: Rows) -> Any:
+        """Return the values of all rows, in the library and on the device of the rows."""
+        source, dtype = array_source(rows), scoring_dtype(rows.dtype)
+        shape = (rows.shape[0], *([len(self.coef)] if self.score_func is None else []))
+        if source is None:
+            out = np.empty(shape, dtype)
+            for where, values in self.numpy_blocks(rows):
+                out[where] = values
+            return out
+        out = source.empty(shape, dtype)
+        for where, values in self._blocks(rows):
+            if isinstance(values, np.ndarray):
+                values = from_numpy(values.astype(dtype, copy=False), source.xp, source.device)
+            out[where, ...] = values
+        # Once, at the end: each look from the host would wait for the device.
+        bad = ~source.xp.isfinite(out)
+        if bool(source.xp.any(bad)):
+            self._check(to_numpy(out), rows, 0)
+        return out
+
+    def numpy_blocks(self, rows: Rows) -> Iterator[tuple[slice, FloatArray]]:
+        """Yield the slice and the values of each block of rows, in order, as NumPy arrays."""
+        dtype = scoring_dtype(rows.dtype)
+        for where, values in self._blocks(rows):
+            block = to_numpy(values)
+            self._check(block, rows, where.start)
+            yield where, block.astype(dtype, copy=False)
+
+    def _check(self, values: FloatArray, rows: Rows, first_row: int) -> None:
+        if values.ndim == 2:
+            values = values.sum(axis=1)
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            # The features themselves may be at fault, which other engines leave unsaid.
+            row = first_row + int(bad[0])
+            load_block(rows, slice(row, row + 1))
+            check_finite(values, rows, first_row, "logits" if self.score_func is None else "score")
+
+    def _blocks(self, rows: Rows) -> Blocks:
+        source, device = array_source(rows), None
+        if self.device is not None:
+            device = torch_device(self.device)
+        elif source is not None and array_api_compat.is_torch_array(source.array):
+            device = source.device
+        follows = source is not None and self.device in (None, "auto")
+        plan = None
+        if device is not None or follows:
+            plan = named_plan(self.coef, self.intercept, self.score_func or "energy", self.shaping)
+        if plan is None:
+            return self._numpy_blocks(rows)
+        if device is not None:
+            return self._with_progress(self._torch_blocks(rows, plan, device), rows)
+        return self._with_progress(self._array_blocks(rows, plan), rows)
+
+    def _numpy_blocks(self, rows: Rows) -> Blocks:
+        dtype = scoring_dtype(rows.dtype)
+        function = masked_layer(self.coef, self.intercept, self.shaping, dtype)
+        if self.score_func is not None:
+            function = block_scorer(function, self.score_func)
+        return map_blocks(
+            function,
+            rows,
+            self._slices(rows),
+            n_jobs=self.n_jobs,
+            description=self.name,
+            verbose=self.verbose,
+        )
+
+    def _array_blocks(self, rows: Rows, plan: Plan) -> Blocks:
+        source, dtype = array_source(rows), scoring_dtype(rows.dtype)
+        assert source is not None
+        assert isinstance(rows, ArrayRows | SelectedRows)
+        coef, intercept = (
+            from_numpy(each.astype(dtype), source.xp, source.device)
+            for each in (plan.coef, plan.intercept)
+        )
+        layer = ArrayLayer(replace(plan, coef=coef, intercept=intercept), source.xp)
+        for where in self._slices(rows):
+            block = source.xp.astype(rows.native(where), coef.dtype)
+            with np.errstate(all="ignore"):  # the results are looked at
+                values = layer.compute(block, logits=self.score_func is None)
+            yield where, values
+
+    def _torch_blocks(self, rows: Rows, plan: Plan, device: Any) -> Blocks:
+        source = array_source(rows)
+        return torch_blocks(
+            plan,
+            rows.native
+            if isinstance(rows, ArrayRows | SelectedRows) and source
+            else rows.__getitem__,
+            rows.shape[0],
+            rows.dtype if source is None else source.array.dtype,
+            device,
+            logits=self.score_func is None,
+            double=scoring_dtype(rows.dtype) == np.float64,
+            batch_size=self.batch_size,
+        )
+
+    def _slices(self, rows: Rows) -> list[slice]:
+        n_classes, n_features = self.coef.shape
+        row_bytes = (n_features + n_classes) * scoring_dtype(rows.dtype).itemsize
+        return block_slices(rows.shape[0], row_bytes, self.batch_size)
+
+    def _with_progress(self, blocks: Blocks, rows: Rows) -> Blocks:
+        with tqdm(
+            total=rows.shape[0], desc=self.name, unit=" rows", disable=not self.verbose
+        ) as bar:
+            for where, values in blocks:
+                yield where, values
+                bar.update(where.stop - where.start)

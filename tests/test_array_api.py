@@ -1,0 +1,194 @@
+"""Arrays of other libraries than NumPy: results follow their input."""
+
+import pickle
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+from sklearn import config_context
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+import skdice
+from skdice import DICEDetector, LinearHead
+from skdice.shaping import ASH, VRA, ReAct, Scale
+
+SCORES = ["energy", "max_logit", "msp", "gen"]
+SHAPINGS = [None, ReAct(), VRA(), ASH(), Scale(quantile=0.5)]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(5)
+    head = LinearHead(rng.normal(size=(120, 24)), rng.normal(size=120))
+    return head, np.maximum(rng.normal(size=(900, 24)), 0), rng.normal(size=(700, 24))
+
+
+def strict(X):
+    return array_api_strict.asarray(X, device=array_api_strict.Device("device1"))
+
+
+def to_numpy(array):
+    return np.from_dlpack(array)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shaping", SHAPINGS, ids=repr)
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+def test_results_are_those_of_numpy(problem, library, score, shaping, dtype):
+    head, train, test = (problem[0], *(np.asarray(each, dtype) for each in problem[1:]))
+    detector = DICEDetector(head, score_func=score, shaping=shaping, batch_size=300)
+    expected = detector.fit(train).score_samples(test)
+    with config_context(array_api_dispatch=True):
+        scores = detector.score_samples(library(test))
+        decision = detector.decision_function(library(test))
+        prediction = detector.predict(library(test))
+        logits = detector.logits(library(test))
+    rtol = 1e-5 if dtype == np.float32 else 1e-12
+    for result in (scores, decision, prediction, logits):
+        assert type(result) is type(library(test))
+        assert result.device == library(test).device
+    np.testing.assert_allclose(to_numpy(scores), expected, rtol=rtol)
+    assert to_numpy(scores).dtype == dtype
+    np.testing.assert_allclose(to_numpy(logits), detector.logits(test), rtol=rtol, atol=10 * rtol)
+    margin = np.abs(detector.decision_function(test)) > 1e-4
+    assert (to_numpy(prediction) == detector.predict(test))[margin].all()
+
+
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+def test_fitted_arrays_follow_x_and_a_pickle_holds_none_of_it(problem, library, tmp_path):
+    head, train, test = problem
+    expected = DICEDetector(head, shaping=ReAct()).fit(train)
+    detector = DICEDetector(head, shaping=ReAct())
+    labels = np.ones(len(train), dtype=np.int64)
+    labels[:50] = -1
+    with config_context(array_api_dispatch=True):
+        detector.fit(library(train), library(labels))
+        assert type(detector.coef_) is type(library(train))
+        with pytest.raises(ValueError, match=r"must use the same namespace .* got ndarray"):
+            detector.predict(test)
+        scores = detector.score_samples(library(test))
+    expected.fit(train, labels)
+    np.testing.assert_allclose(to_numpy(detector.mean_activation_), expected.mean_activation_)
+    np.testing.assert_allclose(to_numpy(scores), expected.score_samples(test), rtol=1e-12)
+    np.testing.assert_allclose(detector.offset_, expected.offset_, rtol=1e-12)
+    detector.save(tmp_path / "d.safetensors")
+    copies = pickle.loads(pickle.dumps(detector)), skdice.load(tmp_path / "d.safetensors")
+    for copy in copies:
+        assert type(copy.coef_) is np.ndarray
+        np.testing.assert_allclose(copy.score_samples(test), to_numpy(scores), rtol=1e-12)
+        with config_context(array_api_dispatch=True):  # what was loaded follows any input
+            assert type(copy.score_samples(library(test))) is type(library(test))
+
+
+def test_partial_fit_and_calibrate_follow_too(problem):
+    head, train, test = problem
+    expected = DICEDetector(head).partial_fit(train).calibrate(test)
+    detector = DICEDetector(head)
+    with config_context(array_api_dispatch=True):
+        for block in (train[:500], train[500:]):
+            detector.partial_fit(strict(block))
+        detector.calibrate(strict(test))
+        assert type(detector.mean_activation_) is type(strict(train))
+    np.testing.assert_allclose(
+        to_numpy(detector.mean_activation_), expected.mean_activation_, rtol=1e-12
+    )
+    np.testing.assert_allclose(detector.offset_, expected.offset_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_tensors_are_scored_in_single(problem, dtype):
+    head, train, test = problem
+    detector = DICEDetector(head).fit(train)
+    tensor = torch.from_numpy(test).to(dtype)
+    scores = detector.score_samples(tensor)
+    assert scores.dtype == torch.float32
+    expected = detector.score_samples(tensor.double()).numpy()
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_integers_are_scored_in_double(problem):
+    head, train, _ = problem
+    detector = DICEDetector(head).fit(train)
+    whole = torch.arange(48).reshape(2, 24)
+    scores = detector.score_samples(whole)
+    assert scores.dtype == torch.float64
+    np.testing.assert_allclose(scores, detector.score_samples(whole.numpy()), rtol=1e-12)
+
+
+def test_functions_of_the_user_get_numpy_arrays(problem):
+    head, train, test = problem
+
+    def margin(logits):
+        assert type(logits) is np.ndarray
+        top = np.sort(logits, axis=1)
+        return top[:, -1] - top[:, -2]
+
+    detector = DICEDetector(head, score_func=margin).fit(train)
+    scores = detector.score_samples(torch.from_numpy(test))
+    assert type(scores) is torch.Tensor
+    np.testing.assert_allclose(scores, detector.score_samples(test))
+
+
+@pytest.mark.parametrize("shaping", [None, ReAct(threshold=1.0), VRA(alpha=0.0, beta=1.0)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+def test_a_value_that_is_not_finite_is_named(problem, library, value, shaping):
+    head, train, test = problem
+    detector = DICEDetector(head, shaping=shaping, batch_size=128).fit(train)
+    bad = test.copy()
+    bad[401, 7] = value
+    with config_context(array_api_dispatch=True):
+        for method in (detector.score_samples, detector.logits, detector.fit):
+            with pytest.raises(ValueError, match=r"(NaN|infinity).* row 401, column 7"):
+                method(library(bad))
+
+
+def test_a_score_out_of_range_is_named(problem):
+    head, train, test = problem
+    detector = DICEDetector(head).fit(train)
+    large = test.astype(np.float32)
+    large[400] = 3e38
+    with pytest.raises(ValueError, match="the score of row 400 is"):
+        detector.score_samples(torch.from_numpy(large))
+
+
+def test_tensors_in_a_graph_and_on_strides(problem):
+    head, train, test = problem
+    detector = DICEDetector(head).fit(train)
+    tensor = torch.from_numpy(np.ascontiguousarray(test.T)).T.requires_grad_()
+    scores = detector.score_samples(tensor)
+    assert not scores.requires_grad
+    np.testing.assert_allclose(scores, detector.score_samples(test), rtol=1e-12)
+
+
+def test_without_dispatch_other_arrays_are_converted(problem):
+    head, train, test = problem
+    detector = DICEDetector(head).fit(train)
+    plain = array_api_strict.asarray(test)
+    assert type(detector.score_samples(plain)) is np.ndarray
+
+
+def test_every_check_of_array_api_support_that_can_run_here_does():
+    names = {
+        (check.keywords.get("array_namespace"), check.keywords.get("device_name"))
+        for _, check in estimator_checks_generator(DICEDetector(head="identity"))
+        if check.func.__name__ == "check_array_api_input"
+    }
+    # In scikit-learn from 1.9 on; before, the battery has the one for NumPy.
+    assert names >= {("array_api_strict", "device1"), ("torch", "cpu")} or names == {
+        ("numpy", None)
+    }
+
+
+def test_a_search_over_tensors(problem):
+    head, train, test = problem
+    X = torch.from_numpy(np.concatenate([train[:200], test[:200]]))
+    y = np.repeat([1, -1], 200)
+    folds = StratifiedKFold(2, shuffle=True, random_state=0)
+    search = GridSearchCV(DICEDetector(head), {"sparsity": [0, 0.5]}, scoring="roc_auc", cv=folds)
+    found = search.fit(X, y).cv_results_["mean_test_score"]
+    expected = search.fit(X.numpy(), y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, expected)
