@@ -1,4 +1,4 @@
-"""Reading a head's weight and bias from a file of named arrays."""
+"""A head's weight and bias in a file of named arrays."""
 
 from __future__ import annotations
 
@@ -8,8 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._rows import as_rows
+from skdice.features import _npz, _safetensors
 from skdice.features._archive import Archive
+from skdice.features._atomic import replacing
 from skdice.features._open import open_archive
+
+_WRITERS = {".npz": _npz.write, ".safetensors": _safetensors.write}
+
+
+def check_head_file(path: Path) -> None:
+    """Raise if a head cannot be written under that name."""
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"cannot write {path}: expected an ending of {' or '.join(_WRITERS)}")
+
+
+def write_weight_and_bias(path: Path, weight: NDArray[Any], bias: NDArray[Any]) -> None:
+    """Write the two to a .npz or .safetensors file, whole or not at all."""
+    check_head_file(path)
+    with replacing(path) as temporary:
+        _WRITERS[path.suffix](temporary, {"weight": as_rows(weight), "bias": as_rows(bias)})
 
 
 def read_weight_and_bias(

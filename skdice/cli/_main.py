@@ -15,7 +15,7 @@ from typing import Any
 
 import skdice
 from skdice._scores import SCORES
-from skdice.cli import _commands
+from skdice.cli import _commands, _extract
 from skdice.cli._demo import run_demo
 
 # What a shell and argparse itself use for a usage or input error.
@@ -30,6 +30,7 @@ Out-of-distribution detection for any trained classifier, from its penultimate f
 its last linear layer.
 
   skdice demo
+  skdice extract resnet50.pt2 images/ -o new.npy
   skdice fit train.npy --head resnet50.safetensors --layer fc --sparsity 0.7 -o det.safetensors
   skdice calibrate det.safetensors heldout.npy
   skdice score det.safetensors new.npy | head
@@ -40,6 +41,15 @@ Feature files are .npy, .npz, .safetensors, .h5, .zarr, .parquet, .pt, or a fold
 pattern of them, read as one matrix in the sorted order of their names (so pad numbers with
 zeros). They are read block by block and may be larger than memory. A feature file named - is
 a .npy file on standard input.
+"""
+
+EXTRACT = """\
+Images are read in the sorted order of their names. Where they lie in one folder per class, the
+places of the classes among the sorted names are kept as labels: of train.npy, in
+train.labels.npy. An interrupted extraction goes on where it stopped when called again.
+
+  skdice extract resnet50.pt2 imagenet/val -o val.npy --head-output head.safetensors
+  skdice fit val.npy --head head.safetensors -o det.safetensors
 """
 
 
@@ -89,6 +99,56 @@ def build_parser() -> ArgumentParser:
     _contamination(fit, 0.05)
     _output(fit, "the detector file", required=True)
     _common(fit)
+
+    extract = add(
+        "extract",
+        _extract.extract,
+        "extract penultimate features and the head from a saved torch classifier",
+    )
+    extract.epilog = EXTRACT
+    extract.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a TorchScript file or an exported program (.pt2); it is code: use what you trust",
+    )
+    extract.add_argument(
+        "data",
+        metavar="DATA",
+        help="a folder of images, or a file with an array of inputs as the model takes them",
+    )
+    extract.add_argument("--key", help="name of the array in the file of inputs")
+    extract.add_argument("--layer", help="name of the classification layer (default: it is found)")
+    extract.add_argument(
+        "--head-output",
+        type=Path,
+        metavar="FILE",
+        help="a .safetensors or .npz file for the weight and bias of that layer",
+    )
+    extract.add_argument("--device", help="where to run: cpu, cuda, cuda:1, mps (default: cpu)")
+    extract.add_argument(
+        "--dtype", choices=["float16", "float32", "float64"], help="default: the model's"
+    )
+    extract.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    images = extract.add_argument_group("images")
+    images.add_argument("--resize", type=int, default=256, help="shorter side (default: 256)")
+    images.add_argument("--crop", type=int, default=224, help="pixels cut out (default: 224)")
+    images.add_argument(
+        "--mean",
+        type=float,
+        nargs="+",
+        default=[0.485, 0.456, 0.406],
+        help="of each channel, one value for grey (default: ImageNet's)",
+    )
+    images.add_argument(
+        "--std",
+        type=float,
+        nargs="+",
+        default=[0.229, 0.224, 0.225],
+        help="likewise",
+    )
+    _output(extract, "the feature file; labels go beside it", required=True)
+    _common(extract)
 
     calibrate = add(
         "calibrate",

@@ -49,5 +49,5 @@ def torch_device(name: str) -> Any:
     found = [f"cuda:{n}" for n in range(n_cuda)] + ["mps"] * has_mps
     raise ValueError(
         f"device is {name!r}, but torch finds {' and '.join(found) or 'no GPU'} here; "
-        "set_params(device=None) computes on the CPU"
+        "device='cpu' computes without one"
     )

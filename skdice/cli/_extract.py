@@ -1,0 +1,95 @@
+"""The ``extract`` command: from a saved classifier and its inputs to features and head."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skdice._extras import import_extra
+from skdice._head_files import check_head_file, write_weight_and_bias
+from skdice._rows import Rows, iterate_rows
+from skdice.cli._commands import naming, refuse_overwriting, report
+from skdice.extraction import extract_features, load_program
+from skdice.extraction._images import ImageFolder
+from skdice.features import open_features
+
+
+def extract(arguments: Namespace) -> None:
+    """Extract features from images or an array with a saved program."""
+    outputs = [arguments.output]
+    if arguments.head_output is not None:
+        check_head_file(arguments.head_output)
+        outputs.append(arguments.head_output)
+    for output in outputs:
+        refuse_overwriting(output, arguments.model, arguments.data)
+    model = load_program(arguments.model, arguments.layer, arguments.device)
+    folder = Path(arguments.data)
+    # Of a program of one size of batch, only the last may be smaller.
+    batch_size = model.batch_rows or arguments.batch_size
+    classes = None
+    data: Any
+    if folder.is_dir():
+        data = ImageFolder(
+            folder,
+            batch_size,
+            resize=arguments.resize,
+            crop=arguments.crop,
+            mean=arguments.mean,
+            std=arguments.std,
+        )
+        classes = data.classes
+    else:
+        data = ArrayBatches(open_features(folder, arguments.key), batch_size)
+    with naming(arguments.data):
+        extraction = extract_features(
+            model,
+            data,
+            out=arguments.output,
+            dtype=arguments.dtype,
+            verbose=arguments.verbose,
+        )
+    if arguments.head_output is not None:
+        head = extraction.head
+        write_weight_and_bias(arguments.head_output, head.weight, head.bias)
+    report(
+        arguments,
+        {
+            "output": str(arguments.output),
+            "rows": extraction.features.shape[0],
+            "features": extraction.head.n_features,
+            "classes": extraction.head.n_classes,
+            "layer": model.layer_name,
+            "head": None if arguments.head_output is None else str(arguments.head_output),
+            "labels": classes,
+        },
+        "extracted {rows:,} rows of {features:,} features, which enter the layer {layer!r} of "
+        "{classes:,} classes; wrote {output}",
+    )
+
+
+class ArrayBatches:
+    """Batches of an array in a file, as tensors in the precision that models compute in.
+
+    Parameters
+    ----------
+    rows : source of rows
+        Inputs, with any number of axes.
+    batch_size : int
+        Rows per batch.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int) -> None:
+        self._rows, self._batch_size = rows, batch_size
+
+    def __len__(self) -> int:
+        return -(-self._rows.shape[0] // self._batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        torch = import_extra("torch", "torch")
+        for block in iterate_rows(self._rows, self._batch_size):
+            single = block.astype(np.float32) if block.dtype.kind == "f" else np.array(block)
+            yield torch.from_numpy(single)

@@ -1,0 +1,106 @@
+"""Batches of images from a folder, prepared as image classifiers are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._extras import import_extra
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+READING_THREADS = 4
+
+
+class ImageFolder:
+    """Batches of the images in a folder, in the sorted order of their names.
+
+    Where all images lie in folders one level down, these are the classes, and batches come
+    with labels: the place of the class among the sorted names.
+
+    Each image is scaled so that its shorter side is `resize`, with antialiased bilinear
+    interpolation, cropped to the `crop` pixels in its middle, and normalised.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    batch_size : int
+        Images per batch.
+    resize, crop : int
+        Pixels.
+    mean, std : sequence of float
+        One per channel, of values in [0, 1]: three for colour, one for grey.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        batch_size: int,
+        *,
+        resize: int,
+        crop: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        if len(mean) != len(std) or len(mean) not in (1, 3):
+            raise ValueError(
+                f"mean has {len(mean)} and std {len(std)} values, expected one each for grey, or "
+                "three each for colour"
+            )
+        if min(std) <= 0 or crop < 1 or batch_size < 1:
+            raise ValueError(
+                f"std is {list(std)}, crop {crop} and batch_size {batch_size}: expected values "
+                "above 0"
+            )
+        if resize < crop:
+            raise ValueError(f"resize is {resize}, expected at least the {crop} pixels of the crop")
+        self._image = import_extra("PIL.Image", "torch")
+        self._batch_size, self._resize, self._crop = batch_size, resize, crop
+        self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
+        self.files = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        if not self.files:
+            raise ValueError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+        depths = {len(path.relative_to(folder).parts) for path in self.files}
+        self.classes = sorted({path.parent.name for path in self.files}) if depths == {2} else None
+
+    def __len__(self) -> int:
+        return -(-len(self.files) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        torch = import_extra("torch", "torch")
+        with ThreadPoolExecutor(READING_THREADS, "skdice-images") as pool:
+            for start in range(0, len(self.files), self._batch_size):
+                files = self.files[start : start + self._batch_size]
+                images = torch.from_numpy(np.stack(list(pool.map(self._load, files))))
+                if self.classes is None:
+                    yield images
+                else:
+                    places = [self.classes.index(path.parent.name) for path in files]
+                    yield images, torch.tensor(places)
+
+    def _load(self, path: Path) -> NDArray[np.float32]:
+        """Return an image as (channels, crop, crop)."""
+        try:
+            with self._image.open(path) as opened:
+                image = opened.convert("RGB" if len(self._mean) == 3 else "L")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"cannot read the image {path}: {error}") from error
+        width, height = image.size
+        # As torchvision rounds.
+        size = (
+            (self._resize, int(self._resize * height / width))
+            if width <= height
+            else (int(self._resize * width / height), self._resize)
+        )
+        image = image.resize(size, self._image.Resampling.BILINEAR)
+        left, top = (round((length - self._crop) / 2) for length in size)
+        image = image.crop((left, top, left + self._crop, top + self._crop))
+        pixels = np.asarray(image, np.float32).reshape(self._crop, self._crop, -1) / 255
+        return np.ascontiguousarray(((pixels - self._mean) / self._std).transpose(2, 0, 1))

@@ -1,0 +1,266 @@
+"""Cutting a saved program before its classification layer; importing this imports torch."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
+
+from skdice.engines import torch_device
+from skdice.extraction._tap import output_tensors, same_output
+
+HINT = "save one with torch.jit.save(torch.jit.script(model.eval()), path) or torch.export.save"
+
+
+class ProgramClassifier(nn.Module):
+    """A saved program in two parts: what comes before its classification layer, and that.
+
+    Parameters
+    ----------
+    body : callable
+        From inputs to what enters the layer.
+    head : Linear or Conv2d
+        The classification layer.
+    program : callable
+        The whole, with which the first batch is compared.
+    layer_name : str
+        The name that the program has for the layer.
+    batch_rows : int or None
+        The one size of batch that the program takes, if it is fixed.
+    """
+
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        head: nn.Module,
+        program: Callable[..., Any],
+        layer_name: str,
+        batch_rows: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.head, self.layer_name, self.batch_rows = head, layer_name, batch_rows
+        # In tuples, so that they are no part of this module: what a program computes on
+        # was settled when it was loaded.
+        self._body = (body,)
+        self._program: tuple[Callable[..., Any], ...] = (program,)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits, averaged over all positions for a convolution."""
+        n_rows, wanted = len(inputs), self.batch_rows
+        if wanted is not None and n_rows < wanted:
+            inputs = torch.cat([inputs, inputs[-1:].expand(wanted - n_rows, *inputs.shape[1:])])
+        logits: Tensor = self.head(self._body[0](inputs)[:n_rows])
+        for program in self._program:
+            outputs = output_tensors(program(inputs))
+            if not any(same_output(torch, logits, each[:n_rows]) for each in outputs):
+                raise ValueError(
+                    f"the output of the program is not that of its layer {self.layer_name!r}: "
+                    "name the classification layer with layer="
+                )
+        self._program = ()
+        return logits.mean((2, 3)) if logits.ndim == 4 else logits
+
+    def train(self, mode: bool = True) -> ProgramClassifier:
+        """Return self: a program has no training mode."""
+        return self
+
+
+@dataclass
+class _Layer:
+    """A linear layer found in the graph of a program."""
+
+    name: str
+    weight: Tensor
+    bias: Tensor | None
+    entered_by: Any
+
+    def module(self) -> nn.Module:
+        """Return it as a module."""
+        n_out, n_in, *kernel = self.weight.shape
+        has_bias = self.bias is not None
+        layer: nn.Linear | nn.Conv2d = (
+            nn.Conv2d(n_in, n_out, 1, bias=has_bias) if kernel else nn.Linear(n_in, n_out, has_bias)
+        )
+        layer.weight = nn.Parameter(self.weight.detach().clone(), requires_grad=False)
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=False)
+        return layer
+
+
+def load(path: Path, layer: str | None, device: Any) -> ProgramClassifier:
+    """Load a program, and cut it; see `skdice.extraction.load_program`."""
+    if not isinstance(device, torch.device):
+        device = torch_device(device or "cpu") or torch.device("cpu")
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"cannot load {path}: it is no program of torch; {HINT}") from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        return _load_script(path, layer, device)
+    if any("exported_program" in name or "/models/" in name for name in names):
+        return _load_exported(path, layer, device)
+    raise ValueError(f"cannot load {path}: it holds weights or data, but no program; {HINT}")
+
+
+def _load_script(path: Path, layer: str | None, device: torch.device) -> ProgramClassifier:
+    def frozen() -> Any:
+        program = torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
+        return torch.jit.freeze(program, optimize_numerics=False)
+
+    body = frozen()
+    graph = body.graph
+    for node in graph.nodes():
+        values = [each.toIValue() for each in node.inputs()]
+        if (node.kind() == "aten::dropout" and values[2]) or (
+            node.kind() == "aten::batch_norm" and values[5]
+        ):
+            raise _in_training_mode(path)
+
+    def enters(value: Any) -> list[Any]:
+        return list(value.node().inputs())
+
+    def as_layer(value: Any) -> _Layer | None:
+        node = value.node()
+        kind, inputs = node.kind(), list(node.inputs())
+        if kind not in ("aten::linear", "aten::conv2d", "aten::_convolution"):
+            return None
+        weight, bias = inputs[1].toIValue(), inputs[2].toIValue()
+        name = inputs[1].debugName().removeprefix("self.").removesuffix(".weight")
+        return _as_layer(name, weight, bias, inputs[0])
+
+    outputs = list(graph.outputs())
+    found = _choose(path, outputs, enters, as_layer, layer)
+    for n in reversed(range(len(outputs))):
+        graph.eraseOutput(n)
+    graph.registerOutput(found.entered_by)
+    return ProgramClassifier(body, found.module(), frozen(), found.name)
+
+
+def _load_exported(path: Path, layer: str | None, device: torch.device) -> ProgramClassifier:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own use of torch
+        exported = torch.export.load(path)
+    if device.type != "cpu":
+        exported = move_to_device_pass(exported, device)
+    body: Any = exported.module(check_guards=False)
+    graph, aten = body.graph, torch.ops.aten
+    for node in graph.nodes:
+        if (node.target is aten.dropout.default and node.args[2]) or (
+            node.target is aten.batch_norm.default and node.args[5]
+        ):
+            raise _in_training_mode(path)
+
+    def value_of(node: Any) -> Any:
+        if node is None:
+            return None
+        if node.op == "get_attr":
+            found = body
+            for part in node.target.split("."):
+                found = getattr(found, part)
+            return found
+        if node.target in (aten.t.default, aten.permute.default):
+            return value_of(node.args[0])
+        return None
+
+    def name_of(node: Any) -> str:
+        while node.op != "get_attr":
+            node = node.args[0]
+        return str(node.target).removesuffix(".weight")
+
+    def as_layer(node: Any) -> _Layer | None:
+        arguments = [*node.args, None, None]
+        if node.target in (
+            aten.linear.default,
+            aten.conv2d.default,
+            aten.convolution.default,
+        ):
+            entered_by, weight, bias = arguments[:3]
+        elif node.target is aten.addmm.default:
+            bias, entered_by, weight = arguments[:3]
+        else:
+            return None
+        tensor = value_of(weight)
+        if tensor is None:
+            return None
+        return _as_layer(name_of(weight), tensor, value_of(bias), entered_by)
+
+    (output,) = graph.find_nodes(op="output")
+    found = _choose(
+        path, list(output.all_input_nodes), lambda n: n.all_input_nodes, as_layer, layer
+    )
+    output.args = (found.entered_by,)
+    # Outputs are now one tensor, in no structure.
+    graph.set_codegen(torch.fx.graph.CodeGen())
+    graph.eliminate_dead_code()
+    body.recompile()
+    first = next(node for node in graph.nodes if node.op == "placeholder")
+    n_rows = first.meta["val"].shape[0]
+    program = exported.module(check_guards=False)
+    batch_rows = n_rows if isinstance(n_rows, int) else None
+    return ProgramClassifier(body, found.module(), program, found.name, batch_rows)
+
+
+def _as_layer(name: str, weight: Any, bias: Any, entered_by: Any) -> _Layer | None:
+    if not isinstance(weight, Tensor) or any(size != 1 for size in weight.shape[2:]):
+        return None
+    return _Layer(name, weight, bias, entered_by)
+
+
+def _choose(
+    path: Path,
+    outputs: list[Any],
+    enters: Callable[[Any], list[Any]],
+    as_layer: Callable[[Any], _Layer | None],
+    wanted: str | None,
+) -> _Layer:
+    """Return the layer of that name, or the one that all ways back from the output meet first."""
+    found = {each.name: each for each in _layers(outputs, enters, as_layer, beyond=bool(wanted))}
+    if wanted is not None:
+        if wanted not in found:
+            raise ValueError(f"{path} has no layer {wanted!r}; candidates: {', '.join(found)}")
+        return found[wanted]
+    if len(found) != 1:
+        what = f"it has {len(found)}: {', '.join(found)}" if found else "it has none"
+        raise ValueError(
+            f"{path}: expected one Linear or 1x1 convolution that gives the output, but {what}"
+            + "; name the classification layer with layer=" * bool(found)
+        )
+    return next(iter(found.values()))
+
+
+def _layers(
+    outputs: list[Any],
+    enters: Callable[[Any], list[Any]],
+    as_layer: Callable[[Any], _Layer | None],
+    *,
+    beyond: bool,
+) -> Iterator[_Layer]:
+    """Yield the layers on the ways back from the outputs, the last ones or also those before."""
+    waiting, seen = list(outputs), set()
+    while waiting:
+        value = waiting.pop(0)
+        if value in seen:
+            continue
+        seen.add(value)
+        layer = as_layer(value)
+        if layer is not None:
+            yield layer
+        if layer is None or beyond:
+            waiting += enters(value)
+
+
+def _in_training_mode(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} was saved in training mode, where dropout or batch normalisation make features "
+        "random: call model.eval() before"
+    )
