@@ -8,19 +8,17 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from skdice import DICEDetector, LinearHead, load, shaping
 from skdice._extras import import_extra
 from skdice._persistence import read_document
 from skdice._rows import Rows
-from skdice.cli._quality import CONVENTION, mean_quality, quality, render
 from skdice.features import open_features, save_scores
 from skdice.features._atomic import check_output, replacing
+from skdice.metrics import OODReport
+from skdice.metrics._report import CONVENTION, measure_scores
 
 # Among the sets of an evaluation.
 ID_NAME = "in-distribution"
@@ -126,24 +124,19 @@ def evaluate(arguments: Namespace) -> None:
 
     id_scores = scores_of(arguments.id)
     ood_scores = {name: scores_of(path) for name, path in files.items()}
-    row = {name: quality(id_scores, scores) for name, scores in ood_scores.items()}
     threshold = getattr(detector, "offset_", None)
-    flagged = {}
-    if threshold is not None:
-        named = {ID_NAME: id_scores, **ood_scores}
-        flagged = {name: 100 * float(np.mean(each - threshold < 0)) for name, each in named.items()}
+    result = measure_scores(id_scores, ood_scores, threshold)
+    report = OODReport({str(arguments.detector): result})
     if arguments.json:
-        result = {
-            "convention": "in-distribution is positive; percent",
-            "sets": {name: asdict(each) for name, each in row.items()},
-            "mean": asdict(mean_quality(row)),
-            "flagged": flagged,
-        }
-        print(json.dumps(result, indent=2))
+        (told,) = report.to_dict().values()
+        told = {"convention": "in-distribution is positive; fractions", **told}
+        print(json.dumps({name: each for name, each in told.items() if "accuracy" not in name}))
     else:
-        print(f"{CONVENTION}:\n\n{render({str(arguments.detector): row})}")
-        if flagged:
-            shares = ", ".join(f"{name} {share:.1f} %" for name, share in flagged.items())
+        print(f"{CONVENTION}:\n\n{report}")
+        if threshold is not None:
+            flagged = {ID_NAME: result.id_flagged}
+            flagged |= {name: each.flagged for name, each in result.sets.items()}
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in flagged.items())
             print(f"\nflagged as out-of-distribution: {shares}")
     if arguments.png is not None:
         from skdice.plotting._histogram import draw_evaluation

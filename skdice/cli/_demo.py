@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice import DICEDetector, LinearHead
-from skdice.cli._quality import CONVENTION, Quality, mean_quality, measure, render
 from skdice.datasets import load_fashion_mnist_ood
+from skdice.metrics import OODReport, compare
+from skdice.metrics._report import CONVENTION, SetResult
 from skdice.shaping import ReAct
 
 FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
-# A mean AUROC that moves by less than this many points is not called a change.
-CLEAR_GAIN = 0.5
+# A mean AUROC that moves by less than this is not called a change.
+CLEAR_GAIN = 0.005
 
 PUBLISHED = """\
 Published, not measured here: on ImageNet-1k with ResNet-50, DICE at sparsity 0.7 takes the
@@ -48,26 +49,30 @@ def halves(rows: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, Floa
     return rows[order[::2]], rows[order[1::2]]
 
 
-def pruning_verdict(table: dict[str, dict[str, Quality]]) -> str:
+def percent(result: SetResult) -> str:
+    """Return FPR95 / AUROC in percent."""
+    return f"{100 * result.fpr95:.1f} / {100 * result.auroc:.1f}"
+
+
+def pruning_verdict(report: OODReport) -> str:
     """Say in one line what pruning alone did to the mean AUROC."""
     quality_at = {
-        sparsity: mean_quality(table[f"DICE, sparsity {sparsity:g}"]) for sparsity in SPARSITIES
+        sparsity: report.results[f"DICE, sparsity {sparsity:g}"].mean for sparsity in SPARSITIES
     }
-    unpruned = mean_quality(table["Energy"])
+    unpruned = report.results["Energy"].mean
     best = max(SPARSITIES, key=lambda sparsity: quality_at[sparsity].auroc)
     gain = quality_at[best].auroc - unpruned.auroc
     if gain >= CLEAR_GAIN:
         verdict = "helps"
     elif gain > -CLEAR_GAIN:
-        verdict = f"moves the mean AUROC by less than {CLEAR_GAIN} points at best"
+        verdict = f"moves the mean AUROC by less than {100 * CLEAR_GAIN} points at best"
     else:
         verdict = "hurts"
     heavy = SPARSITIES[-1]
     return (
-        f"Pruning alone {verdict} here: mean FPR95 / AUROC {unpruned.fpr95:.1f} / "
-        f"{unpruned.auroc:.1f} with nothing pruned, {quality_at[best].fpr95:.1f} / "
-        f"{quality_at[best].auroc:.1f} at sparsity {best:g} (its best), "
-        f"{quality_at[heavy].fpr95:.1f} / {quality_at[heavy].auroc:.1f} at {heavy:g}."
+        f"Pruning alone {verdict} here: mean FPR95 / AUROC {percent(unpruned)} with nothing "
+        f"pruned, {percent(quality_at[best])} at sparsity {best:g} (its best), "
+        f"{percent(quality_at[heavy])} at {heavy:g}."
     )
 
 
@@ -91,24 +96,23 @@ def run_demo(folder: Path) -> None:
         f"{data.head.n_classes} classes.\n\n{CONVENTION}. On the validation half:\n"
     )
     detectors = {name: each.fit(data.id_train) for name, each in candidates(data.head).items()}
-    table = {name: measure(each, id_validation, ood_validation) for name, each in detectors.items()}
-    print(render(table))
+    table = compare(detectors, id_validation, ood_validation)
+    print(table)
 
-    chosen = max(table, key=lambda name: mean_quality(table[name]).auroc)
+    results = table.results
+    chosen = max(results, key=lambda name: results[name].mean.auroc)
     print(f"\nBest mean AUROC: {chosen}. On the test half, which had no part in the choice:\n")
-    on_test = {
-        name: measure(detectors[name], id_test, ood_test)
-        for name in dict.fromkeys(("Energy", "ReAct", chosen))
-    }
-    print(render(on_test))
+    shown = dict.fromkeys(("Energy", "ReAct", chosen))
+    on_test = compare({name: detectors[name] for name in shown}, id_test, ood_test)
+    print(on_test)
 
     detector = detectors[chosen].calibrate(id_validation)
     flagged = float(np.mean(detector.predict(id_test) == -1))
     caught = np.mean([np.mean(detector.predict(rows) == -1) for rows in ood_test.values()])
-    before, after = mean_quality(on_test["Energy"]), mean_quality(on_test[chosen])
+    before, after = on_test.results["Energy"].mean, on_test.results[chosen].mean
     print(
-        f"\n1. {chosen} suits this network best on average: mean FPR95 {after.fpr95:.1f} and AUROC "
-        f"{after.auroc:.1f}, against {before.fpr95:.1f} and {before.auroc:.1f} of the energy score."
+        f"\n1. {chosen} suits this network best on average: mean FPR95 / AUROC {percent(after)}, "
+        f"against {percent(before)} of the energy score."
     )
     print(f"2. {pruning_verdict(table)}")
     print(
@@ -127,10 +131,10 @@ def run_demo(folder: Path) -> None:
     else:
         picture_path = folder / "demo.png"
         curves = {
-            "DICE": {0.0: table["Energy"]}
-            | {p: table[f"DICE, sparsity {p:g}"] for p in SPARSITIES},
-            "DICE + ReAct": {0.0: table["ReAct"]}
-            | {p: table[f"DICE + ReAct, sparsity {p:g}"] for p in SPARSITIES},
+            "DICE": {0.0: results["Energy"]}
+            | {p: results[f"DICE, sparsity {p:g}"] for p in SPARSITIES},
+            "DICE + ReAct": {0.0: results["ReAct"]}
+            | {p: results[f"DICE + ReAct, sparsity {p:g}"] for p in SPARSITIES},
         }
         draw_demo(
             picture_path,
@@ -140,7 +144,7 @@ def run_demo(folder: Path) -> None:
             ood_scores={name: detector.score_samples(rows) for name, rows in ood_test.items()},
             threshold=detector.offset_,
             auroc={
-                name: {p: mean_quality(row).auroc for p, row in curve.items()}
+                name: {p: 100 * each.mean.auroc for p, each in curve.items()}
                 for name, curve in curves.items()
             },
         )
