@@ -6,9 +6,11 @@ DICEDetector(head='identity', sparsity=0)
 """
 
 from skdice._detector import DICEDetector
+from skdice._detector_cv import DICEDetectorCV
 from skdice._head import LinearHead
+from skdice._path import sparsity_path
 from skdice._persistence import load
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["DICEDetector", "LinearHead", "load"]
+__all__ = ["DICEDetector", "DICEDetectorCV", "LinearHead", "load", "sparsity_path"]

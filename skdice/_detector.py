@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
-from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.exceptions import NotFittedError
+from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import column_or_1d, get_tags
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._computation import Computation
+from skdice._base import BaseDICE, inlier_rows
 from skdice._head import LinearHead
 from skdice._reductions import RunningMean, add_rows
-from skdice._rows import Rows, SelectedRows, check_rows, scoring_dtype
+from skdice._rows import Rows, SelectedRows
 from skdice._scores import SCORES
 from skdice._scoring import fitted_shaping
 from skdice._sklearn import (
     Interval,
-    InvalidParameterError,
     MatchingOptions,
     StrOptions,
-    validate_parameters,
 )
 from skdice._sparsify import sparsity_mask
 from skdice._threshold import score_threshold
-from skdice._xp import check_same_namespace, device_of, from_numpy, is_followed, to_numpy
-from skdice.engines import CUDA_DEVICE, DEVICES, torch_device
+from skdice._xp import to_numpy
+from skdice.engines import CUDA_DEVICE, DEVICES
 
 FloatArray = NDArray[np.floating[Any]]
-
-
-# Arrays of the library of X, where `array_api_dispatch` is on.
-FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
@@ -62,7 +50,7 @@ def _shaping_is_ready(detector: DICEDetector) -> bool:
     )
 
 
-class DICEDetector(OutlierMixin, BaseEstimator):
+class DICEDetector(BaseDICE):
     """Out-of-distribution detector by directed sparsification (DICE).
 
     Fitted on penultimate features of in-distribution inputs, it ranks the weights of
@@ -188,19 +176,6 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    # Set by fit and partial_fit.
-    mean_activation_: NDArray[np.float64]
-    mask_: NDArray[np.bool_]
-    coef_: FloatArray
-    intercept_: FloatArray
-    contribution_threshold_: float
-    shaping_: Any
-    offset_: float
-    n_samples_seen_: int
-    n_features_in_: int
-    feature_names_in_: NDArray[Any]
-    _running_mean: RunningMean
-
     def __init__(
         self,
         head: Any = None,
@@ -250,7 +225,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
         with self._unchanged_on_error():
             rows = self._validate_rows(X, reset=True)
             head = self._resolve_head(rows.shape[1])
-            inliers = _inliers(rows, y)
+            inliers = inlier_rows(rows, y)
             if inliers is not None:
                 if not inliers.any():
                     raise ValueError(
@@ -298,7 +273,7 @@ class DICEDetector(OutlierMixin, BaseEstimator):
             first = not hasattr(self, "_running_mean")
             rows = self._validate_rows(X, reset=first)
             head = self._resolve_head(rows.shape[1])
-            inliers = _inliers(rows, y)
+            inliers = inlier_rows(rows, y)
             if inliers is not None:
                 rows = SelectedRows(rows, inliers)
             mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
@@ -313,236 +288,6 @@ class DICEDetector(OutlierMixin, BaseEstimator):
                 del self.offset_
             self._follow(X)
         return self
-
-    def calibrate(self, X: ArrayLike, contamination: float | None = None) -> Self:
-        """Set the threshold from held-out in-distribution rows. Nothing is refitted.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Features of in-distribution inputs that `fit` has not seen.
-        contamination : float in (0, 0.5], default=None
-            Share of these rows that falls below the threshold; None takes the
-            parameter of the detector.
-
-        Returns
-        -------
-        self
-        """
-        rows = self._validate_fitted(X, "calibrate")
-        share = self.contamination if contamination is None else contamination
-        if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
-            raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        self.offset_ = score_threshold(to_numpy(self._score(rows)), share)
-        return self
-
-    def logits(self, X: ArrayLike) -> Any:
-        """Return the logits of the masked layer.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float32 or float64
-        """
-        rows = self._validate_fitted(X, "logits")
-        return self._computation(None).collect(rows)
-
-    def score_samples(self, X: ArrayLike) -> Any:
-        """Return the score of each row: higher = more in-distribution.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float32 or float64
-            float32 for float32 and half-precision features, float64 otherwise.
-        """
-        return self._score(self._validate_fitted(X, "score_samples"))
-
-    def decision_function(self, X: ArrayLike) -> Any:
-        """Return the score minus the threshold: negative = out-of-distribution.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float32 or float64
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            The detector is not fitted, or was fitted by `partial_fit` alone and not
-            calibrated.
-        """
-        return self._decide(X, "decision_function")
-
-    def predict(self, X: ArrayLike) -> Any:
-        """Tell for each row whether it is in-distribution.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), int
-            +1 in-distribution, -1 out-of-distribution.
-
-        Raises
-        ------
-        sklearn.exceptions.NotFittedError
-            As in `decision_function`.
-        """
-        decision = self._decide(X, "predict")
-        xp = array_namespace(decision)
-        return xp.astype(decision >= 0, xp.int64) * 2 - 1
-
-    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
-        """Fit on X and tell for each of its rows whether it is in-distribution.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features.
-        y : array-like of shape (n_samples,), default=None
-            Rows labelled -1 are left out of the fit, as in `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), int
-            +1 in-distribution, -1 out-of-distribution.
-        """
-        return self.fit(X, y).predict(X)
-
-    def save(self, path: str | Path) -> None:
-        """Write the fitted detector to a file that runs no code when it is loaded.
-
-        The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
-        back, bit for bit, on any machine. An interrupted save leaves the old file or none.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file; ``detector.safetensors``, say.
-
-        Raises
-        ------
-        ValueError
-            `score_func` is a function, or `shaping` is not one of `skdice.shaping`: these
-            cannot be saved without saving code.
-        sklearn.exceptions.NotFittedError
-            The detector is not fitted.
-        """
-        from skdice._persistence import save
-
-        save(self, path)
-
-    def to_torch(self) -> Any:
-        """Return a torch module that scores features as this detector does.
-
-        Its ``forward(features)`` returns the scores (n,); ``is_ood(features)`` tells which
-        rows are out-of-distribution; ``threshold`` is a buffer, NaN where there is none. It
-        can be scripted, and exported to ONNX. Rows in double precision are scored in it,
-        all others in single precision.
-
-        Returns
-        -------
-        torch.nn.Module
-            In evaluation mode, on the CPU.
-
-        Raises
-        ------
-        ValueError
-            `score_func` is a function, or `shaping` is not one of `skdice.shaping`.
-        ImportError
-            torch is not installed.
-        """
-        from skdice._deployment import detector_module
-
-        check_is_fitted(self, "coef_")
-        threshold = getattr(self, "offset_", None)
-        return detector_module(
-            to_numpy(self.coef_),
-            to_numpy(self.intercept_),
-            threshold,
-            self.score_func,
-            self.shaping_,
-        )
-
-    def _validate_parameters(self) -> None:
-        if not isinstance(self.head, LinearHead | tuple) and not (
-            isinstance(self.head, str) and self.head == "identity"
-        ):
-            given = "None" if self.head is None else f"an instance of {type(self.head).__name__}"
-            given = repr(self.head) if isinstance(self.head, str) else given
-            raise InvalidParameterError(
-                "The 'head' parameter of DICEDetector must be the classifier's last linear layer. "
-                f"Got {given} instead. Pass head=LinearHead(weight, bias), "
-                "LinearHead.from_torch(model.fc), LinearHead.from_estimator(classifier), "
-                "LinearHead.from_file(path), LinearHead.from_class_means(X, y), a tuple "
-                "(weight, bias), or head='identity' if the rows are logits already."
-            )
-        validate_parameters(self)
-        if self.device is not None:
-            torch_device(self.device)  # one that is not here is told before any work
-
-    def _decide(self, X: Any, method: str) -> Any:
-        """Return the decision function for the public method of that name."""
-        rows = self._validate_fitted(X, method)
-        if not hasattr(self, "offset_"):
-            raise NotFittedError(
-                "This DICEDetector has no threshold, as partial_fit sets none: call "
-                "calibrate with held-out in-distribution rows first."
-            )
-        return self._score(rows) - self.offset_
-
-    def _validate_fitted(self, X: Any, method: str) -> Rows:
-        check_is_fitted(self, "coef_")
-        check_same_namespace(X, self.coef_, f"{type(self).__name__}.{method}")
-        return self._validate_rows(X, reset=False)
-
-    def _validate_rows(self, X: Any, *, reset: bool) -> Rows:
-        rows = check_rows(X)
-        # Names and number of the features; check_array would pull a lazy source into memory.
-        validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
-        return rows
-
-    def _resolve_head(self, n_features: int) -> LinearHead:
-        if isinstance(self.head, str):
-            return LinearHead(np.eye(n_features, dtype=np.float32))
-        head: LinearHead = self.head
-        if isinstance(self.head, tuple):
-            if len(self.head) != 2:
-                raise ValueError(f"head is a tuple of {len(self.head)}, expected (weight, bias)")
-            head = LinearHead(*self.head)
-        if head.n_features != n_features:
-            raise ValueError(
-                f"X has {n_features} features, but the head expects {head.n_features}: its weight "
-                f"has shape {head.weight.shape}"
-            )
-        return head
-
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back whatever was set on the estimator if the block fails."""
-        before = self.__dict__.copy()
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _add_rows(self, mean: RunningMean, rows: Rows) -> RunningMean:
         add_rows(mean, rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose)
@@ -567,76 +312,3 @@ class DICEDetector(OutlierMixin, BaseEstimator):
                 stacklevel=3,
             )
         self._set_fitted(head, mean, mean_activation, mask, threshold, shaping)
-
-    def _set_fitted(
-        self,
-        head: LinearHead,
-        mean: RunningMean,
-        mean_activation: NDArray[np.float64],
-        mask: NDArray[np.bool_],
-        contribution_threshold: float,
-        shaping: Any,
-    ) -> None:
-        self._running_mean = mean
-        self.n_samples_seen_ = mean.n_rows
-        self.mean_activation_ = mean_activation
-        self.mask_, self.contribution_threshold_ = mask, contribution_threshold
-        self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))
-        self.intercept_ = head.bias
-        self.shaping_ = shaping
-
-    def _follow(self, X: Any) -> None:
-        """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not (is_followed(X) and get_config()["array_api_dispatch"]):
-            return
-        xp, device = array_namespace(X), device_of(X)
-        for name in FITTED_ARRAYS:
-            setattr(self, name, from_numpy(getattr(self, name), xp, device))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pickled without a device, so that it can be loaded on a machine without that.
-        state: dict[str, Any] = super().__getstate__()
-        arrays = {name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state}
-        return state | arrays
-
-    def _score(self, rows: Rows) -> Any:
-        """Return the scores of validated rows."""
-        return self._computation(self.score_func).collect(rows)
-
-    def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:
-        """Return validated rows, the dtype of their scores, and those scores block by block."""
-        check_is_fitted(self, "coef_")
-        rows = self._validate_rows(X, reset=False)
-        blocks = self._computation(self.score_func).numpy_blocks(rows)
-        return rows, scoring_dtype(rows.dtype), (each for _, each in blocks)
-
-    def _computation(self, score_func: Any) -> Computation:
-        return Computation(
-            to_numpy(self.coef_),
-            to_numpy(self.intercept_),
-            self.shaping_,
-            score_func,
-            self.device,
-            self.batch_size,
-            self.n_jobs,
-            self.verbose,
-        )
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.array_api_support = True
-        return tags
-
-
-def _inliers(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:
-    """Return which rows are not labelled -1; None where all are kept."""
-    if y is None:
-        return None
-    labels = column_or_1d(to_numpy(y) if is_followed(y) else y)
-    if len(labels) != rows.shape[0]:
-        raise ValueError(f"y has {len(labels)} labels, but X has {rows.shape[0]} rows")
-    # Strings mark no outliers; objects may be numbers.
-    if labels.dtype.kind not in "iufbO":
-        return None
-    inliers: NDArray[np.bool_] = np.asarray(labels != -1, dtype=np.bool_)
-    return None if inliers.all() else inliers

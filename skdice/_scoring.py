@@ -30,6 +30,21 @@ def fitted_shaping(shaping: Any, rows: Rows, verbose: int | bool = 0) -> Any:
     )
 
 
+def shape_block(shaping: Any, block: FloatArray) -> FloatArray:
+    """Return a block of validated features after a fitted shaping, or None."""
+    if shaping is None:
+        return block
+    if isinstance(shaping, Shaping):  # the block is validated already
+        return shaping.shape_block(block)
+    shaped = np.asarray(shaping.transform(block), dtype=block.dtype)
+    if shaped.shape != block.shape:
+        raise ValueError(
+            f"{shaping!r} turned features of shape {block.shape} into {shaped.shape}; a "
+            "shaping keeps the shape"
+        )
+    return shaped
+
+
 def masked_layer(
     coef: FloatArray, intercept: FloatArray, shaping: Any, dtype: np.dtype[Any]
 ) -> BlockFunction:
@@ -48,23 +63,10 @@ def masked_layer(
     """
     coef, intercept = coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)
 
-    def shape(block: FloatArray) -> FloatArray:
-        if shaping is None:
-            return block
-        if isinstance(shaping, Shaping):  # the block is validated already
-            return shaping.shape_block(block)
-        shaped = np.asarray(shaping.transform(block), dtype=dtype)
-        if shaped.shape != block.shape:
-            raise ValueError(
-                f"{shaping!r} turned features of shape {block.shape} into {shaped.shape}; a "
-                "shaping keeps the shape"
-            )
-        return shaped
-
     def layer(block: FloatArray) -> FloatArray:
         # An overflow is reported with its row, by `check_finite`.
         with np.errstate(over="ignore", invalid="ignore"):
-            return dense_logits(shape(block), coef, intercept)
+            return dense_logits(shape_block(shaping, block), coef, intercept)
 
     return layer
 

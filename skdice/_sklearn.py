@@ -65,7 +65,7 @@ def validate_parameters(estimator: BaseEstimator) -> None:
             raise
 
 
-def _looks_like_percent(value: Any, constraints: list[Any]) -> bool:
+def _looks_like_percent(value: Any, constraints: Any) -> bool:
     if not isinstance(value, Real):
         return False
     is_fraction = any(

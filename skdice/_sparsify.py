@@ -8,6 +8,7 @@ Detection", ECCV 2022, arXiv:2111.09805.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -100,11 +101,16 @@ def threshold_mask(values: NDArray[np.float64], sparsity: float) -> tuple[NDArra
     threshold : float
         ``np.percentile(values, 100 * sparsity)``; minus infinity for sparsity 0.
     """
+    # NumPy selects rather than sorts: O(n_classes * n_features).
+    return threshold_masks(values, [sparsity])[0]
+
+
+def mask_above(
+    values: NDArray[np.float64], sparsity: float, threshold: float
+) -> tuple[NDArray[np.bool_], float]:
+    """Return the mask and the threshold of `threshold_mask`, given the percentile."""
     if sparsity == 0:
         return np.ones(values.shape, dtype=np.bool_), -np.inf
-    # NumPy selects rather than sorts: O(n_classes * n_features).
-    with np.errstate(invalid="ignore"):
-        threshold = float(np.percentile(values, 100 * sparsity))
     if not np.isfinite(threshold):
         raise ValueError(
             f"the {100 * sparsity:g}th percentile of the contributions is {threshold}: "
@@ -114,6 +120,26 @@ def threshold_mask(values: NDArray[np.float64], sparsity: float) -> tuple[NDArra
     if not mask.any():
         mask = values == values.max()
     return mask, threshold
+
+
+def threshold_masks(
+    values: NDArray[np.float64], sparsities: Sequence[float]
+) -> list[tuple[NDArray[np.bool_], float]]:
+    """Return what `threshold_mask` does for each sparsity, from one selection for all.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_classes, n_features), float64
+        Ranking values.
+    sparsities : sequence of float in [0, 1)
+        Fractions of the weights pruned.
+    """
+    with np.errstate(invalid="ignore"):
+        thresholds = np.percentile(values, [100 * each for each in sparsities])
+    return [
+        mask_above(values, each, float(threshold))
+        for each, threshold in zip(sparsities, thresholds, strict=True)
+    ]
 
 
 def sparsity_mask(

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import (
     estimator_checks_generator,
 )
 
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector, DICEDetectorCV, LinearHead
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 pytestmark = [
@@ -34,6 +34,7 @@ SHAPINGS = [ReAct(), ReAct(threshold=1.0), VRA(), VRA(alpha=0.1, beta=1.0), ASH(
 DETECTORS = [
     DICEDetector(head="identity"),
     DICEDetector(head="identity", sparsity=0, score_func="msp", shaping=ReAct()),
+    DICEDetectorCV(head="identity", cv=2, outliers="permutation"),
 ]
 # What the battery holds, at least, in the oldest scikit-learn that is supported.
 MIN_CHECKS = 44

@@ -35,7 +35,13 @@ def test_importing_skdice_imports_no_extra():
 
 
 def test_public_names():
-    assert skdice.__all__ == ["DICEDetector", "LinearHead", "load"]
+    assert skdice.__all__ == [
+        "DICEDetector",
+        "DICEDetectorCV",
+        "LinearHead",
+        "load",
+        "sparsity_path",
+    ]
     assert all(hasattr(skdice, name) for name in skdice.__all__)
 
 

@@ -1,0 +1,144 @@
+"""Scores along a path of sparsities, from one mean, one selection and one pass over the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._head import LinearHead
+from skdice._reductions import RunningMean, add_rows
+from skdice._rows import Rows, block_slices, check_rows, iterate_blocks, scoring_dtype
+from skdice._scoring import block_scorer, check_finite, fitted_shaping, masked_layer, shape_block
+from skdice._sparsify import contribution, threshold_masks
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+def sparsity_path(
+    head: LinearHead,
+    X_fit: Any,
+    X: Any,
+    sparsities: Sequence[float],
+    *,
+    shaping: Any = None,
+    score_func: str | Callable[[FloatArray], FloatArray] = "energy",
+    batch_size: int | None = None,
+    verbose: int = 0,
+) -> FloatArray:
+    """Return the scores of rows at each of several sparsities.
+
+    What `DICEDetector(head, sparsity=p).fit(X_fit).score_samples(X)` gives for each p, with
+    one mean of the fitted rows, one selection in the contributions for all thresholds, and
+    one pass over the scored rows.
+
+    Parameters
+    ----------
+    head : LinearHead
+        The last linear layer.
+    X_fit : array-like or source of rows, of shape (n_fitted, n_features)
+        Features of in-distribution inputs.
+    X : array-like or source of rows, of shape (n_samples, n_features)
+        Features that are scored.
+    sparsities : sequence of float in [0, 1)
+        Fractions of the weights pruned.
+    shaping : transformer, default=None
+        As in `DICEDetector`, fitted on `X_fit`.
+    score_func : {"energy", "max_logit", "msp", "gen"} or callable, default="energy"
+        As in `DICEDetector`.
+    batch_size : int, default=None
+        Rows per block; None chooses them.
+    verbose : int, default=0
+        Above 0, progress bars on stderr.
+
+    Returns
+    -------
+    ndarray of shape (n_sparsities, n_samples), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        A sparsity is out of its range, widths do not match, or a value is not finite.
+
+    See Also
+    --------
+    DICEDetectorCV : Chooses the sparsity by cross-validation.
+
+    Examples
+    --------
+    >>> from skdice import sparsity_path
+    >>> from skdice.datasets import load_fashion_mnist_ood
+    >>> data = load_fashion_mnist_ood()
+    >>> sparsity_path(data.head, data.id_train, data.id_test, [0, 0.1, 0.9]).shape
+    (3, 3000)
+    """
+    fitted, rows = check_rows(X_fit, "X_fit"), check_rows(X)
+    for name, each in (("X_fit", fitted), ("X", rows)):
+        if each.shape[1] != head.n_features:
+            raise ValueError(
+                f"{name} has {each.shape[1]} features, but the head expects {head.n_features}"
+            )
+    mean = RunningMean(fitted.shape[1])
+    add_rows(mean, fitted, batch_size=batch_size, verbose=verbose)
+    return path_scores(
+        head,
+        mean.mean(),
+        fitted_shaping(shaping, fitted, verbose),
+        rows,
+        check_sparsities(sparsities),
+        score_func,
+        batch_size,
+        verbose,
+    )
+
+
+def check_sparsities(sparsities: Any) -> list[float]:
+    """Return the sparsities as a list of floats, in the order given."""
+    values = np.asarray(sparsities, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"sparsities is {sparsities!r}, expected a sequence of floats in [0, 1)")
+    for value in values.tolist():
+        if not 0 <= value < 1:
+            hint = f" It is a fraction: did you mean {value / 100:g}?" if 1 < value < 100 else ""
+            raise ValueError(f"sparsities holds {value:g}, expected floats in [0, 1).{hint}")
+    return [float(value) for value in values]
+
+
+def path_scores(
+    head: LinearHead,
+    mean_activation: NDArray[np.float64],
+    shaping: Any,
+    rows: Rows,
+    sparsities: Sequence[float],
+    score_func: str | Callable[[FloatArray], FloatArray],
+    batch_size: int | None = None,
+    verbose: int | bool = 0,
+) -> FloatArray:
+    """Return the scores of `sparsity_path`, from a mean activation and a fitted shaping."""
+    dtype = scoring_dtype(rows.dtype)
+    masks = threshold_masks(contribution(head.weight, mean_activation), sparsities)
+    zero = head.weight.dtype.type(0)
+    scorers = [
+        block_scorer(
+            masked_layer(np.where(mask, head.weight, zero), head.bias, None, dtype), score_func
+        )
+        for mask, _ in masks
+    ]
+    out = np.empty((len(sparsities), rows.shape[0]), dtype)
+    row_bytes = sum(head.weight.shape) * dtype.itemsize
+    blocks = iterate_blocks(
+        rows,
+        block_slices(rows.shape[0], row_bytes, batch_size),
+        description="scores",
+        verbose=verbose,
+    )
+    for where, block in blocks:
+        with np.errstate(over="ignore", invalid="ignore"):
+            shaped = shape_block(shaping, block)
+        for n, scorer in enumerate(scorers):
+            scores = scorer(shaped)
+            check_finite(scores, rows, where.start, "score")
+            out[n, where] = scores
+    return out
