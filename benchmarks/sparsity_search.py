@@ -1,6 +1,6 @@
 """DICEDetectorCV against GridSearchCV over the same sparsities and folds, in one run.
 
-    python benchmarks/sparsity_search.py [--rows 20000] [--features 2048] [--classes 1000]
+python benchmarks/sparsity_search.py [--rows 20000] [--features 2048] [--classes 1000]
 """
 
 from __future__ import annotations

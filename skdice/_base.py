@@ -328,7 +328,13 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         # Pickled without a device, so that it can be loaded on a machine without that.
         state: dict[str, Any] = super().__getstate__()
-        arrays = {name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state}
+        arrays: dict[str, Any] = {
+            name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
+        }
+        if isinstance(state["head"], tuple):
+            arrays["head"] = tuple(
+                to_numpy(each) if is_followed(each) else each for each in state["head"]
+            )
         return state | arrays
 
     def _score(self, rows: Rows) -> Any:

@@ -22,7 +22,7 @@ from skdice._rows import (
     scoring_dtype,
 )
 from skdice._scoring import block_scorer, check_finite, masked_layer
-from skdice._xp import from_numpy, to_numpy
+from skdice._xp import from_numpy, has_float64, to_numpy
 from skdice.engines import ArrayLayer, Plan, torch_blocks, torch_device
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
@@ -110,6 +110,8 @@ class Computation:
             for where, values in self.numpy_blocks(rows):
                 out[where] = values
             return out
+        if not has_float64(source.xp, source.device):
+            dtype = np.dtype(np.float32)
         out = source.empty(shape, dtype)
         for where, values in self._blocks(rows):
             if isinstance(values, np.ndarray):
@@ -131,7 +133,7 @@ class Computation:
 
     def _check(self, values: FloatArray, rows: Rows, first_row: int) -> None:
         if values.ndim == 2:
-            values = values.sum(axis=1)
+            values = np.abs(values).max(axis=1)  # NaN where there is one
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             # The features themselves may be at fault, which other engines leave unsaid.
@@ -140,12 +142,9 @@ class Computation:
             check_finite(values, rows, first_row, "logits" if self.score_func is None else "score")
 
     def _blocks(self, rows: Rows) -> Blocks:
-        source, device = array_source(rows), None
-        if self.device is not None:
-            device = torch_device(self.device)
-        elif source is not None and array_api_compat.is_torch_array(source.array):
-            device = source.device
-        follows = source is not None and self.device in (None, "auto")
+        device = self._torch_device(rows)
+        # Of a library other than torch, it is computed where it lies.
+        follows = array_source(rows) is not None and self.device in (None, "auto")
         plan = None
         if device is not None or follows:
             plan = named_plan(self.coef, self.intercept, self.score_func or "energy", self.shaping)
@@ -154,6 +153,22 @@ class Computation:
         if device is not None:
             return self._with_progress(self._torch_blocks(rows, plan, device), rows)
         return self._with_progress(self._array_blocks(rows, plan), rows)
+
+    def _torch_device(self, rows: Rows) -> Any:
+        """Return the torch.device on which the rows are computed; None if not by torch."""
+        source, home = array_source(rows), None
+        if source is not None and array_api_compat.is_torch_array(source.array):
+            home = source.device
+        if self.device is None:
+            return home
+        if self.device != "auto":
+            return torch_device(self.device)
+        if source is not None and (home is None or home.type != "cpu"):
+            return home
+        device = torch_device("auto")
+        if device is not None and device.type == "mps" and scoring_dtype(rows.dtype).itemsize > 4:
+            device = None  # it has no double precision
+        return home if device is None else device
 
     def _numpy_blocks(self, rows: Rows) -> Blocks:
         dtype = scoring_dtype(rows.dtype)
@@ -185,14 +200,15 @@ class Computation:
             yield where, values
 
     def _torch_blocks(self, rows: Rows, plan: Plan, device: Any) -> Blocks:
-        source = array_source(rows)
+        source, read, dtype = array_source(rows), rows.__getitem__, rows.dtype
+        if source is not None and array_api_compat.is_torch_array(source.array):
+            assert isinstance(rows, ArrayRows | SelectedRows)
+            read, dtype = rows.native, source.array.dtype
         return torch_blocks(
             plan,
-            rows.native
-            if isinstance(rows, ArrayRows | SelectedRows) and source
-            else rows.__getitem__,
+            read,
             rows.shape[0],
-            rows.dtype if source is None else source.array.dtype,
+            dtype,
             device,
             logits=self.score_func is None,
             double=scoring_dtype(rows.dtype) == np.float64,

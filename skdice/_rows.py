@@ -132,7 +132,9 @@ class ArrayRows(LazyRows):
         self.xp, self.device = array_namespace(array), device(array)
         self.array = array.detach() if hasattr(array, "detach") else array
         self.shape = tuple(array.shape)
-        self.dtype = to_numpy(self.array[:0, ...] if self.shape else self.array).dtype
+        # One row, read by the thread that the array comes from: on a GPU that waits for the
+        # work that makes the array, so that other threads may read it.
+        self.dtype = to_numpy(self.array[:1, ...] if self.shape else self.array).dtype
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         return to_numpy(self.array[start:stop, ...])
@@ -221,6 +223,10 @@ def check_rows(X: Any, name: str = "X") -> Rows:
             f"{name} is the path {str(X)!r}: open it with skdice.features.open_features"
         )
     if is_followed(X):
+        if getattr(X, "is_sparse", False) or "sparse" in str(getattr(X, "layout", "")):
+            raise TypeError(f"Sparse data was passed for {name}, but dense data is required")
+        if getattr(getattr(X, "device", None), "type", None) == "meta":
+            raise ValueError(f"{name} is on the device 'meta', where tensors have no values")
         X = ArrayRows(X)
     if not is_lazy(X):
         # A memmap in the right dtype comes through unread.

@@ -32,7 +32,7 @@ def device_of(array: Any) -> Any:
 def to_numpy(array: Any) -> NDArray[Any]:
     """Return an array of any library as NumPy's; dtypes that NumPy lacks as float32."""
     if array_api_compat.is_torch_array(array):
-        array = array.detach().cpu()
+        array = array.detach().cpu().resolve_neg()
         try:
             values: NDArray[Any] = array.numpy()
         except TypeError:  # bfloat16

@@ -261,10 +261,23 @@ class _RowShaping(Shaping):
         """Return how many of a row's `n_features` entries are left out; at least one stays."""
         return min(int(np.round(n_features * self.quantile)), n_features - 1)
 
-    def _kept(self, block: FloatArray) -> NDArray[np.intp]:
-        """Return the columns of each row's largest entries, as many as the quantile leaves."""
+    def _kept(self, block: FloatArray) -> FloatArray:
+        """Return the block with zeros but for each row's largest entries.
+
+        As many are kept as the quantile leaves; of those that tie for the last places, the
+        ones in the first columns, so that nothing depends on how an engine sorts.
+        """
         n_pruned = self.n_pruned(block.shape[1])
-        return np.argpartition(block, n_pruned, axis=1)[:, n_pruned:]
+        n_kept = block.shape[1] - n_pruned
+        least = np.partition(block, n_pruned, axis=1)[:, n_pruned, None]
+        is_kept = block >= least
+        tied = np.flatnonzero(is_kept.sum(axis=1) > n_kept)
+        if len(tied):
+            rows, last = block[tied], least[tied]
+            above, equal = rows > last, rows == last
+            places = n_kept - above.sum(axis=1, keepdims=True)
+            is_kept[tied] = above | (equal & (equal.cumsum(axis=1) <= places))
+        return np.where(is_kept, block, block.dtype.type(0))
 
     @staticmethod
     def _factor(before: FloatArray, after: FloatArray) -> FloatArray:
@@ -321,11 +334,9 @@ class ASH(_RowShaping):
     def shape_block(self, block: FloatArray) -> FloatArray:
         """Prune and scale the rows of a block."""
         kept = self._kept(block)
-        values = np.take_along_axis(block, kept, axis=1)
-        shaped = np.zeros_like(block)
-        factor = self._factor(block.sum(axis=1), values.sum(axis=1))
-        np.put_along_axis(shaped, kept, values * factor, axis=1)
-        return shaped
+        factor = self._factor(block.sum(axis=1), kept.sum(axis=1))
+        # Zeros stay zeros where the factor overflows.
+        return np.multiply(kept, factor, out=kept, where=(kept != 0) | np.isnan(factor))
 
 
 class Scale(_RowShaping):
@@ -363,5 +374,4 @@ class Scale(_RowShaping):
 
     def shape_block(self, block: FloatArray) -> FloatArray:
         """Scale the rows of a block."""
-        values = np.take_along_axis(block, self._kept(block), axis=1)
-        return block * self._factor(block.sum(axis=1), values.sum(axis=1))
+        return block * self._factor(block.sum(axis=1), self._kept(block).sum(axis=1))

@@ -146,6 +146,69 @@ def test_a_value_that_is_not_finite_is_named(problem, library, value, shaping):
                 method(library(bad))
 
 
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_the_generalised_entropy_hides_nothing(library, n_classes):
+    head = LinearHead(np.array([[1.0, 2.0], [-1.0, -2.0]])[:n_classes])
+    detector = DICEDetector(head, sparsity=0, score_func="gen").fit(np.eye(2))
+    for bad in (np.inf, np.nan):
+        with (
+            config_context(array_api_dispatch=True),
+            pytest.raises(ValueError, match="row 1, column 0"),
+        ):
+            detector.score_samples(library(np.array([[1.0, 1.0], [bad, 1.0]])))
+
+
+@pytest.mark.parametrize("shaping", [ASH(), Scale(0.5)], ids=repr)
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+def test_ties_are_shaped_alike_everywhere(problem, library, shaping):
+    head = problem[0]
+    X = np.random.default_rng(0).integers(0, 4, (200, 24)).astype(np.float32)
+    detector = DICEDetector(head, shaping=shaping).fit(X)
+    with config_context(array_api_dispatch=True):
+        scores = to_numpy(detector.score_samples(library(X)))
+    np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shaping", [ASH(0.5), Scale(0.5)], ids=repr)
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy, strict])
+def test_rows_without_a_positive_sum_are_named(library, shaping):
+    detector = DICEDetector(LinearHead(np.ones((2, 8))), shaping=shaping).fit(np.ones((3, 8)))
+    row = np.array([[0.0, 0, 0, 0, -1, -1, -1, -1]])
+    with (
+        config_context(array_api_dispatch=True),
+        pytest.raises(ValueError, match="the score of row 0 is nan"),
+    ):
+        detector.score_samples(library(row))
+
+
+def test_tensors_without_values_are_refused(problem):
+    head, train, test = problem
+    detector = DICEDetector(head).fit(train)
+    with pytest.raises(ValueError, match="on the device 'meta'"):
+        detector.score_samples(torch.ones(3, 24, device="meta"))
+    with pytest.raises(TypeError, match="Sparse data was passed for X"):
+        detector.score_samples(torch.from_numpy(test).to_sparse())
+
+
+def test_a_default_device_of_torch_changes_nothing(problem):
+    head, train, test = problem
+    detector = DICEDetector(head).fit(train)
+    with torch.device("meta"):
+        scores = detector.score_samples(torch.from_numpy(test))
+        module = detector.to_torch()
+    np.testing.assert_allclose(scores, detector.score_samples(test), rtol=1e-12)
+    assert {each.device.type for each in module.buffers()} == {"cpu"}
+
+
+def test_large_logits_are_no_error():
+    head = LinearHead(np.full((20, 2), 1e37, np.float32))
+    detector = DICEDetector(head, sparsity=0).fit(np.zeros((3, 2), np.float32))
+    X = np.full((2, 2), 2.0, np.float32)
+    assert np.isfinite(detector.logits(X)).all()
+    np.testing.assert_array_equal(detector.logits(torch.from_numpy(X)), detector.logits(X))
+
+
 def test_a_score_out_of_range_is_named(problem):
     head, train, test = problem
     detector = DICEDetector(head).fit(train)

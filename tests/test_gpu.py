@@ -60,9 +60,13 @@ def test_too_little_memory_halves_the_block_and_goes_on(limit):
         return squares(block)
 
     X = torch.randn(1000, 4)
-    halving = _torch.Halving(function)
-    torch.testing.assert_close(halving(X[:700]), squares(X[:700]))
-    torch.testing.assert_close(halving(X[700:]), squares(X[700:]))
+    halving = _torch.Halving(function, X.device)
+    for rows in (slice(0, 700), slice(700, 1000)):
+        parts = list(halving(X.__getitem__, rows))
+        assert [part.start for part, _ in parts[1:]] == [part.stop for part, _ in parts[:-1]]
+        assert (parts[0][0].start, parts[-1][0].stop) == (rows.start, rows.stop)
+        results = torch.cat([result for _, result in parts])
+        torch.testing.assert_close(results, squares(X[rows]))
     # Found once, the size is kept.
     assert sizes[0] == max(sizes) > limit / 2
 
@@ -71,8 +75,18 @@ def test_a_single_row_that_does_not_fit_raises():
     def function(block):
         raise torch.OutOfMemoryError("out of memory")
 
+    halving = _torch.Halving(function, torch.device("cpu"))
     with pytest.raises(torch.OutOfMemoryError):
-        _torch.Halving(function)(torch.ones(8, 2))
+        list(halving(torch.ones(8, 2).__getitem__, slice(0, 8)))
+
+
+def test_another_error_is_no_lack_of_memory():
+    def function(block):
+        raise RuntimeError("shapes do not match")
+
+    halving = _torch.Halving(function, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(halving(torch.ones(8, 2).__getitem__, slice(0, 8)))
 
 
 @pytest.mark.parametrize("name", ["cuda:0", "cuda", "mps"])
@@ -189,6 +203,18 @@ def test_memory_of_a_gpu_is_given_back_and_too_little_is_enough(problem, device,
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_modes_of_the_caller_change_nothing(problem, device):
+    head, X = problem
+    detector = DICEDetector(head, batch_size=700).fit(X)
+    streamed = DICEDetector(head, batch_size=700, device=device).fit(X)
+    expected = detector.score_samples(X)
+    tensor = torch.from_numpy(X).to(device)
+    with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
+        for found in (detector.score_samples(tensor).cpu(), streamed.score_samples(X)):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @on_gpu

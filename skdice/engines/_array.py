@@ -60,21 +60,22 @@ class ArrayLayer:
                 clipped = xp.clip(features, max=plan.high)
                 return xp.where(features < plan.low, xp.zeros_like(features), clipped)
             case "ASH" | "Scale":
+                least = xp.sort(features, axis=1)[:, plan.n_pruned : plan.n_pruned + 1]
+                above, equal = features > least, features == least
+                # Of those that tie for the last places, the ones in the first columns.
                 n_kept = features.shape[1] - plan.n_pruned
-                order = xp.argsort(features, axis=1, descending=True)
-                largest = xp.take_along_axis(features, order[:, :n_kept], axis=1)
+                places = n_kept - xp.sum(xp.astype(above, xp.int32), axis=1, keepdims=True)
+                rank = xp.cumulative_sum(xp.astype(equal, xp.int32), axis=1)
+                is_kept = above | (equal & (rank <= places))
+                kept = xp.where(is_kept, features, xp.zeros_like(features))
                 before = xp.sum(features, axis=1, keepdims=True)
-                after = xp.sum(largest, axis=1, keepdims=True)
+                after = xp.sum(kept, axis=1, keepdims=True)
                 empty = (before == 0) & (after == 0)
                 ones = xp.ones_like(before)
-                shaped = features * xp.exp(
-                    xp.where(empty, ones, before / xp.where(empty, ones, after))
-                )
-                if plan.shaping == "Scale":
-                    return shaped
-                # The rank of each entry in its row.
-                kept = xp.argsort(order, axis=1) < n_kept
-                return xp.where(kept, shaped, xp.zeros_like(shaped))
+                ratio = xp.where(empty, ones, before / xp.where(empty, ones, after))
+                # Possible with negative entries alone, and without a meaning.
+                factor = xp.where(xp.isfinite(ratio), xp.exp(ratio), xp.full_like(ratio, xp.nan))
+                return (features if plan.shaping == "Scale" else kept) * factor
             case _:
                 return features
 
@@ -85,8 +86,11 @@ class ArrayLayer:
 
     def _gen(self, logits: Any) -> Any:
         xp, n_classes = self.xp, logits.shape[1]
+        # What is not finite would come out as if it were certain.
+        finite = xp.all(xp.isfinite(logits), axis=1)
+        nothing = xp.full_like(logits[:, 0], xp.nan)
         if n_classes == 1:
-            return xp.zeros_like(logits[:, 0])
+            return xp.where(finite, xp.zeros_like(nothing), nothing)
         ordered = xp.sort(logits, axis=1, descending=True)
         top, others = ordered[:, :1], ordered[:, 1:]
         rest = self._logsumexp(others)[:, None] - top
@@ -94,4 +98,4 @@ class ArrayLayer:
         log_p = others[:, : min(GEN_TOP_CLASSES, n_classes) - 1] - top - log_total
         terms = xp.exp(GEN_GAMMA * (log_p + xp.log1p(-xp.exp(log_p))))
         first = xp.exp(GEN_GAMMA * (rest - 2 * log_total))
-        return -(xp.sum(terms, axis=1) + first[:, 0])
+        return xp.where(finite, -(xp.sum(terms, axis=1) + first[:, 0]), nothing)

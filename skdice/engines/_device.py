@@ -38,7 +38,8 @@ def torch_device(name: str) -> Any:
     n_cuda, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if n_cuda else "mps" if has_mps else "cpu"
-        return None if name == "cpu" else torch.device(name)
+        if name == "cpu":
+            return None
     device = torch.device(name)
     if device.type == "mps" and has_mps:
         return device

@@ -19,7 +19,7 @@ class DetectorModule(nn.Module):
         Masked weight.
     intercept : Tensor of shape (n_classes,)
         Bias.
-    threshold : float
+    threshold : Tensor of shape ()
         Rows whose score is below it are out-of-distribution; NaN where there is none.
     score : {"energy", "max_logit", "msp", "gen"}
         Score of a row from its logits.
@@ -46,7 +46,7 @@ class DetectorModule(nn.Module):
         self,
         coef: Tensor,
         intercept: Tensor,
-        threshold: float,
+        threshold: Tensor,
         score: str,
         shaping: str = "",
         low: float = 0.0,
@@ -56,7 +56,7 @@ class DetectorModule(nn.Module):
         super().__init__()
         self.register_buffer("coef", coef)
         self.register_buffer("intercept", intercept)
-        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
+        self.register_buffer("threshold", threshold)
         self.score, self.shaping = score, shaping
         self.low, self.high, self.n_pruned = low, high, n_pruned
 
@@ -91,20 +91,29 @@ class DetectorModule(nn.Module):
             clipped = features.clamp(max=self.high)
             return torch.where(features < self.low, torch.zeros_like(features), clipped)
         if self.shaping == "ASH" or self.shaping == "Scale":
-            values, kept = features.topk(features.size(1) - self.n_pruned, dim=1)
-            before, after = features.sum(1, keepdim=True), values.sum(1, keepdim=True)
+            n_kept = features.size(1) - self.n_pruned
+            least = features.topk(n_kept, dim=1).values[:, -1:]
+            above, equal = features > least, features == least
+            # Of those that tie for the last places, the ones in the first columns.
+            places = n_kept - above.sum(1, keepdim=True)
+            is_kept = above | (equal & (equal.to(torch.int64).cumsum(1) <= places))
+            kept = torch.where(is_kept, features, torch.zeros_like(features))
+            before, after = features.sum(1, keepdim=True), kept.sum(1, keepdim=True)
             empty = (before == 0) & (after == 0)
-            factor = torch.exp(torch.where(empty, torch.ones_like(before), before / after))
-            if self.shaping == "Scale":
-                return features * factor
-            return torch.zeros_like(features).scatter(1, kept, values * factor)
+            ratio = torch.where(empty, torch.ones_like(before), before / after)
+            # Possible with negative entries alone, and without a meaning.
+            nothing = torch.full_like(ratio, torch.nan)
+            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), nothing)
+            return (features if self.shaping == "Scale" else kept) * factor
         return features
 
     def gen(self, logits: Tensor) -> Tensor:
         """Return the generalised entropy, through logarithms as skdice computes it."""
         n_classes = logits.size(1)
+        # What is not finite would come out as if it were certain.
+        bad = ~torch.isfinite(logits).all(1)
         if n_classes == 1:
-            return torch.zeros_like(logits[:, 0])
+            return torch.zeros_like(logits[:, 0]).masked_fill(bad, torch.nan)
         n_top = min(self.gen_top_classes, n_classes)
         ordered = logits.sort(dim=1, descending=True).values
         top, others = ordered[:, :1], ordered[:, 1:]
@@ -113,7 +122,7 @@ class DetectorModule(nn.Module):
         log_p = others[:, : n_top - 1] - top - log_total
         terms = torch.exp(self.gen_gamma * (log_p + torch.log1p(-log_p.exp())))
         first = torch.exp(self.gen_gamma * (rest - 2 * log_total))
-        return -(terms.sum(1) + first[:, 0])
+        return -(terms.sum(1) + first[:, 0]).masked_fill(bad, torch.nan)
 
 
 def planned_module(
@@ -136,7 +145,8 @@ def planned_module(
     return DetectorModule(
         coef,
         intercept,
-        threshold,
+        # In the precision of the weights: not every device has double.
+        torch.tensor(threshold, dtype=dtype or torch.float64, device="cpu"),
         plan.score,
         plan.shaping,
         plan.low,

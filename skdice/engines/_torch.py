@@ -6,7 +6,7 @@ Importing this imports torch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -80,11 +80,13 @@ def torch_blocks(
     on_host = not isinstance(dtype, torch.dtype) or read(slice(0, 0)).device.type == "cpu"
     if not on_host or device.type == "cpu":
         n_bytes = HOST_BYTES if device.type == "cpu" else RESIDENT_BYTES
-        slices = _slices(n_rows, batch_size or max(512, n_bytes // row_bytes))
+        slices = _slices(n_rows, batch_size or max(64, n_bytes // row_bytes))
         return blocks_on_device(function, read, slices, device)
     # The few that torch has no other name for travel as what they are computed in.
     travelling = dtype if isinstance(dtype, torch.dtype) else TRAVELLING.get(str(dtype), computed)
-    block_rows = batch_size or max(512, STAGED_BYTES // (n_features * travelling.itemsize))
+    # Both the staging buffers and what is computed on the device have to be of a fair size.
+    fitting = min(STAGED_BYTES // (n_features * travelling.itemsize), RESIDENT_BYTES // row_bytes)
+    block_rows = batch_size or max(64, fitting)
     return blocks_from_host(function, read, n_rows, block_rows, n_features, travelling, device)
 
 
@@ -97,42 +99,63 @@ def layer_function(module: DetectorModule, *, logits: bool) -> Function:
     def compute(features: Tensor) -> Tensor:
         if not features.is_floating_point():
             features = features.double()
-        values = module.logits(features) if logits else module(features)
-        if module.shaping:
-            bad = ~features.isfinite().all(1)
-            values.masked_fill_(bad[:, None] if logits else bad, torch.nan)
+        # The precision is that of the features, whatever the caller's own computation has.
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            values = module.logits(features) if logits else module(features)
+            if module.shaping:
+                bad = ~features.isfinite().all(1)
+                values = values.masked_fill(bad[:, None] if logits else bad, torch.nan)
         return values
 
-    return torch.no_grad()(compute)
+    return compute
 
 
 class Halving:
-    """A function of a block that halves its blocks where the device's memory is too small.
+    """Computes blocks, in halves where the device's memory is too small for them.
 
     Parameters
     ----------
     function : callable
         From a tensor of rows to a tensor of as many rows.
+    device : torch.device
+        Whose memory it is.
     """
 
-    def __init__(self, function: Function) -> None:
-        self._function, self._rows = function, 0
+    def __init__(self, function: Function, device: torch.device) -> None:
+        self._function, self._device, self._rows = function, device, 0
 
-    def __call__(self, block: Tensor) -> Tensor:
-        """Return ``function(block)``, computed in as many parts as it takes."""
-        parts, start = [], 0
-        while start < len(block):
-            n_rows = min(self._rows or len(block), len(block) - start)
-            try:
-                parts.append(self._function(block[start : start + n_rows]))
-            except torch.OutOfMemoryError:
-                if n_rows == 1:
-                    raise
-                self._rows = n_rows // 2
-                _free(block.device)
-                continue
-            start += n_rows
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def __call__(
+        self, block: Callable[[slice], Tensor], rows: slice
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of the rows, and their results, in as many parts as it takes.
+
+        Parameters
+        ----------
+        block : callable
+            Returns the rows of a slice as a tensor on the device.
+        rows : slice
+            Which are wanted.
+        """
+        start = rows.start
+        while start < rows.stop:
+            part = slice(start, min(start + (self._rows or rows.stop), rows.stop))
+            result = self._attempt(block, part)
+            if result is not None:
+                yield part, result
+                start = part.stop
+            else:
+                # Of the failed attempt, nothing is referred to any more.
+                self._rows = (part.stop - part.start) // 2
+                _free(self._device)
+
+    def _attempt(self, block: Callable[[slice], Tensor], part: slice) -> Tensor | None:
+        """Return the result, or None where there is too little memory."""
+        try:
+            return self._function(block(part))
+        except RuntimeError as error:
+            if part.stop - part.start == 1 or not _out_of_memory(error):
+                raise
+            return None
 
 
 def blocks_on_device(
@@ -151,9 +174,9 @@ def blocks_on_device(
     device : torch.device
         Where they are computed.
     """
-    compute = Halving(function)
+    compute = Halving(function, device)
     for rows in slices:
-        yield rows, compute(native(rows).to(device))
+        yield from compute(lambda part: native(part).to(device), rows)
 
 
 def blocks_from_host(
@@ -186,28 +209,61 @@ def blocks_from_host(
     device : torch.device
         Where they are computed.
     """
-    compute = Halving(function)
-    if device.type != "cuda":
-        for rows in _slices(n_rows, block_rows):
-            block = torch.empty((rows.stop - rows.start, n_features), dtype=dtype)
-            _fill(block, read(rows))
-            yield rows, compute(block.to(device)).cpu()
-        return
+    stream = _through_staging if device.type == "cuda" else _one_by_one
+    blocks = stream(Halving(function, device), read, n_rows, block_rows, n_features, dtype, device)
+    del function  # and with it the weights on the device
+    try:
+        yield from blocks
+    finally:
+        blocks.close()
+        del blocks
+        _free(device)
+
+
+def _one_by_one(
+    compute: Halving,
+    read: Callable[[slice], Any],
+    n_rows: int,
+    block_rows: int,
+    n_features: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Generator[tuple[slice, Tensor]]:
+    for rows in _slices(n_rows, block_rows):
+        host = torch.empty((rows.stop - rows.start, n_features), dtype=dtype, device="cpu")
+        _fill(host, read(rows))
+
+        def block(part: slice, host: Tensor = host, first: int = rows.start) -> Tensor:
+            return host[part.start - first : part.stop - first].to(device)
+
+        for part, result in compute(block, rows):
+            yield part, result.cpu()
+
+
+def _through_staging(
+    compute: Halving,
+    read: Callable[[slice], Any],
+    n_rows: int,
+    block_rows: int,
+    n_features: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Generator[tuple[slice, Tensor]]:
     with (
-        torch.cuda.device(device),
         closing(_Staging(min(block_rows, n_rows), n_features, dtype, device)) as staging,
         ThreadPoolExecutor(1, "skdice-staging") as reader,
     ):
-        slices = _slices(n_rows, len(staging.host[0]))
+        slices = _slices(n_rows, staging.n_rows)
         working: deque[_OnItsWay] = deque()
         ahead = reader.submit(staging.load, 0, read, slices[0])
         for n, rows in enumerate(slices):
             block = ahead.result()
             if n + 1 < len(slices):
                 ahead = reader.submit(staging.load, n + 1, read, slices[n + 1])
-            working.append(staging.compute(n, rows, block, compute))
-            if len(working) > 1:
-                yield working.popleft().arrived()
+            for each in staging.compute(n, rows, block, compute):
+                working.append(each)
+                if len(working) > 1:
+                    yield working.popleft().arrived()
         while working:
             yield working.popleft().arrived()
 
@@ -241,20 +297,35 @@ class _Staging:
     """
 
     def __init__(self, n_rows: int, n_features: int, dtype: torch.dtype, device: torch.device):
-        while True:
-            try:
-                shape = (2, n_rows, n_features)
-                self.device = torch.empty(shape, dtype=dtype, device=device)
-                break
-            except torch.OutOfMemoryError:
-                if n_rows == 1:
-                    raise
-                n_rows //= 2
+        self.n_rows = n_rows
+        # The reading thread writes to them, whatever mode the caller is in.
+        with torch.inference_mode(False):
+            while (buffers := self._allocated(n_features, dtype, device)) is None:
+                self.n_rows //= 2
                 _free(device)
-        self.host = torch.empty(shape, dtype=dtype, pin_memory=True)
+            self.device = buffers
+            self.host = torch.empty(
+                (2, self.n_rows, n_features), dtype=dtype, device="cpu", pin_memory=True
+            )
         self._inward, self._outward = _stream(device), _stream(device)
+        # The memory may have been given up by work that is still under way.
+        self._inward.wait_stream(torch.cuda.current_stream(device))
         self._copied, self._computed = [_event(), _event()], [_event(), _event()]
         self._pool = ThreadPoolExecutor(STAGING_THREADS, "skdice-copy")
+
+    def _allocated(
+        self, n_features: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor | None:
+        """Return two buffers on the device, or None where it lacks the memory."""
+        try:
+            # As much again is left for what is computed.
+            probe = torch.empty((4, self.n_rows, n_features), dtype=dtype, device=device)
+            del probe
+            return torch.empty((2, self.n_rows, n_features), dtype=dtype, device=device)
+        except RuntimeError as error:
+            if self.n_rows == 1 or not _out_of_memory(error):
+                raise
+            return None
 
     def load(self, n: int, read: Callable[[slice], Any], rows: slice) -> Tensor:
         """Start the copy of the n-th block, and return it as it will be on the device."""
@@ -271,27 +342,28 @@ class _Staging:
             self._copied[turn].record(self._inward)
         return block
 
-    def compute(self, n: int, rows: slice, block: Tensor, function: Function) -> _OnItsWay:
-        """Compute the n-th block once it is there, and start the copy of its result."""
+    def compute(self, n: int, rows: slice, block: Tensor, function: Halving) -> Iterator[_OnItsWay]:
+        """Compute the n-th block once it is there, and start the copy of its results."""
         turn, stream = n % 2, torch.cuda.current_stream(block.device)
         stream.wait_event(self._copied[turn])
-        result = function(block)
-        self._computed[turn].record(stream)
-        host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-        done = _event()
-        with torch.cuda.stream(self._outward):
-            self._outward.wait_event(self._computed[turn])
-            host.copy_(result, non_blocking=True)
-            done.record(self._outward)
-        return _OnItsWay(rows, host, result, done)
+        first = rows.start
+        for part, result in function(lambda p: block[p.start - first : p.stop - first], rows):
+            host = torch.empty(result.shape, dtype=result.dtype, device="cpu", pin_memory=True)
+            computed, done = _event(), _event()
+            computed.record(stream)
+            with torch.cuda.stream(self._outward):
+                self._outward.wait_event(computed)
+                host.copy_(result, non_blocking=True)
+                done.record(self._outward)
+            self._computed[turn].record(stream)
+            yield _OnItsWay(part, host, result, done)
 
     def close(self) -> None:
         """Wait for what is under way, and give the memory back."""
         self._pool.shutdown()
-        device = self.device.device
-        torch.cuda.synchronize(device)
-        del self.host, self.device
-        _free(device)
+        torch.cuda.synchronize(self.device.device)
+        # Also where a traceback still refers to a part of it.
+        self.device.untyped_storage().resize_(0)
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:
@@ -311,6 +383,7 @@ def _fill(block: Tensor, source: Any, pool: ThreadPoolExecutor | None = None) ->
     if isinstance(source, Tensor):
         block.copy_(source)
         return
+    source = np.asarray(source)
     target = block.numpy()
 
     def copy(rows: slice) -> None:
@@ -320,6 +393,12 @@ def _fill(block: Tensor, source: Any, pool: ThreadPoolExecutor | None = None) ->
         copy(slice(None))
     else:
         list(pool.map(copy, _slices(len(target), -(-len(target) // STAGING_THREADS))))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "STATUS_ALLOC_FAILED")
+    )
 
 
 def _free(device: torch.device) -> None:
