@@ -351,3 +351,57 @@ def test_bfloat16_models_give_float32():
     model = sequential().to(torch.bfloat16)
     extraction = extract_features(model, IMAGES.to(torch.bfloat16))
     assert extraction.features.dtype == extraction.head.weight.dtype == np.float32
+
+
+class Stops(list):
+    """Batches of which the one at a place is never reached."""
+
+    def __init__(self, batches, place):
+        super().__init__(batches)
+        self.place = place
+
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            if number == self.place:
+                raise KeyboardInterrupt
+            yield batch
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X: X.split(8),
+        lambda X: (X + 1e-3).split(4),
+        lambda X: X.flip(0).split(4),
+        lambda X: X[:4].split(4),
+        lambda X: X.double().split(4),
+    ],
+    ids=["larger batches", "other values", "another order", "fewer", "another dtype"],
+)
+def test_an_interrupted_extraction_goes_on_with_the_same_inputs_only(change, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    X = torch.randn(24, 6)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(model, Stops(X.split(4), 3), out=tmp_path / "x.npy")
+    with pytest.raises(ValueError, match="interrupted extraction of other inputs, or in batches"):
+        extract_features(model.to(change(X)[0].dtype), change(X), out=tmp_path / "x.npy")
+    model.float()
+    found = extract_features(model, X.split(4), out=tmp_path / "x.npy")
+    np.testing.assert_array_equal(
+        np.asarray(found.features), extract_features(model, X.split(4)).features
+    )
+
+
+def test_features_beyond_a_narrower_dtype_are_refused(tmp_path):
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 3))
+    X = torch.tensor([[1.0, 7e4]])
+    for out in (None, tmp_path / "x.npy"):
+        with pytest.raises(ValueError, match="a feature is 70000, which float16 does not hold"):
+            extract_features(model, X, out=out, dtype="float16")
+
+
+def test_the_name_of_the_file_is_checked_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot write .*x.csv: expected an ending"):
+        extract_features(nn.Linear(2, 3), torch.ones(3, 2), out=tmp_path / "x.csv")
+    assert not list(tmp_path.iterdir())

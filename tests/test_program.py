@@ -265,7 +265,12 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
             ("model.pt", "images", "-o", "x.npy", "--device", "cuda:99"),
             "device is 'cuda:99', but torch finds",
         ),
-        (("model.pt", "images", "-o", "x.npy", "--batch-size", "0"), "batch_size 0"),
+        (("model.pt", "images", "-o", "x.npy", "--batch-size", "0"), "--batch-size is 0"),
+        (("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"), "for the features and"),
+        (("model.pt", "images", "-o", "x.npy", "--std", "1", "nan", "1"), "numbers, and std above"),
+        (("model.pt", "wide", "-o", "x.npy"), "mode I;16 has more than 8 bits"),
+        (("model.pt", "flat.npy", "-o", "x.npy"), "the program does not take these inputs: "),
+        (("model.pt", "nan.npy", "-o", "x.npy"), "are not finite: look for NaN"),
     ],
 )
 def test_what_cannot_be_extracted_is_said_in_one_line(
@@ -274,6 +279,10 @@ def test_what_cannot_be_extracted_is_said_in_one_line(
     monkeypatch.chdir(tmp_path)
     save_script(made(Backbone), "model.pt", inputs)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "wide").mkdir()
+    Image.fromarray(np.full((300, 300), 40_000, np.uint16)).save(tmp_path / "wide" / "a.png")
+    np.save("flat.npy", np.ones((4, 5)))
+    np.save("nan.npy", np.full((4, 3, 9, 9), np.nan))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"\x89PNG no image")
     assert run("extract", *arguments) == 2
@@ -283,3 +292,56 @@ def test_what_cannot_be_extracted_is_said_in_one_line(
     assert reason in err
     assert err.count("\n") == 1
     assert not (tmp_path / "x.npy").exists()
+
+
+def test_hidden_files_and_empty_classes(images):
+    for hidden in (".ipynb_checkpoints/1.png", "a/._1.png"):
+        (images / hidden).parent.mkdir(exist_ok=True)
+        (images / hidden).write_bytes(b"no image")
+    (images / "aa").mkdir()
+    data = ImageFolder(images, 8, resize=16, crop=12, mean=[0.0], std=[1.0])
+    assert data.classes == ["a", "aa", "b"]
+    ((_, labels),) = data
+    assert labels.tolist() == [0, 0, 2]
+    (images / "b" / "0.png").rename(images / "0.png")
+    with pytest.warns(UserWarning, match="do not all lie one folder down: no labels"):
+        data = ImageFolder(images, 8, resize=16, crop=12, mean=[0.0], std=[1.0])
+    assert data.classes is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_programs_of_other_precisions_take_any_floats(dtype, inputs, tmp_path):
+    model = made(Backbone).to(dtype)
+    save_script(model, tmp_path / "model.pt", inputs.to(dtype))
+    found = extract_features(load_program(tmp_path / "model.pt"), inputs)
+    expected = extract_features(model, inputs.to(dtype))
+    np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
+
+
+def test_token_ids_of_any_width(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(50, 8), nn.Linear(8, 3)).eval()
+    ids = np.arange(40).reshape(8, 5)
+    torch.jit.save(torch.jit.script(model), "text.pt")
+    expected = extract_features(model, torch.from_numpy(ids)).features
+    for dtype in ("uint16", "int32", ">i8"):
+        np.save("ids.npy", ids.astype(dtype))
+        assert run("extract", "text.pt", "ids.npy", "-o", "x.npy", "--quiet") == 0
+        np.testing.assert_allclose(np.load("x.npy"), expected, rtol=1e-6)
+
+
+def test_labels_of_a_former_extraction_go_with_it(images, inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_script(made(Backbone), "model.pt", inputs)
+    assert run("extract", "model.pt", images, "-o", "x.npy", *SMALL) == 0
+    assert (tmp_path / "x.labels.npy").exists()
+    assert run("extract", "model.pt", images / "a", "-o", "x.npy", *SMALL) == 0
+    assert not (tmp_path / "x.labels.npy").exists()
+
+
+def test_a_named_layer_may_be_followed_by_anything(inputs, tmp_path):
+    save_script(made(NotTheEnd), tmp_path / "model.pt", inputs)
+    found = extract_features(load_program(tmp_path / "model.pt", layer="fc"), inputs)
+    expected = extract_features(made(NotTheEnd), inputs, layer="fc")
+    np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from skdice._extras import import_extra
 from skdice._head_files import check_head_file, write_weight_and_bias
 from skdice._rows import Rows, iterate_rows
-from skdice.cli._commands import naming, refuse_overwriting, report
+from skdice.cli._commands import naming, open_rows, refuse_overwriting, report
 from skdice.extraction import extract_features, load_program
-from skdice.extraction._images import ImageFolder
-from skdice.features import open_features
+from skdice.extraction._images import ImageFolder, image_files
+from skdice.features._open import is_shard
+from skdice.features._save import check_ending
 
 
 def extract(arguments: Namespace) -> None:
@@ -24,6 +26,11 @@ def extract(arguments: Namespace) -> None:
     if arguments.head_output is not None:
         check_head_file(arguments.head_output)
         outputs.append(arguments.head_output)
+        if arguments.head_output.resolve() == arguments.output.resolve():
+            raise ValueError(f"{arguments.output} is named for the features and for the head")
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size is {arguments.batch_size}, expected 1 or more")
+    check_ending(arguments.output)
     for output in outputs:
         refuse_overwriting(output, arguments.model, arguments.data)
     model = load_program(arguments.model, arguments.layer, arguments.device)
@@ -32,7 +39,7 @@ def extract(arguments: Namespace) -> None:
     batch_size = model.batch_rows or arguments.batch_size
     classes = None
     data: Any
-    if folder.is_dir():
+    if folder.is_dir() and folder.suffix != ".zarr" and not holds_shards(folder):
         data = ImageFolder(
             folder,
             batch_size,
@@ -43,8 +50,8 @@ def extract(arguments: Namespace) -> None:
         )
         classes = data.classes
     else:
-        data = ArrayBatches(open_features(folder, arguments.key), batch_size)
-    with naming(arguments.data):
+        data = ArrayBatches(open_rows(arguments.data, arguments.key), batch_size)
+    with naming(arguments.data), refusals_of_programs():
         extraction = extract_features(
             model,
             data,
@@ -71,8 +78,24 @@ def extract(arguments: Namespace) -> None:
     )
 
 
+def holds_shards(folder: Path) -> bool:
+    """Tell whether a folder holds feature files rather than images."""
+    return not image_files(folder) and any(is_shard(each) for each in folder.iterdir())
+
+
+@contextmanager
+def refusals_of_programs() -> Iterator[None]:
+    """Say in one line what a program has against its inputs."""
+    try:
+        yield
+    except (RuntimeError, IndexError, AssertionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1 if "TorchScript" in str(error) else 0] if lines else type(error).__name__
+        raise ValueError(f"the program does not take these inputs: {reason}") from error
+
+
 class ArrayBatches:
-    """Batches of an array in a file, as tensors in the precision that models compute in.
+    """Batches of an array in a file, as tensors; narrow integers, such as token ids, widened.
 
     Parameters
     ----------
@@ -91,5 +114,7 @@ class ArrayBatches:
     def __iter__(self) -> Iterator[Any]:
         torch = import_extra("torch", "torch")
         for block in iterate_rows(self._rows, self._batch_size):
-            single = block.astype(np.float32) if block.dtype.kind == "f" else np.array(block)
-            yield torch.from_numpy(single)
+            native = block.dtype.newbyteorder("=")
+            if native.kind in "iu" and native != np.uint8:
+                native = np.dtype(np.int64)
+            yield torch.from_numpy(np.array(block, native))

@@ -274,7 +274,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_INTERRUPTED
         except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
-            for argument, option in (("prefix=", "--layer "), ("key=", "--key ")):
+            for argument, option in (
+                ("prefix=", "--layer "),
+                ("key=", "--key "),
+                ("layer=", "--layer "),
+            ):
                 message = message.replace(argument, option)
             print(f"skdice: {message}", file=sys.stderr)
             return EXIT_USAGE

@@ -20,6 +20,7 @@ from skdice._xp import to_numpy
 from skdice.extraction._store import PartialStore
 from skdice.extraction._tap import Tap
 from skdice.features import open_features
+from skdice.features._save import check_ending
 
 # Rows of a tensor that are run at a time.
 TENSOR_BATCH = 64
@@ -110,7 +111,7 @@ def extract_features(
         if out is not None:
             return _extract_to_file(tap, data, Path(out), dtype, verbose)
         parts = [
-            (features if dtype is None else features.astype(dtype), labels)
+            (_converted(features, dtype), labels)
             for features, labels in map(tap.run, _progress(_batches(data), verbose))
         ]
         if not parts:
@@ -252,6 +253,21 @@ def _batches(data: Any) -> Iterable[Any]:
     return batches
 
 
+def _converted(features: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
+    """Return features in a dtype, after checking that it holds them."""
+    if dtype is None:
+        return features
+    with np.errstate(over="ignore"):
+        converted = features.astype(dtype)
+    lost = np.isfinite(features) & ~np.isfinite(converted)
+    if lost.any():
+        raise ValueError(
+            f"a feature is {features[lost][0]:g}, which {converted.dtype} does not hold; choose "
+            "another dtype"
+        )
+    return converted
+
+
 def _progress(batches: Iterable[Any], verbose: int) -> Iterable[Any]:
     shown: Iterable[Any] = tqdm(batches, desc="batches", unit=" batches", disable=not verbose)
     return shown
@@ -261,6 +277,7 @@ def _extract_to_file(
     tap: Tap, data: Any, path: Path, dtype: DTypeLike | None, verbose: int
 ) -> Extraction:
     """Extract batch by batch into a file; go on where an interrupted call stopped."""
+    check_ending(path)
     store = PartialStore(path)
     if store.n_batches:
         sampler = type(getattr(data, "sampler", None)).__name__
@@ -270,14 +287,17 @@ def _extract_to_file(
                 "loader shuffles. Remove the folder, or load without shuffling"
             )
         tap.use(store.layer)
-    for number, batch in enumerate(_progress(_batches(data), verbose)):
-        if number < store.n_batches:
-            continue
-        features, labels = tap.run(batch)
-        store.add(
-            features if dtype is None else features.astype(dtype), labels, tap.name(), tap.head()
-        )
-    if not store.n_batches:
+    n_before, n_seen, digest = store.n_batches, 0, ""
+    for batch in _progress(_batches(data), verbose):
+        n_seen, digest = n_seen + 1, tap.digest(batch, digest)
+        if n_seen > n_before:
+            features, labels = tap.run(batch)
+            store.add(_converted(features, dtype), labels, tap.name(), tap.head(), digest)
+        elif n_seen == n_before and digest != store.digest:
+            store.refuse()
+    if n_seen < n_before:
+        store.refuse()
+    if not n_seen:
         raise ValueError("the data has no batches")
     labels = store.finish()
     return Extraction(open_features(path), labels, tap.head(), tap.name())

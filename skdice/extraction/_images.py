@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,17 @@ from skdice._extras import import_extra
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 READING_THREADS = 4
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images below a folder in sorted order, without hidden files and folders."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 class ImageFolder:
@@ -52,23 +64,35 @@ class ImageFolder:
                 f"mean has {len(mean)} and std {len(std)} values, expected one each for grey, or "
                 "three each for colour"
             )
-        if min(std) <= 0 or crop < 1 or batch_size < 1:
+        if not (np.array(std) > 0).all() or not np.isfinite([*mean, *std]).all():
             raise ValueError(
-                f"std is {list(std)}, crop {crop} and batch_size {batch_size}: expected values "
-                "above 0"
+                f"mean is {list(mean)} and std {list(std)}: expected numbers, and std above 0"
             )
+        if crop < 1:
+            raise ValueError(f"crop is {crop}, expected at least 1 pixel")
         if resize < crop:
             raise ValueError(f"resize is {resize}, expected at least the {crop} pixels of the crop")
         self._image = import_extra("PIL.Image", "torch")
         self._batch_size, self._resize, self._crop = batch_size, resize, crop
         self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
-        self.files = sorted(
-            path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
+        self.files = image_files(folder)
         if not self.files:
             raise ValueError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
         depths = {len(path.relative_to(folder).parts) for path in self.files}
-        self.classes = sorted({path.parent.name for path in self.files}) if depths == {2} else None
+        self.classes = None
+        if depths == {2}:
+            # A folder without images is a class, too, so that the others keep their places.
+            self.classes = sorted(
+                each.name
+                for each in folder.iterdir()
+                if each.is_dir() and not each.name.startswith(".")
+            )
+        elif 2 in depths:
+            warnings.warn(
+                f"the images in {folder} do not all lie one folder down: no labels are kept",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def __len__(self) -> int:
         return -(-len(self.files) // self._batch_size)
@@ -89,8 +113,12 @@ class ImageFolder:
         """Return an image as (channels, crop, crop)."""
         try:
             with self._image.open(path) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise ValueError(
+                        f"its mode {opened.mode} has more than 8 bits per channel; convert it"
+                    )
                 image = opened.convert("RGB" if len(self._mean) == 3 else "L")
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, self._image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {path}: {error}") from error
         width, height = image.size
         # As torchvision rounds.

@@ -28,7 +28,7 @@ class ProgramClassifier(nn.Module):
         From inputs to what enters the layer.
     head : Linear or Conv2d
         The classification layer.
-    program : callable
+    program : callable or None
         The whole, with which the first batch is compared.
     layer_name : str
         The name that the program has for the layer.
@@ -39,8 +39,8 @@ class ProgramClassifier(nn.Module):
     def __init__(
         self,
         body: Callable[..., Any],
-        head: nn.Module,
-        program: Callable[..., Any],
+        head: nn.Linear | nn.Conv2d,
+        program: Callable[..., Any] | None,
         layer_name: str,
         batch_rows: int | None = None,
     ) -> None:
@@ -49,20 +49,28 @@ class ProgramClassifier(nn.Module):
         # In tuples, so that they are no part of this module: what a program computes on
         # was settled when it was loaded.
         self._body = (body,)
-        self._program: tuple[Callable[..., Any], ...] = (program,)
+        self._program = () if program is None else (program,)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits, averaged over all positions for a convolution."""
+        if inputs.is_floating_point():
+            inputs = inputs.to(self.head.weight.dtype)
         n_rows, wanted = len(inputs), self.batch_rows
         if wanted is not None and n_rows < wanted:
             inputs = torch.cat([inputs, inputs[-1:].expand(wanted - n_rows, *inputs.shape[1:])])
         logits: Tensor = self.head(self._body[0](inputs)[:n_rows])
         for program in self._program:
             outputs = output_tensors(program(inputs))
+            if not logits.isfinite().all():
+                raise ValueError(
+                    "the logits of the first batch are not finite: look for NaN or infinity in "
+                    "the inputs, their mean and std, or the weights"
+                )
             if not any(same_output(torch, logits, each[:n_rows]) for each in outputs):
                 raise ValueError(
-                    f"the output of the program is not that of its layer {self.layer_name!r}: "
-                    "name the classification layer with layer="
+                    f"the output of the program is not that of its layer {self.layer_name!r}, "
+                    "nor its mean over positions or its softmax; if that is the classification "
+                    f"layer all the same, say layer={self.layer_name!r}"
                 )
         self._program = ()
         return logits.mean((2, 3)) if logits.ndim == 4 else logits
@@ -81,7 +89,7 @@ class _Layer:
     bias: Tensor | None
     entered_by: Any
 
-    def module(self) -> nn.Module:
+    def module(self) -> nn.Linear | nn.Conv2d:
         """Return it as a module."""
         n_out, n_in, *kernel = self.weight.shape
         has_bias = self.bias is not None
@@ -114,8 +122,10 @@ def load(path: Path, layer: str | None, device: Any) -> ProgramClassifier:
 
 def _load_script(path: Path, layer: str | None, device: torch.device) -> ProgramClassifier:
     def frozen() -> Any:
-        program = torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
-        return torch.jit.freeze(program, optimize_numerics=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # what else reads these files?
+            program = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+            return torch.jit.freeze(program.eval(), optimize_numerics=False)
 
     body = frozen()
     graph = body.graph
@@ -143,7 +153,8 @@ def _load_script(path: Path, layer: str | None, device: torch.device) -> Program
     for n in reversed(range(len(outputs))):
         graph.eraseOutput(n)
     graph.registerOutput(found.entered_by)
-    return ProgramClassifier(body, found.module(), frozen(), found.name)
+    program = frozen() if layer is None else None
+    return ProgramClassifier(body, found.module(), program, found.name)
 
 
 def _load_exported(path: Path, layer: str | None, device: torch.device) -> ProgramClassifier:
@@ -205,7 +216,7 @@ def _load_exported(path: Path, layer: str | None, device: torch.device) -> Progr
     body.recompile()
     first = next(node for node in graph.nodes if node.op == "placeholder")
     n_rows = first.meta["val"].shape[0]
-    program = exported.module(check_guards=False)
+    program = exported.module(check_guards=False) if layer is None else None
     batch_rows = n_rows if isinstance(n_rows, int) else None
     return ProgramClassifier(body, found.module(), program, found.name, batch_rows)
 

@@ -47,10 +47,27 @@ class PartialStore:
         """Name of the layer that they entered."""
         return str(self._state["layer"])
 
+    @property
+    def digest(self) -> str:
+        """What tells the inputs of these batches from others."""
+        return str(self._state.get("digest", ""))
+
+    def refuse(self) -> None:
+        """Raise, as the inputs are not those of the stored batches."""
+        raise ValueError(
+            f"{self.folder} holds an interrupted extraction of other inputs, or in batches of "
+            "another size or order; remove it to start anew"
+        )
+
     def add(
-        self, features: NDArray[Any], labels: NDArray[Any] | None, layer: str, head: LinearHead
+        self,
+        features: NDArray[Any],
+        labels: NDArray[Any] | None,
+        layer: str,
+        head: LinearHead,
+        digest: str,
     ) -> None:
-        """Append a batch."""
+        """Append a batch; the digest is that of all inputs so far."""
         self.folder.mkdir(exist_ok=True)
         is_what = {
             "layer": layer,
@@ -73,6 +90,7 @@ class PartialStore:
                     file.write(np.ascontiguousarray(values).data)
         self._state |= is_what
         self._state |= {"rows": n_rows + len(features), "batches": self.n_batches + 1}
+        self._state["digest"] = digest
         temporary = self.folder / "state.json.new"
         temporary.write_text(json.dumps(self._state))
         temporary.replace(self.folder / "state.json")
@@ -87,11 +105,14 @@ class PartialStore:
                 arrays[name] = raw
         features = arrays["features"]
         labels = np.array(arrays["labels"]) if "labels" in arrays else None
-        if self._path.suffix == ".npy" and labels is not None:
-            # .npy holds one array; the labels get a file of their own.
-            beside = self._path.with_name(f"{self._path.stem}.labels.npy")
-            save_features(beside, labels)
+        beside = self._path.with_name(f"{self._path.stem}.labels.npy")
+        if self._path.suffix == ".npy":
+            # .npy holds one array; the labels get a file of their own. An older one is no more
+            # of this file.
+            beside.unlink(missing_ok=True)
             save_features(self._path, features)
+            if labels is not None:
+                save_features(beside, labels)
         else:
             save_features(self._path, features, **({} if labels is None else {"labels": labels}))
         shutil.rmtree(self.folder)

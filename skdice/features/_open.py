@@ -108,7 +108,7 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
     if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
         return open_archive(path).open(key)
     if path.is_dir():
-        shards = [each for each in path.iterdir() if each.suffix in _SHARDS]
+        shards = [each for each in path.iterdir() if is_shard(each)]
     elif _is_pattern(path):
         shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     elif path.exists():
@@ -133,6 +133,11 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
 
 def _open_shard(path: Path, key: str | None) -> Rows:
     return open_archive(path).open(key)
+
+
+def is_shard(path: Path) -> bool:
+    """Tell whether a file in a folder is taken for one of its shards."""
+    return path.suffix in _SHARDS
 
 
 def _is_pattern(path: Path) -> bool:

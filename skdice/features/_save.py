@@ -57,8 +57,7 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
     dtype('float16')
     """
     path = Path(path)
-    if path.suffix not in _WRITERS:
-        raise ValueError(f"cannot write {path}: expected an ending of {', '.join(_WRITERS)}")
+    check_ending(path)
     if FEATURES in beside:
         raise ValueError(
             f"{FEATURES!r} is the name of X in the file; store the other under another"
@@ -73,3 +72,9 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
             )
     with replacing(path) as temporary, clean_errors(path, "write"):
         _WRITERS[path.suffix](temporary, arrays)
+
+
+def check_ending(path: Path) -> None:
+    """Raise if the ending of a name is that of no format."""
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"cannot write {path}: expected an ending of {', '.join(_WRITERS)}")
