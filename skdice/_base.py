@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -20,13 +20,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdice._computation import Computation
 from skdice._head import LinearHead
 from skdice._reductions import RunningMean
-from skdice._rows import Rows, check_rows, scoring_dtype
+from skdice._rows import Rows, array_source, check_rows, scoring_dtype
 from skdice._sklearn import (
     Interval,
     InvalidParameterError,
     validate_parameters,
 )
-from skdice._threshold import score_threshold
+from skdice._threshold import conformal_pvalues, conformal_threshold, score_threshold
 from skdice._xp import check_same_namespace, device_of, from_numpy, is_followed, to_numpy
 from skdice.engines import torch_device
 
@@ -61,6 +61,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     contribution_threshold_: float
     shaping_: Any
     offset_: float
+    calibration_scores_: FloatArray
     n_samples_seen_: int
     n_features_in_: int
     feature_names_in_: NDArray[Any]
@@ -70,7 +71,13 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         """Fit on in-distribution rows."""
         raise NotImplementedError
 
-    def calibrate(self, X: ArrayLike, contamination: float | None = None) -> Self:
+    def calibrate(
+        self,
+        X: ArrayLike,
+        contamination: float | None = None,
+        *,
+        method: Literal["quantile", "conformal"] = "quantile",
+    ) -> Self:
         """Set the threshold from held-out in-distribution rows. Nothing is refitted.
 
         Parameters
@@ -80,17 +87,73 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         contamination : float in (0, 0.5], default=None
             Share of these rows that falls below the threshold; None takes the
             parameter of the detector.
+        method : {"quantile", "conformal"}, default="quantile"
+            ``"quantile"`` takes the share of the rows given. ``"conformal"`` guarantees that
+            of future in-distribution rows, exchangeable with these, the expected share below
+            the threshold is at most the contamination, for any number of rows; it keeps
+            their scores, for `pvalues`. The two differ by one row at most.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            `contamination` is out of its range, or ``"conformal"`` has fewer than
+            ``1 / contamination - 1`` rows, too few for any guarantee.
+
+        References
+        ----------
+        Bates, Candes, Lei, Romano & Sesia, "Testing for outliers with conformal p-values",
+        Annals of Statistics 2023, arXiv:2104.08279.
         """
         rows = self._validate_fitted(X, "calibrate")
+        if method not in ("quantile", "conformal"):
+            raise ValueError(f"method is {method!r}, expected 'quantile' or 'conformal'")
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        self.offset_ = score_threshold(to_numpy(self._score(rows)), share)
+        scores = to_numpy(self._score(rows))
+        if method == "conformal":
+            self.offset_ = conformal_threshold(scores, share)
+            self.calibration_scores_ = np.sort(scores)
+        else:
+            self.offset_ = score_threshold(scores, share)
+            self.__dict__.pop("calibration_scores_", None)
         return self
+
+    def pvalues(self, X: ArrayLike) -> Any:
+        """Return the conformal p-value of each row: small = out-of-distribution.
+
+        The share of the calibration rows, and the row itself, whose score is as low as the
+        row's or lower. For an in-distribution row exchangeable with those, the probability
+        that it is at most a is at most a, for every a.
+
+        Parameters
+        ----------
+        X : array-like or source of rows, of shape (n_samples, n_features)
+            Penultimate features.
+
+        Returns
+        -------
+        array of shape (n_samples,), float64
+            In (0, 1]; in the library of X, as the scores are.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            The detector is not fitted, or not calibrated with ``method="conformal"``.
+        """
+        rows = self._validate_fitted(X, "pvalues")
+        if not hasattr(self, "calibration_scores_"):
+            raise NotFittedError(
+                f"This {type(self).__name__} has no scores to compare with: call calibrate with "
+                "held-out in-distribution rows and method='conformal' first."
+            )
+        scores, source = self._score(rows), array_source(rows)
+        values = conformal_pvalues(self.calibration_scores_, to_numpy(scores))
+        return values if source is None else from_numpy(values, source.xp, source.device)
 
     def logits(self, X: ArrayLike) -> Any:
         """Return the logits of the masked layer.
@@ -309,6 +372,8 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         contribution_threshold: float,
         shaping: Any,
     ) -> None:
+        # Of another threshold.
+        self.__dict__.pop("calibration_scores_", None)
         self._running_mean = mean
         self.n_samples_seen_ = mean.n_rows
         self.mean_activation_ = mean_activation

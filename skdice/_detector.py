@@ -116,6 +116,8 @@ class DICEDetector(BaseDICE):
         The threshold on the scores:
         ``decision_function(X) = score_samples(X) - offset_``. The smallest score with
         more than `contamination` of the rows at or below it. Not set by `partial_fit`.
+    calibration_scores_ : ndarray of shape (n_calibration,)
+        Sorted scores of the rows given to `calibrate` with ``method="conformal"``.
     n_samples_seen_ : int
         Rows in the mean activation.
     n_features_in_ : int

@@ -213,6 +213,7 @@ class DICEDetectorCV(BaseDICE):
             self.n_splits_ = len(folds)
             best = self._candidates(shapings, sparsities)[self.best_index_]
             self.best_shaping_, self.sparsity_ = best
+            self.__dict__.pop("calibration_scores_", None)
             fitted = vars(self._detector().fit(X, y))
             parameters = self._detector().get_params(deep=False)
             self.__dict__.update(

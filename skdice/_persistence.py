@@ -56,6 +56,8 @@ def save(detector: DICEDetector, path: str | Path) -> None:
         raise ValueError("the head was changed after the detector was fitted; fit it again")
     if not isinstance(detector.head, str):
         arrays |= {"weight": head.weight, "bias": head.bias}
+    if hasattr(detector, "calibration_scores_"):
+        arrays["calibration_scores"] = detector.calibration_scores_
     names = getattr(detector, "feature_names_in_", None)
     parameters = detector.get_params(deep=False)
     document = {
@@ -208,6 +210,13 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         detector.offset_ = _number("offset", fitted["offset"])
         if not math.isfinite(detector.offset_):
             raise ValueError(f"its offset is {detector.offset_}")
+    if "calibration_scores" in arrays:
+        scores = arrays["calibration_scores"]
+        if scores.dtype not in (np.float32, np.float64) or scores.ndim != 1 or not len(scores):
+            raise ValueError(f"its calibration scores are {scores.dtype} {scores.shape}")
+        if not (np.diff(scores) >= 0).all() or not np.isfinite(scores).all():
+            raise ValueError("its calibration scores are not in ascending order")
+        detector.calibration_scores_ = scores
     return detector
 
 

@@ -65,7 +65,9 @@ def calibrate(arguments: Namespace) -> None:
     detector = load(arguments.detector)
     features = open_rows(arguments.features, arguments.key)
     with naming(arguments.features):
-        detector.set_params(verbose=arguments.verbose).calibrate(features, arguments.contamination)
+        detector.set_params(verbose=arguments.verbose).calibrate(
+            features, arguments.contamination, method=arguments.method
+        )
     detector.set_params(verbose=0).save(output)
     report(
         arguments,

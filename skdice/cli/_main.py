@@ -158,6 +158,12 @@ def build_parser() -> ArgumentParser:
     _detector(calibrate)
     _features(calibrate)
     _contamination(calibrate, None)
+    calibrate.add_argument(
+        "--method",
+        choices=["quantile", "conformal"],
+        default="quantile",
+        help="the share of these rows, or a guarantee for future ones (default: %(default)s)",
+    )
     _output(calibrate, "the new detector file (default: the old one is replaced)")
     _common(calibrate)
 

@@ -1,0 +1,99 @@
+"""Calibration with a guarantee for future rows, and conformal p-values."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+import skdice
+from skdice import DICEDetector, DICEDetectorCV
+
+
+@pytest.fixture
+def detector():
+    # One logit, so that the score is the feature itself.
+    return DICEDetector("identity", sparsity=0).fit(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize(("n", "contamination"), [(19, 0.05), (57, 0.05), (33, 0.2), (9, 0.1)])
+def test_the_share_of_future_rows_flagged_is_guaranteed(detector, n, contamination):
+    rng = np.random.default_rng(n)
+    shares, small = [], []
+    for _ in range(600):
+        rows = rng.standard_t(3, size=(n + 200, 1))
+        detector.calibrate(rows[:n], contamination, method="conformal")
+        shares.append(np.mean(detector.predict(rows[n:]) == -1))
+        small.append(np.mean(detector.pvalues(rows[n:]) <= contamination))
+    error = np.std(shares) / np.sqrt(len(shares))
+    # The guarantee, and that it is not bought by flagging much less.
+    assert np.mean(shares) <= contamination + 3 * error
+    assert np.mean(shares) >= contamination - 1 / (n + 1) - 3 * error
+    np.testing.assert_allclose(shares, small)
+
+
+def test_the_quantile_gives_no_such_guarantee(detector):
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(600):
+        rows = rng.normal(size=(229, 1))
+        shares.append(np.mean(detector.calibrate(rows[:29]).predict(rows[29:]) == -1))
+    assert np.mean(shares) > 0.06
+
+
+def test_by_hand(detector):
+    rows = np.arange(19.0)[::-1, None]
+    detector.calibrate(rows, 0.1, method="conformal")
+    # The second smallest of 19: 2 / 20 of all places lie at or below it.
+    assert detector.offset_ == 1
+    np.testing.assert_allclose(
+        detector.pvalues([[-1.0], [0.0], [0.5], [18.0], [99.0]]), [0.05, 0.1, 0.1, 1.0, 1.0]
+    )
+    assert list(detector.predict([[0.5], [1.0]])) == [-1, 1]
+    assert detector.pvalues(torch.tensor([[0.5]])).tolist() == [0.1]
+
+
+def test_ties_are_not_flagged(detector):
+    detector.calibrate(np.ones((40, 1)), 0.1, method="conformal")
+    assert (detector.predict(np.ones((5, 1))) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"method": "exact"}, "method is 'exact', expected 'quantile' or 'conformal'"),
+        ({"method": "conformal"}, "18 rows are too few .* of 0.05: give at least 19"),
+        ({"method": "conformal", "contamination": 0.6}, "contamination is 0.6"),
+    ],
+)
+def test_what_cannot_be_guaranteed(detector, options, reason):
+    before = vars(detector).copy()
+    with pytest.raises(ValueError, match=reason):
+        detector.calibrate(np.ones((18, 1)), **options)
+    assert vars(detector) == before
+
+
+def test_scores_are_kept_with_the_detector_and_dropped_with_the_threshold(fashion, tmp_path):
+    detector = DICEDetector(fashion.head, sparsity=0.1).fit(fashion.id_train)
+    with pytest.raises(NotFittedError, match="method='conformal'"):
+        detector.pvalues(fashion.id_test)
+    detector.calibrate(fashion.id_test[:1000], method="conformal")
+    expected = detector.pvalues(fashion.id_test)
+    detector.save(tmp_path / "d.safetensors")
+    for copy in (skdice.load(tmp_path / "d.safetensors"), pickle.loads(pickle.dumps(detector))):
+        np.testing.assert_array_equal(copy.pvalues(fashion.id_test), expected)
+    for change in (
+        lambda each: each.calibrate(fashion.id_test),
+        lambda each: each.fit(fashion.id_train),
+        lambda each: each.partial_fit(fashion.id_train),
+    ):
+        changed = change(skdice.load(tmp_path / "d.safetensors"))
+        assert not hasattr(changed, "calibration_scores_")
+
+
+def test_after_a_search(fashion):
+    detector = DICEDetectorCV(fashion.head, [0, 0.1], cv=2, outliers=fashion.ood["mnist"][:300])
+    detector.fit(fashion.id_train[:500]).calibrate(fashion.id_test[:500], method="conformal")
+    assert detector.pvalues(fashion.id_test[500:]).shape == (2500,)
+    assert not hasattr(detector.fit(fashion.id_train[:500]), "calibration_scores_")
