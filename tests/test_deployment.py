@@ -9,7 +9,7 @@ import torch
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector, DICEDetectorCV, LinearHead
 from skdice.extraction import attach, extract_features
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
@@ -153,3 +153,11 @@ def test_attach_asks_for_the_layer_where_none_has_the_head(small):
     detector = DICEDetector(head).fit(X)
     with pytest.raises(ValueError, match=r"0 layers of the model .*\(none\); name the"):
         attach(linear(), detector)
+
+
+def test_what_a_search_chose_becomes_a_module(small):
+    head, X = small
+    y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
+    detector = DICEDetectorCV(head, [0.0, 0.5], cv=2).fit(X, y)
+    scores = detector.to_torch()(torch.from_numpy(X))
+    np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-12)

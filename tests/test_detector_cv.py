@@ -99,10 +99,6 @@ def test_it_is_a_detector_afterwards(fashion, labelled, tmp_path):
     loaded = skdice.load(tmp_path / "d.safetensors")
     assert loaded.sparsity == 0.1
     np.testing.assert_array_equal(loaded.decision_function(X), detector.decision_function(X))
-    module = detector.to_torch()
-    import torch
-
-    np.testing.assert_allclose(module(torch.from_numpy(X)), detector.score_samples(X), rtol=1e-5)
     again = clone(detector).set_params(sparsities=[0.95]).fit(X, y)
     assert again.sparsity_ == 0.95
     assert not hasattr(detector, "partial_fit")
