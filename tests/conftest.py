@@ -1,13 +1,10 @@
 """Fixtures that several test modules share."""
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 
-# Before SciPy is imported: scikit-learn checks array API support only with it, and an older
-# SciPy is refused there.
-if tuple(map(int, version("scipy").split(".")[:2])) >= (1, 14):
-    os.environ["SCIPY_ARRAY_API"] = "1"
+# Before SciPy is imported: scikit-learn checks array API support only with it.
+os.environ["SCIPY_ARRAY_API"] = "1"
 
 import hypothesis
 import numpy as np
