@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skdice import DICEDetector, LinearHead
 from skdice.extraction import extract_features, iterate_features
+from skdice.extraction._tap import Tap
 from skdice.features import open_features
 
 IMAGES = torch.randn(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -405,3 +406,14 @@ def test_the_name_of_the_file_is_checked_before_the_work(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write .*x.csv: expected an ending"):
         extract_features(nn.Linear(2, 3), torch.ones(3, 2), out=tmp_path / "x.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_digest_sees_every_column_of_wide_inputs():
+    model = nn.Sequential(nn.Linear(2048, 4), nn.Linear(4, 3))
+    X = torch.zeros(4099, 2048)
+    with Tap(model, "1", None) as tap:
+        before = tap.digest(X, "")
+        for column in (1, 1000, 2047):
+            changed = X.clone()
+            changed[:, column] = 1
+            assert tap.digest(changed, "") != before

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import hypothesis.strategies as st
 import numpy as np
@@ -271,6 +272,14 @@ def test_comparison_of_detectors_in_every_form(problem):
     assert "a\\|b <pipe>" in markdown[3]
     assert "a|b &lt;pipe&gt;" in report._repr_html_()
     assert "in-distribution is positive" in report._repr_html_()
+
+
+def test_a_frame_without_pandas_says_how_to_get_it(problem, monkeypatch):
+    head, train, test, _, ood, _ = problem
+    report = evaluate(DICEDetector(head).fit(train), test, ood)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        report.to_frame()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def _load_script(path: Path, layer: str | None, device: torch.device) -> Program
     def frozen() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # what else reads these files?
+            # torch has no types for it.
             program = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
             return torch.jit.freeze(program.eval(), optimize_numerics=False)
 

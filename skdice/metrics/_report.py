@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._detector import DICEDetector
-from skdice._extras import import_extra
 from skdice._rows import Rows, check_rows
 from skdice.metrics._rates import (
     aupr_in,
@@ -127,7 +127,10 @@ class OODReport:
         ImportError
             pandas is not installed.
         """
-        pandas = import_extra("pandas", "all")
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise ImportError("pandas is not installed: run pip install pandas.") from error
         names = [field.name for field in fields(SetResult)]
         rows = {
             (label, name): list(asdict(each).values())
