@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skdice import DICEDetector, LinearHead, metrics
+from skdice import DICEDetector, DICEDetectorCV, LinearHead, metrics
 from skdice.features import open_features
 from skdice.metrics import bootstrap_interval, compare, evaluate, fpr_at_tpr, fpr_at_tpr_authors
 from skdice.metrics._bootstrap import METRICS
@@ -242,6 +242,17 @@ def test_a_report_of_files(problem, tmp_path):
         files[name] = open_features(tmp_path / f"{name}.npy")
     report = evaluate(detector, open_features(tmp_path / "id.npy"), files, y_id=labels)
     assert report.to_dict() == evaluate(detector, test, ood, y_id=labels).to_dict()
+
+
+def test_a_report_on_a_detector_that_chose_its_sparsity(problem):
+    head, train, test, labels, ood, _ = problem
+    chosen = DICEDetectorCV(head, [0.4], outliers=ood["near"], cv=2).fit(train)
+    fixed = DICEDetector(head, sparsity=0.4).fit(train)
+    (found,), (expected,) = (
+        evaluate(each, test, ood, y_id=labels).results.values() for each in (chosen, fixed)
+    )
+    assert found == expected
+    assert found.masked_accuracy is not None
 
 
 def test_comparison_of_detectors_in_every_form(problem):

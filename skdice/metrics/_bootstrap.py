@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from skdice.metrics._rates import _validated, authors_place
+from skdice.metrics._rates import authors_place, validated
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -81,7 +81,7 @@ def bootstrap_interval(
         raise ValueError(f"level is {level!r}, expected a float in (0, 1)")
     if not isinstance(n_resamples, Integral) or n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples!r}, expected an int above 0")
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     distinct, group = np.unique(scores, return_inverse=True)
     random = check_random_state(random_state)
     groups = [group[labels == label] for label in (1, -1)]

@@ -65,7 +65,7 @@ def fpr_at_tpr(
     >>> fpr_at_tpr(y_true, y_score, tpr=0.75)
     0.0
     """
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     _check_tpr(tpr)
     if pos_label not in (1, -1):
         raise ValueError(f"pos_label is {pos_label!r}, expected 1 or -1")
@@ -111,7 +111,7 @@ def fpr_at_tpr_authors(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.
     >>> fpr_at_tpr_authors([1, 1, 1, 1, -1, -1], [9, 8, 7, 3, 5, 1])
     0.5
     """
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     inliers, outliers = np.sort(scores[labels == 1]), scores[labels == -1]
     return float(np.mean(outliers > inliers[authors_place(len(inliers), tpr)]))
 
@@ -152,7 +152,7 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> auroc([1, 1, 1, 1, -1, -1], [9, 8, 7, 3, 5, 1])
     0.875
     """
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     return float(roc_auc_score(labels == 1, scores))
 
 
@@ -184,7 +184,7 @@ def aupr_in(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> aupr_in([1, 1, 1, 1, -1, -1], [9, 8, 7, 3, 5, 1])
     0.95
     """
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     return float(average_precision_score(labels == 1, scores))
 
 
@@ -217,7 +217,7 @@ def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> round(aupr_out([1, 1, 1, 1, -1, -1], [9, 8, 7, 3, 5, 1]), 4)
     0.8333
     """
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     return float(average_precision_score(labels == -1, -scores))
 
 
@@ -254,7 +254,7 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> detection_error([1, 1, 1, 1, -1, -1], [9, 8, 7, 3, 5, 1])
     0.125
     """
-    labels, scores = _validated(y_true, y_score)
+    labels, scores = validated(y_true, y_score)
     fpr, tpr, _ = roc_curve(labels == 1, scores, drop_intermediate=False)
     return float(np.min((1 - tpr) / 2 + fpr / 2))
 
@@ -283,7 +283,7 @@ def _check_tpr(tpr: float) -> None:
         raise ValueError(f"tpr is {tpr!r}, expected a fraction in (0, 1]{hint}")
 
 
-def _validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
+def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
     """Return labels of +1 and -1, both there, and finite scores."""
     labels = column_or_1d(y_true)
     scores = check_array(

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._detector import DICEDetector
+from skdice._base import BaseDICE
 from skdice._rows import Rows, check_rows
 from skdice.metrics._rates import (
     aupr_in,
@@ -301,13 +301,13 @@ def _measure(
 ) -> DetectorResult:
     check_is_fitted(detector)
     result = measure_scores(
-        _scores(detector, X_id),
-        {name: _scores(detector, rows) for name, rows in ood.items()},
-        _final(detector).__dict__.get("offset_"),
+        score_rows(detector, X_id),
+        {name: score_rows(detector, rows) for name, rows in ood.items()},
+        final_step(detector).__dict__.get("offset_"),
     )
     if y_id is None:
         return result
-    if not isinstance(detector, DICEDetector):
+    if not isinstance(detector, BaseDICE):
         raise ValueError(f"y_id is given, but {detector!r} has no classes; leave it out")
     rows = check_rows(X_id)
     labels = _class_labels(y_id, rows, len(detector.mask_))
@@ -322,12 +322,14 @@ def _measure(
     )
 
 
-def _final(detector: Any) -> Any:
+def final_step(detector: Any) -> Any:
+    """Return the detector that a pipeline ends in, or the detector itself."""
     return detector[-1] if isinstance(detector, Pipeline) else detector
 
 
-def _scores(detector: Any, X: Any) -> FloatArray:
-    if not isinstance(detector, DICEDetector):
+def score_rows(detector: Any, X: Any) -> FloatArray:
+    """Return the scores of rows as a NumPy array, wherever they are computed."""
+    if not isinstance(detector, BaseDICE):
         return np.asarray(detector.score_samples(X))
     rows, dtype, blocks = detector._score_blocks(X)
     scores = np.empty(rows.shape[0], dtype)
