@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Before SciPy is imported: scikit-learn checks array API support only with it.
 os.environ["SCIPY_ARRAY_API"] = "1"
+# No window, wherever the tests run.
+os.environ["MPLBACKEND"] = "Agg"
 
 import hypothesis
 import numpy as np

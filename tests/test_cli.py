@@ -71,8 +71,10 @@ def test_demo_draws_a_picture(demo):
 
 
 def test_demo_without_matplotlib_says_how_to_get_the_picture(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "skdice.plotting._histogram", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("skdice.plotting")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "skdice.cli._pictures", raising=False)
     assert main(["demo", "--output", str(tmp_path)]) == 0
     assert "No picture: " in (printed := capsys.readouterr().out)
     assert "pip install 'skdice[plot]'" in printed

@@ -141,7 +141,7 @@ def evaluate(arguments: Namespace) -> None:
             shares = ", ".join(f"{name} {share:.1%}" for name, share in flagged.items())
             print(f"\nflagged as out-of-distribution: {shares}")
     if arguments.png is not None:
-        from skdice.plotting._histogram import draw_evaluation
+        from skdice.cli._pictures import draw_evaluation
 
         with replacing(arguments.png) as temporary:
             draw_evaluation(

@@ -125,16 +125,14 @@ def run_demo(folder: Path) -> None:
     detector.save(detector_path)
     written = [str(detector_path)]
     try:
-        from skdice.plotting._histogram import draw_demo
+        from skdice.cli._pictures import draw_demo
     except ImportError as error:
         print(f"No picture: {error}")
     else:
         picture_path = folder / "demo.png"
         curves = {
-            "DICE": {0.0: results["Energy"]}
-            | {p: results[f"DICE, sparsity {p:g}"] for p in SPARSITIES},
-            "DICE + ReAct": {0.0: results["ReAct"]}
-            | {p: results[f"DICE + ReAct, sparsity {p:g}"] for p in SPARSITIES},
+            "DICE": ["Energy", *(f"DICE, sparsity {p:g}" for p in SPARSITIES)],
+            "DICE + ReAct": ["ReAct", *(f"DICE + ReAct, sparsity {p:g}" for p in SPARSITIES)],
         }
         draw_demo(
             picture_path,
@@ -143,9 +141,10 @@ def run_demo(folder: Path) -> None:
             id_scores=detector.score_samples(id_test),
             ood_scores={name: detector.score_samples(rows) for name, rows in ood_test.items()},
             threshold=detector.offset_,
+            sparsities=[0.0, *SPARSITIES],
             auroc={
-                name: {p: 100 * each.mean.auroc for p, each in curve.items()}
-                for name, curve in curves.items()
+                curve: [100 * results[name].mean.auroc for name in names]
+                for curve, names in curves.items()
             },
         )
         written.insert(0, str(picture_path))
