@@ -29,8 +29,8 @@ class UnitContributionDisplay:
     The logit of a class is the sum over the units of weight times feature, and the bias. The
     lines are the means of these products over the rows of a set; the bands are one standard
     deviation, the root of the variance, to either side. Units are sorted by the in-distribution
-    mean. Where OOD rows have wide bands at units that contribute little in-distribution, as on
-    the paper's networks, pruning those units makes the OOD logits vary less.
+    mean. Where OOD rows have wide bands at units whose in-distribution mean is small or negative,
+    as on the authors' CIFAR-10 network, pruning those units makes the OOD logits vary less.
 
     Use `from_estimator`. All parameters are stored as attributes.
 
