@@ -15,18 +15,15 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 
 from skdice._base import BaseDICE, inlier_rows
 from skdice._detector import DICEDetector
-from skdice._head import LinearHead
 from skdice._path import check_sparsities, path_scores
-from skdice._pseudo_outliers import GENERATORS
 from skdice._reductions import RunningMean, add_rows
-from skdice._rows import Rows, SelectedRows, check_rows, load_block
+from skdice._rows import check_rows
 from skdice._scoring import fitted_shaping
+from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, Trial, fold_trials, predicted_classes
 
 FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-# Rows of a fold that pseudo-outliers are made of, at most.
-PSEUDO_ROWS = 10_000
 
 
 class _Scored(OutlierMixin, BaseEstimator):
@@ -64,13 +61,16 @@ class DICEDetectorCV(BaseDICE):
         What scikit-learn takes, on the labels +1 and -1, if it looks at nothing but the order
         of the scores: ``"roc_auc"``, ``"average_precision"``,
         `skdice.metrics.neg_fpr95_scorer`. Higher is better.
-    outliers : array-like, source of rows, {"permutation", "mixture", "noise"} or None, \
-            default=None
+    outliers : array-like, source of rows, {"permutation", "mixture", "noise", \
+            "leave-one-class-out"} or None, default=None
         Known outliers, scored in every fold, besides those that `y` labels -1. Or the name of
-        a generator of pseudo-outliers, made of each fold's held-out in-distribution rows:
-        each column permuted by itself, means of two rows that the head takes for different
-        classes, or normal noise with each column's moments. Prefer real outliers: on the two
-        networks measured, all three chose to prune nothing, whether or not pruning helped.
+        a kind of pseudo-outliers, made of each fold's held-out in-distribution rows: each
+        column permuted by itself, means of two rows that the head takes for different
+        classes, or normal noise with each column's moments. Or the rows that the head takes
+        for one class, with that class left out of the head and of the fitted rows: the mean
+        over up to 10 classes per fold, at as many times the cost. Prefer real outliers: on
+        the two networks measured none of these found the pruning that helps, and the last once
+        chose one that hurts (docs/choosing_sparsity.rst).
     shaping : transformer, list of transformers, or None, default=None
         As in `DICEDetector`; of a list, which may hold None, each is tried with each sparsity.
     score_func, contamination, device, batch_size, n_jobs, verbose
@@ -201,11 +201,19 @@ class DICEDetectorCV(BaseDICE):
             inliers = inlier_rows(rows, y)
             is_inlier = np.ones(rows.shape[0], np.bool_) if inliers is None else inliers
             outliers = self._outliers(rows.shape[1], is_inlier)
+            leaves_out = isinstance(outliers, str) and outliers == LEAVE_OUT
+            classes = predicted_classes(head, rows) if leaves_out else None
             labels = np.where(is_inlier, 1, -1)
             folds = list(self._folds(labels))
             scores = np.array(
                 [
-                    self._fold_scores(fold, rows, labels, head, shapings, sparsities, outliers)
+                    np.mean(
+                        [
+                            self._trial_scores(trial, shapings, sparsities)
+                            for trial in fold_trials(head, rows, labels, fold, outliers, classes)
+                        ],
+                        axis=0,
+                    )
                     for fold in folds
                 ]
             )
@@ -248,10 +256,10 @@ class DICEDetectorCV(BaseDICE):
     def _outliers(self, n_features: int, is_inlier: NDArray[np.bool_]) -> Any:
         """Return a source of outliers, the name of a generator, or None."""
         if isinstance(self.outliers, str):
-            if self.outliers not in GENERATORS:
+            if self.outliers not in PSEUDO_OUTLIERS:
                 raise ValueError(
-                    f"outliers is {self.outliers!r}, expected one of {', '.join(GENERATORS)}, or "
-                    "features of outliers"
+                    f"outliers is {self.outliers!r}, expected one of {', '.join(PSEUDO_OUTLIERS)}, "
+                    "or features of outliers"
                 )
             return self.outliers
         if self.outliers is not None:
@@ -264,7 +272,7 @@ class DICEDetectorCV(BaseDICE):
         if is_inlier.all():
             raise ValueError(
                 "there are no outliers to choose by: label known ones -1 in y, or give outliers= "
-                f"as features or as one of {', '.join(GENERATORS)}"
+                f"as features or as one of {', '.join(PSEUDO_OUTLIERS)}"
             )
         return None
 
@@ -275,43 +283,20 @@ class DICEDetectorCV(BaseDICE):
             splitter = check_cv(self.cv, labels, classifier=True)
         return iter(splitter.split(np.zeros((len(labels), 1)), labels))
 
-    def _fold_scores(
-        self,
-        fold: tuple[NDArray[Any], NDArray[Any]],
-        rows: Rows,
-        labels: NDArray[np.int_],
-        head: LinearHead,
-        shapings: Sequence[Any],
-        sparsities: Sequence[float],
-        outliers: Any,
+    def _trial_scores(
+        self, trial: Trial, shapings: Sequence[Any], sparsities: Sequence[float]
     ) -> list[float]:
-        """Return the metric of each candidate on one fold."""
-        train, test = (_selected(each, len(labels)) for each in fold)
-        if not (train & (labels == 1)).any():
-            raise ValueError("a fold has no in-distribution row to fit on; shuffle the folds")
-        fitted, held_out = SelectedRows(rows, train & (labels == 1)), SelectedRows(rows, test)
-        sources: list[Rows] = [held_out]
-        y_true = labels[test]
-        if isinstance(outliers, str):
-            inside = SelectedRows(rows, test & (labels == 1))
-            block = load_block(inside, slice(0, min(inside.shape[0], PSEUDO_ROWS)))
-            sources.append(GENERATORS[outliers](block, head, np.random.default_rng(0)))
-        elif outliers is not None:
-            sources.append(outliers)
-        y_true = np.concatenate([y_true, *(np.full(each.shape[0], -1) for each in sources[1:])])
-        for label, what in ((1, "in-distribution rows"), (-1, "outliers")):
-            if label not in y_true:
-                raise ValueError(f"a fold has no {what} to score; shuffle and stratify the folds")
-        mean = RunningMean(rows.shape[1])
-        add_rows(mean, fitted, batch_size=self.batch_size, n_jobs=self.n_jobs)
+        """Return the metric of each candidate on one trial."""
+        mean = RunningMean(trial.head.n_features)
+        add_rows(mean, trial.fitted, batch_size=self.batch_size, n_jobs=self.n_jobs)
         scorer = get_scorer(self.scoring)
         results: list[float] = []
         for shaping in shapings:
-            shaped = fitted_shaping(shaping, fitted)
+            shaped = fitted_shaping(shaping, trial.fitted)
             y_score = np.concatenate(
                 [
                     path_scores(
-                        head,
+                        trial.head,
                         mean.mean(),
                         shaped,
                         each,
@@ -320,12 +305,12 @@ class DICEDetectorCV(BaseDICE):
                         self.batch_size,
                         self.verbose,
                     )
-                    for each in sources
+                    for each in trial.sources
                 ],
                 axis=1,
             )
-            unused = np.zeros((len(y_true), 1))
-            results += [float(scorer(_Scored(each), unused, y_true)) for each in y_score]
+            unused = np.zeros((len(trial.y_true), 1))
+            results += [float(scorer(_Scored(each), unused, trial.y_true)) for each in y_score]
         return results
 
     @staticmethod
@@ -359,9 +344,3 @@ class DICEDetectorCV(BaseDICE):
         self.cv_results_ = results
         self.best_index_ = int(rank.argmin())
         self.best_score_ = float(mean[self.best_index_])
-
-
-def _selected(indices: NDArray[Any], n_rows: int) -> NDArray[np.bool_]:
-    selected = np.zeros(n_rows, np.bool_)
-    selected[indices] = True
-    return selected

@@ -7,6 +7,7 @@ from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_
 import skdice
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
 from skdice._pseudo_outliers import GENERATORS
+from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, fold_trials, predicted_classes
 from skdice.features import open_features
 from skdice.metrics import neg_fpr95_scorer
 from skdice.shaping import ASH, ReAct
@@ -130,7 +131,7 @@ def test_files_and_known_outliers_beside(fashion, labelled, tmp_path):
             assert found.cv_results_[f"split{n}_test_score"][place] == pytest.approx(auroc)
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", PSEUDO_OUTLIERS)
 def test_pseudo_outliers(fashion, name):
     detector = DICEDetectorCV(fashion.head, SPARSITIES, outliers=name, cv=3)
     first = detector.fit(fashion.id_test[:900]).cv_results_["mean_test_score"]
@@ -138,6 +139,48 @@ def test_pseudo_outliers(fashion, name):
     np.testing.assert_array_equal(
         detector.fit(fashion.id_test[:900]).cv_results_["mean_test_score"], first
     )
+
+
+def test_leaving_one_class_out(fashion):
+    X = fashion.id_test[:600]
+    found = DICEDetectorCV(fashion.head, SPARSITIES, outliers="leave-one-class-out", cv=3).fit(X)
+    weight, bias = fashion.head.weight, fashion.head.bias
+    classes = (X @ weight.T + bias).argmax(axis=1)
+    folds = StratifiedKFold(3, shuffle=True, random_state=0).split(X, np.ones(600))
+    for n, (train, test) in enumerate(folds):
+        for place, sparsity in enumerate(SPARSITIES):
+            aurocs = []
+            for left_out in range(10):
+                head = LinearHead(np.delete(weight, left_out, 0), np.delete(bias, left_out))
+                known = X[train][classes[train] != left_out]
+                scores = DICEDetector(head, sparsity=sparsity).fit(known).score_samples(X[test])
+                aurocs.append(roc_auc_score(classes[test] != left_out, scores))
+            auroc = found.cv_results_[f"split{n}_test_score"][place]
+            assert auroc == pytest.approx(np.mean(aurocs))
+    # All classes are back in the detector.
+    assert found.coef_.shape == weight.shape
+
+
+def test_leaving_classes_out_of_many():
+    """Of more than ten classes, each fold leaves out ten, the same ones in every fit."""
+    rng = np.random.default_rng(0)
+    head, X = LinearHead(rng.normal(size=(40, 8))), rng.normal(size=(900, 8))
+    classes = predicted_classes(head, X)
+    fold = np.arange(600), np.arange(600, 900)
+    trials = list(fold_trials(head, X, np.ones(900, int), fold, LEAVE_OUT, classes))
+    assert len(trials) == 10
+    left_out = {int(classes[600:][trial.y_true == -1][0]) for trial in trials}
+    assert len(left_out) == 10
+    for trial in trials:
+        assert trial.head.weight.shape == (39, 8)
+
+
+@pytest.mark.parametrize(
+    "X", [np.tile([[1.0, 0, 0]], (30, 1)), np.repeat(np.eye(3), [28, 1, 1], axis=0)]
+)
+def test_no_class_can_be_left_out(X):
+    with pytest.raises(ValueError, match="needs rows of two classes to fit on and to score"):
+        DICEDetectorCV(LinearHead(np.eye(3)), cv=3, outliers="leave-one-class-out").fit(X)
 
 
 def test_what_pseudo_outliers_keep():
