@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdice._computation import Computation
 from skdice._head import LinearHead
 from skdice._reductions import RunningMean
-from skdice._rows import Rows, array_source, check_rows, scoring_dtype
+from skdice._rows import Rows, array_source, check_rows, is_plain, scoring_dtype
 from skdice._sklearn import (
     Interval,
     InvalidParameterError,
@@ -333,6 +333,9 @@ class BaseDICE(OutlierMixin, BaseEstimator):
 
     def _validate_rows(self, X: Any, *, reset: bool) -> Rows:
         rows = check_rows(X)
+        names_and_width_known = not reset and not hasattr(self, "feature_names_in_")
+        if names_and_width_known and is_plain(X) and X.shape[1] == self.n_features_in_:
+            return rows
         # Names and number of the features; check_array would pull a lazy source into memory.
         validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
         return rows

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from os import PathLike
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -20,6 +20,8 @@ from tqdm import tqdm
 from skdice._xp import is_followed, to_numpy
 
 FloatArray = NDArray[np.floating[Any]]
+
+PLAIN_DTYPES = tuple(np.dtype(each) for each in (np.float16, np.float32, np.float64))
 Result = TypeVar("Result")
 
 # What one block occupies while it is processed: small enough to stay in cache, large
@@ -213,11 +215,22 @@ def is_lazy(X: Any) -> bool:
     )
 
 
+def is_plain(X: Any) -> TypeGuard[FloatArray]:
+    """Tell whether X is a floating-point matrix of NumPy's own, which needs no conversion.
+
+    For a single row, scikit-learn's `check_array` and `validate_data` take longer than all
+    the rest: they look for data frames, sparse matrices, masks and names.
+    """
+    return type(X) is np.ndarray and X.ndim == 2 and X.dtype in PLAIN_DTYPES
+
+
 def check_rows(X: Any, name: str = "X") -> Rows:
     """Return X as a two-dimensional source of rows of real numbers, with at least one of each.
 
     Finiteness is checked block by block as the rows are read, where a bad row can be named.
     """
+    if is_plain(X) and X.size:
+        return X
     if isinstance(X, str | PathLike):
         raise TypeError(
             f"{name} is the path {str(X)!r}: open it with skdice.features.open_features"
@@ -334,8 +347,11 @@ def iterate_blocks(
     if slices is None:
         row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
         slices = block_slices(X.shape[0], row_bytes, batch_size)
-    # A single block, such as a single row, is spared the thread.
-    blocks = _read_ahead(X, slices) if len(slices) > 1 else (load_block(X, rows) for rows in slices)
+    # A single block, such as a single row, is spared the thread and the bar.
+    if len(slices) == 1 and not verbose:
+        yield slices[0], load_block(X, slices[0])
+        return
+    blocks = _read_ahead(X, slices) if slices else iter(())
     with tqdm(total=X.shape[0], desc=description, unit=" rows", disable=not verbose) as bar:
         for rows, block in zip(slices, blocks, strict=True):
             yield rows, block
@@ -366,7 +382,7 @@ def map_blocks(
     `n_jobs` threads work on the blocks. Rows in memory or in a mapped file are read by
     these threads; those of any other source in order, by one thread.
     """
-    n_threads = min(len(slices), effective_n_jobs(n_jobs))
+    n_threads = min(len(slices), effective_n_jobs(n_jobs)) if len(slices) > 1 else 1
     if n_threads <= 1:
         for rows, block in iterate_blocks(X, slices, description=description, verbose=verbose):
             yield rows, function(block)

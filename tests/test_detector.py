@@ -518,3 +518,22 @@ def test_methods_before_fit(small, method):
     head, X = small
     with pytest.raises(NotFittedError):
         getattr(DICEDetector(head), method)(X)
+
+
+def test_rows_that_need_no_conversion_are_checked_no_less(fashion):
+    """A floating-point ndarray is spared scikit-learn's validation, not what that finds."""
+    detector = DICEDetector(fashion.head, sparsity=0.1).fit(fashion.id_train)
+    row = fashion.id_test[:1].astype(np.float32)
+    assert detector.score_samples(row) == pytest.approx(detector.score_samples(row.tolist()))
+    with pytest.raises(ValueError, match="X has 127 features, but DICEDetector is expecting 128"):
+        detector.predict(row[:, 1:])
+    with pytest.raises(ValueError, match="Found array with 0 sample"):
+        detector.predict(row[:0])
+    with pytest.raises(ValueError, match="Expected 2D array, got 1D array"):
+        detector.predict(row[0])
+    row[0, 3] = np.nan
+    with pytest.raises(ValueError, match="contains NaN in row 0, column 3"):
+        detector.predict(row)
+    named = DICEDetector(fashion.head).fit(pd.DataFrame(fashion.id_train).add_prefix("unit"))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        named.predict(fashion.id_test[:1])
