@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._computation import Computation
 from skdice._head import LinearHead
-from skdice._reductions import RunningMean
+from skdice._mean import RunningMean
 from skdice._rows import Rows, array_source, check_rows, is_plain, scoring_dtype
 from skdice._sklearn import (
     Interval,

@@ -16,7 +16,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skdice._base import BaseDICE, inlier_rows
 from skdice._head import LinearHead
-from skdice._reductions import RunningMean, add_rows
+from skdice._mean import RunningMean, add_rows
 from skdice._rows import Rows, SelectedRows
 from skdice._scores import SCORES
 from skdice._scoring import fitted_shaping

@@ -15,8 +15,8 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 
 from skdice._base import BaseDICE, inlier_rows
 from skdice._detector import DICEDetector
+from skdice._mean import RunningMean, add_rows
 from skdice._path import check_sparsities, path_scores
-from skdice._reductions import RunningMean, add_rows
 from skdice._rows import check_rows
 from skdice._scoring import fitted_shaping
 from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, Trial, fold_trials, predicted_classes

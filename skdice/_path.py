@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._head import LinearHead
-from skdice._reductions import RunningMean, add_rows
+from skdice._mean import RunningMean, add_rows
 from skdice._rows import Rows, block_slices, check_rows, iterate_blocks, scoring_dtype
 from skdice._scoring import block_scorer, check_finite, fitted_shaping, masked_layer, shape_block
 from skdice._sparsify import contribution, threshold_masks

@@ -22,7 +22,7 @@ import skdice
 from skdice import shaping as shaping_module
 from skdice._detector import DICEDetector
 from skdice._head import LinearHead
-from skdice._reductions import RunningMean
+from skdice._mean import RunningMean
 from skdice._sklearn import validate_parameters
 from skdice._xp import to_numpy
 from skdice.features import _safetensors

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._reductions import quantiles
+from skdice._quantiles import quantiles
 from skdice._rows import Rows, check_rows, iterate_blocks, scoring_dtype
 from skdice._sklearn import Interval, validate_parameters
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from skdice._reductions import RunningMean, column_sums, quantiles
+from skdice._mean import RunningMean, column_sums
+from skdice._quantiles import quantiles
 from skdice._threshold import score_threshold
 
 anything = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1.0])
