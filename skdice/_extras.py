@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -17,3 +18,8 @@ def import_extra(module: str, extra: str) -> Any:
         raise ImportError(
             f"{module.partition('.')[0]} is not installed: run pip install 'skdice[{extra}]'."
         ) from error
+
+
+def has_extra(module: str) -> bool:
+    """Tell whether an optional package is installed, without importing it."""
+    return find_spec(module) is not None

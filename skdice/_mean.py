@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
+from skdice._extras import has_extra
 from skdice._rows import (
     ArrayRows,
     Rows,
@@ -28,6 +30,8 @@ Float64Array = NDArray[np.float64]
 
 # Rows that are summed at a time: few, so that they stay in cache and their sum is often exact.
 SUMMED_ROWS = 256
+# With as many values, 1 GiB in float32, compiled sums save more time than numba takes to load.
+COMPILED_VALUES = 1 << 28
 # Blocks of more rows are summed plainly where no value is negative.
 COMPENSATED_ROWS = 256
 
@@ -193,7 +197,7 @@ def add_rows(
             mean.add(rows.stop - rows.start, sums)
         return
     blocks = map_blocks(
-        partial(column_sums, half=X.dtype.itemsize <= 2),
+        _block_sums(X),
         X,
         slices,
         # The thread that would read ahead sums as well: one alone is slower than the memory.
@@ -203,3 +207,12 @@ def add_rows(
     )
     for rows, each in blocks:
         mean.add(rows.stop - rows.start, each)
+
+
+def _block_sums(X: Rows) -> Callable[[FloatArray], Float64Array]:
+    """Return the function from blocks of a source to their column sums."""
+    if X.shape[0] * X.shape[1] >= COMPILED_VALUES and has_extra("numba"):
+        from skdice._sum_kernel import compiled_column_sums
+
+        return compiled_column_sums
+    return partial(column_sums, half=X.dtype.itemsize <= 2)

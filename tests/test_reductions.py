@@ -1,3 +1,4 @@
+import sys
 from math import fsum
 
 import hypothesis.strategies as st
@@ -6,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from skdice._mean import RunningMean, column_sums
+from skdice import _mean
+from skdice._mean import RunningMean, add_rows, column_sums
 from skdice._quantiles import quantiles
+from skdice._sum_kernel import compiled_column_sums
 from skdice._threshold import score_threshold
 
 anything = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1.0])
@@ -47,19 +50,25 @@ def test_quantiles_of_every_kind_of_array(X):
         assert quantiles(X, wanted) == [float(np.quantile(flat, q)) for q in wanted]
 
 
-def mean_of(*blocks, half=False):
-    running = RunningMean(blocks[0].shape[1])
-    for block in blocks:
-        running.add(len(block), column_sums(block, half=half))
-    assert running.n_rows == sum(len(block) for block in blocks)
-    return running.mean()
+@pytest.fixture(scope="module", params=["numpy", "compiled"])
+def mean_of(request):
+    def mean(*blocks, half=False):
+        running = RunningMean(blocks[0].shape[1])
+        for block in blocks:
+            compiled = request.param == "compiled"
+            sums = compiled_column_sums(block) if compiled else column_sums(block, half=half)
+            running.add(len(block), sums)
+        assert running.n_rows == sum(len(block) for block in blocks)
+        return running.mean()
+
+    return mean
 
 
 def exact_mean(X):
     return [fsum(column.astype(float)) / len(X) for column in X.T]
 
 
-def test_mean_does_not_depend_on_the_split_even_where_columns_cancel():
+def test_mean_does_not_depend_on_the_split_even_where_columns_cancel(mean_of):
     rng = np.random.default_rng(3)
     X = rng.normal(size=(5000, 6)) * np.array([1, 1e3, 1e-3, 1e6, 1, 1])
     X[:, 4] -= X[:, 4].mean()
@@ -70,14 +79,14 @@ def test_mean_does_not_depend_on_the_split_even_where_columns_cancel():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_mean_equals_the_exactly_rounded_sum(dtype):
+def test_mean_equals_the_exactly_rounded_sum(mean_of, dtype):
     X = np.maximum(np.random.default_rng(4).normal(size=(3000, 5)), 0).astype(dtype)
     np.testing.assert_allclose(mean_of(X[:1234], X[1234:]), exact_mean(X), rtol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("large", [1e6, 1e8])
-def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(dtype, large):
+def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(mean_of, dtype, large):
     small = np.random.default_rng(6).normal(1e-3, 1e-3, size=(5000, 1))
     X = np.concatenate([[[large]], small, [[-large]]]).astype(dtype)
     whole = mean_of(X)
@@ -85,13 +94,13 @@ def test_mean_does_not_depend_on_the_split_around_large_rows_that_cancel(dtype, 
     np.testing.assert_allclose(whole, exact_mean(X), rtol=1e-12)
 
 
-def test_mean_at_the_end_of_the_range():
+def test_mean_at_the_end_of_the_range(mean_of):
     X = np.array([[1e308, 1.0], [-1e308, 2.0], [1e308, 6.0]])
     np.testing.assert_allclose(mean_of(X), [1e308 / 3, 3.0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_mean_of_a_column_does_not_depend_on_its_neighbours(dtype):
+def test_mean_of_a_column_does_not_depend_on_its_neighbours(mean_of, dtype):
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 2)) * np.array([1e25, 1.0])
     X[:, 1] -= X[:, 1].mean() - 1e-6
@@ -110,7 +119,7 @@ def test_mean_of_a_column_does_not_depend_on_its_neighbours(dtype):
         fill=st.sampled_from([0.0, 1.0, -1.5, 2.0**-60]),
     )
 )
-def test_mean_of_single_precision_loses_nothing_that_float64_can_hold(X):
+def test_mean_of_single_precision_loses_nothing_that_float64_can_hold(mean_of, X):
     # Beyond a 2^-105 of the largest magnitude, no pair of float64 sums could hold more.
     bound = 1e-30 * np.abs(X).max(axis=0).astype(float) + 1e-15 * np.abs(exact_mean(X))
     if len(X) > 256 and X.min() >= 0:
@@ -118,7 +127,7 @@ def test_mean_of_single_precision_loses_nothing_that_float64_can_hold(X):
     assert (np.abs(mean_of(X) - exact_mean(X)) <= bound).all()
 
 
-def test_half_precision_rows_sum_exactly():
+def test_half_precision_rows_sum_exactly(mean_of):
     rng = np.random.default_rng(11)
     X = (rng.normal(size=(5000, 3)) * [1e4, 1, 1e-4]).astype(np.float16)
     X[0], X[-1] = 65504, -65504
@@ -143,3 +152,21 @@ def test_threshold_by_hand(share, below):
 def test_threshold_with_ties_is_the_smallest_with_more_than_the_share_at_or_below():
     assert score_threshold(np.array([1.0, 1.0, 1.0, 2.0]), 0.25) == 1
     assert score_threshold(np.array([1.0, 1.0, 2.0, 2.0]), 0.5) == 2
+
+
+def test_large_sources_are_summed_by_compiled_code(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(1003, 7)).astype(np.float32)
+    found = []
+    for limit in (len(X) * 7, len(X) * 7 + 1):
+        monkeypatch.setattr(_mean, "COMPILED_VALUES", limit)
+        running = RunningMean(7)
+        add_rows(running, X, batch_size=100)
+        found.append(running.mean())
+    np.testing.assert_allclose(*found, rtol=1e-15)
+    np.testing.assert_allclose(found[0], exact_mean(X), rtol=1e-15)
+    # Where numba is not installed, NumPy does it.
+    monkeypatch.setattr(_mean, "COMPILED_VALUES", 0)
+    monkeypatch.setattr(_mean, "has_extra", lambda name: False)
+    monkeypatch.delitem(sys.modules, "skdice._sum_kernel")
+    add_rows(running, X)
+    assert "skdice._sum_kernel" not in sys.modules
