@@ -1,0 +1,28 @@
+"""How many threads an engine of this package may take: as many as the BLAS does."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from joblib import cpu_count
+from threadpoolctl import ThreadpoolController
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    # Finding the libraries takes milliseconds; asking them, microseconds.
+    return ThreadpoolController()
+
+
+def available_threads() -> int:
+    """Return how many threads a matrix product of NumPy takes at most, at the moment.
+
+    So it follows ``threadpoolctl.threadpool_limits``, the variables that limit a BLAS, joblib's
+    limit on what its workers start, and the processors that the process may use. The smallest
+    limit counts where several libraries have one. Where no BLAS is known, such as Apple's,
+    the limits of OpenMP count.
+    """
+    pools = _controller().info()
+    limits = [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]
+    limits = limits or [pool["num_threads"] for pool in pools]
+    return int(max(1, min([cpu_count(), *limits])))
