@@ -78,15 +78,13 @@ def _shuffle(builder: Any, first: Any, second: Any, items: Sequence[int]) -> Any
     return builder.shuffle_vector(first, second, mask)
 
 
-def _call(builder: Any, name: str, *args: Any, flags: Sequence[str] = ()) -> Any:
-    """Call an intrinsic of LLVM, from vectors to a vector of the same type."""
-    vector = args[0].type
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(vector, [vector] * len(args)),
-        f"llvm.{name}.v{vector.count}f{8 * _item_bytes(vector.element)}",
-    )
-    return builder.call(function, args, fastmath=flags)
+def _multiply_add(builder: Any, first: Any, second: Any, added: Any) -> Any:
+    """Return first * second + added, rounded once where the processor can."""
+    vector = added.type
+    name = f"llvm.fmuladd.v{vector.count}f{8 * _item_bytes(vector.element)}"
+    kind = ir.FunctionType(vector, [vector] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, [first, second, added])
 
 
 @intrinsic
@@ -127,7 +125,7 @@ def _accumulate(
             weight = _shuffle(builder, weight, weight, [0] * vector.count)
             for part, each in zip(VECTORS, sums, strict=True):
                 column = _load(builder, panel, builder.add(start, _index(part)), vector)
-                total = _call(builder, "fmuladd", column, weight, builder.load(each))
+                total = _multiply_add(builder, column, weight, builder.load(each))
                 builder.store(total, each)
         start = builder.mul(row, _index(COLUMN_BYTES))
         for part, each in zip(VECTORS, sums, strict=True):
@@ -238,8 +236,12 @@ def _largest(typing: Any, logits: Any, n_classes: Any, maxima: Any) -> Any:
             start = builder.mul(loop.index, _index(COLUMN_BYTES))
             for part, each in zip(VECTORS, largest, strict=True):
                 value = _load(builder, logits, builder.add(start, _index(part)), vector)
-                # Which of two zeros is taken makes no difference.
-                value = _call(builder, "maximum", builder.load(each), value, flags=["nsz"])
+                before = builder.load(each)
+                larger = builder.fcmp_ordered(">", value, before)
+                larger = builder.select(larger, value, before)
+                # Once it is NaN, no comparison is true any more.
+                missing = builder.fcmp_unordered("uno", value, value)
+                value = builder.select(missing, value, larger)
                 builder.store(value, each)
         for part, each in zip(VECTORS, largest, strict=True):
             _store(builder, builder.load(each), maxima, _index(part))
@@ -279,14 +281,14 @@ def _exponential(builder: Any, x: Any) -> Any:
 
     # Added to a number this large, x / log 2 is rounded to a whole, in the lowest bits.
     whole = constant(1.5 * 2.0**digits)
-    shifted = _call(builder, "fmuladd", x, constant(1 / np.log(2.0)), whole)
+    shifted = _multiply_add(builder, x, constant(1 / np.log(2.0)), whole)
     n = builder.fsub(shifted, whole)
-    r = _call(builder, "fmuladd", n, constant(-log2_high), x)
-    r = _call(builder, "fmuladd", n, constant(-log2_low), r)
+    r = _multiply_add(builder, n, constant(-log2_high), x)
+    r = _multiply_add(builder, n, constant(-log2_low), r)
     value = constant(series[0])
     for coefficient in series[1:]:
-        value = _call(builder, "fmuladd", value, r, constant(coefficient))
-    value = _call(builder, "fmuladd", value, builder.fmul(r, r), r)
+        value = _multiply_add(builder, value, r, constant(coefficient))
+    value = _multiply_add(builder, value, builder.fmul(r, r), r)
     value = builder.fadd(value, constant(1.0))
     # 2**n: n is added to the exponent.
     exponent = builder.shl(

@@ -1,0 +1,127 @@
+"""Dense and sparse scoring side by side, over heads, sparsities, dtypes and threads.
+
+    python benchmarks/engines.py [--shape 20000,2048,1000] [--repeats 5] [--constants]
+
+Energy scores of rows in memory, by NumPy's matrix products and log-sum-exp and by the sparse
+engine (its packing of the head included, its compilation not), in turn in one process; the
+smallest time of each counts. The kept weights lie at random, so that no unit is without one.
+With ``--constants``, those of the cost model of `skdice.engines._choice` are fitted to the times
+of this run and printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy.optimize import nnls
+from threadpoolctl import threadpool_limits
+
+from skdice._rows import block_slices
+from skdice._scores import energy
+from skdice.engines import _choice, dense_logits
+from skdice.engines._sparse import SparseLayer
+
+SHAPES = [
+    (20_000, 2048, 1000),
+    (200_000, 342, 10),
+    (200_000, 342, 100),
+    (50_000, 512, 100),
+    (5_000, 2048, 21_841),
+]
+SPARSITIES = [0, 0.1, 0.5, 0.7, 0.9, 0.95, 0.99]
+
+
+def dense_scores(X, coef, intercept, slices, n_threads):
+    return np.concatenate(
+        [energy(dense_logits(X[rows], coef, intercept), overwrite=True) for rows in slices]
+    )
+
+
+def sparse_scores(X, coef, intercept, slices, n_threads):
+    layer = SparseLayer(coef, intercept)
+    with ThreadPoolExecutor(n_threads) as pool:
+        return np.concatenate(list(pool.map(lambda rows: layer.scores(X[rows], "energy"), slices)))
+
+
+def timed(function, *arguments):
+    started = time.perf_counter()
+    scores = function(*arguments)
+    return time.perf_counter() - started, scores
+
+
+def print_constants(measured) -> None:
+    """Fit the cost model to measured times, by their relative errors."""
+    for name, counts, column in (
+        ("DENSE", lambda p: _choice.dense_counts(*p[:3], p[5]), 1),
+        ("SPARSE", lambda p: _choice.sparse_counts(*p[:4], p[5]), 2),
+    ):
+        for size in (4, 8):
+            chosen = [each for each in measured if each[0][4].itemsize == size]
+            seconds = np.array([each[column] for each in chosen])
+            table = np.array([counts(each[0]) for each in chosen]) / seconds[:, np.newaxis]
+            constants, _ = nnls(table * 1e-9, np.ones(len(chosen)))
+            error = np.abs(table * 1e-9 @ constants - 1)
+            numbers = ", ".join(f"{each:.3g}" for each in constants)
+            print(
+                f"{name}[{size}] = ({numbers})  "
+                f"relative error {np.median(error):.2f}, at most {error.max():.2f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", action="append", help="rows,features,classes")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--constants", action="store_true")
+    arguments = parser.parse_args()
+    shapes = [tuple(map(int, each.split(","))) for each in arguments.shape or []] or SHAPES
+
+    rng = np.random.default_rng(0)
+    measured = []
+    worst = 0.0
+    print("rows      features classes  dtype   threads sparsity   dense s  sparse s  ratio  chosen")
+    for n_rows, n_features, n_classes in shapes:
+        uniform = rng.random((n_classes, n_features), dtype=np.float32)
+        for dtype in (np.float32, np.float64):
+            X = np.maximum(rng.standard_normal((n_rows, n_features), dtype=np.float32), 0)
+            X, intercept = X.astype(dtype), np.zeros(n_classes, dtype)
+            row_bytes = (n_features + n_classes) * X.itemsize
+            slices = block_slices(n_rows, row_bytes)
+            for n_threads in (1, 2):
+                for sparsity in SPARSITIES:
+                    coef = (uniform - dtype(0.5)) * (uniform >= sparsity) / dtype(20)
+                    seconds = {dense_scores: [], sparse_scores: []}
+                    with threadpool_limits(n_threads):
+                        for _ in range(arguments.repeats):
+                            results = []
+                            for function, times in seconds.items():
+                                spent, scores = timed(
+                                    function, X, coef, intercept, slices, n_threads
+                                )
+                                times.append(spent)
+                                results.append(scores)
+                            np.testing.assert_allclose(*results, rtol=1e-5)
+                    dense, sparse = (min(times) for times in seconds.values())
+                    n_kept = np.count_nonzero(coef)
+                    problem = (n_rows, n_features, n_classes, n_kept, np.dtype(dtype), n_threads)
+                    choice = _choice.choose_engine(*problem)
+                    worst = max(
+                        worst, {"dense": dense, "sparse": sparse}[choice] / min(dense, sparse)
+                    )
+                    measured.append((problem, dense, sparse))
+                    print(
+                        f"{n_rows:<9} {n_features:<8} {n_classes:<8} {np.dtype(dtype)} "
+                        f"{n_threads:>7} {sparsity:>8} {dense:9.4f} {sparse:9.4f} "
+                        f"{sparse / dense:6.2f}  {choice}",
+                        flush=True,
+                    )
+    print(f"the chosen engine's time is at most {worst:.2f} times the smaller one")
+    if arguments.constants:
+        print_constants(measured)
+
+
+if __name__ == "__main__":
+    main()

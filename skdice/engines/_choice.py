@@ -1,0 +1,80 @@
+"""Which engine of the CPU is faster for a head, by a model of what they cost.
+
+The model is linear in counts that need no measuring at run time. Its constants are seconds on
+one core with AVX-512, fitted by ``benchmarks/engines.py --constants``; only their ratios
+matter, which vary little between processors.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from skdice.engines._sparse import PANEL_COLUMNS
+
+# Nanoseconds by bytes per number. Dense, per row: multiplication, logit, feature, row.
+DENSE = {4: (0.0, 0.0, 0.0, 0.0), 8: (0.0, 0.0, 0.0, 0.0)}
+# Sparse, per row: kept weight, class and panel, logit, feature, row; once: weight, kept weight.
+SPARSE = {4: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 8: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)}
+# Rows that one core scores in less than this by matrix products are never worth the time in
+# which the sparse engine is compiled (once), or numba imported and the kernel read (each
+# process): a second or two, and half a second.
+LEAST_DENSE_SECONDS = 0.05
+
+
+def dense_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
+    """Return how often each constant of `DENSE` counts; NumPy runs the product in threads only."""
+    n_logits = n_rows * n_classes
+    return n_logits * n_features / n_threads, n_logits, n_rows * n_features, n_rows
+
+
+def sparse_counts(
+    n_rows: int, n_features: int, n_classes: int, n_kept: int, n_threads: int
+) -> tuple[float, ...]:
+    """Return how often each constant of `SPARSE` counts."""
+    n_panels = -(-min(n_features, n_kept) // PANEL_COLUMNS)
+    rows = n_rows / n_threads
+    return (
+        rows * n_kept,
+        rows * n_classes * n_panels,
+        rows * n_classes,
+        rows * n_features,
+        rows,
+        n_classes * n_features,
+        n_kept,
+    )
+
+
+def choose_engine(
+    n_rows: int,
+    n_features: int,
+    n_classes: int,
+    n_kept: int,
+    dtype: np.dtype[Any],
+    n_threads: int,
+) -> Literal["dense", "sparse"]:
+    """Return the engine that scores rows in less time.
+
+    Parameters
+    ----------
+    n_rows, n_features, n_classes : int
+        Shape of the problem.
+    n_kept : int
+        Weights that are not pruned.
+    dtype : dtype
+        float32 or float64: in which it is computed.
+    n_threads : int
+        Of either engine.
+    """
+    size = dtype.itemsize
+    dense = _seconds(DENSE[size], dense_counts(n_rows, n_features, n_classes, 1))
+    if dense < LEAST_DENSE_SECONDS:
+        return "dense"
+    dense = _seconds(DENSE[size], dense_counts(n_rows, n_features, n_classes, n_threads))
+    counts = sparse_counts(n_rows, n_features, n_classes, n_kept, n_threads)
+    return "sparse" if _seconds(SPARSE[size], counts) < dense else "dense"
+
+
+def _seconds(constants: tuple[float, ...], counts: tuple[float, ...]) -> float:
+    return 1e-9 * sum(each * count for each, count in zip(constants, counts, strict=True))
