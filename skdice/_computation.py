@@ -8,9 +8,11 @@ from typing import Any
 
 import array_api_compat
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from skdice._extras import has_extra
 from skdice._rows import (
     ArrayRows,
     Rows,
@@ -21,9 +23,16 @@ from skdice._rows import (
     map_blocks,
     scoring_dtype,
 )
-from skdice._scoring import block_scorer, check_finite, masked_layer
+from skdice._scoring import block_scorer, check_finite, masked_layer, sparse_function
 from skdice._xp import from_numpy, has_float64, to_numpy
-from skdice.engines import ArrayLayer, Plan, torch_blocks, torch_device
+from skdice.engines import (
+    ArrayLayer,
+    Plan,
+    available_threads,
+    choose_engine,
+    torch_blocks,
+    torch_device,
+)
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 FloatArray = NDArray[np.floating[Any]]
@@ -171,18 +180,35 @@ class Computation:
         return home if device is None else device
 
     def _numpy_blocks(self, rows: Rows) -> Blocks:
-        dtype = scoring_dtype(rows.dtype)
-        function = masked_layer(self.coef, self.intercept, self.shaping, dtype)
-        if self.score_func is not None:
-            function = block_scorer(function, self.score_func)
+        layer = self.coef, self.intercept, self.shaping, scoring_dtype(rows.dtype)
+        n_threads = self._sparse_threads(rows)
+        if n_threads:
+            function = sparse_function(*layer, self.score_func)
+        else:
+            function = masked_layer(*layer)
+            if self.score_func is not None:
+                function = block_scorer(function, self.score_func)
         return map_blocks(
             function,
             rows,
             self._slices(rows),
-            n_jobs=self.n_jobs,
-            description=self.name,
+            n_jobs=n_threads or self.n_jobs,
+            description=f"{self.name}, {'sparse' if n_threads else 'dense'} engine",
             verbose=self.verbose,
         )
+
+    def _sparse_threads(self, rows: Rows) -> int:
+        """Return the number of threads of the sparse engine; 0 where the dense one is faster."""
+        n_classes, n_features = self.coef.shape
+        shape, dtype = (rows.shape[0], n_features, n_classes), scoring_dtype(rows.dtype)
+        # Most are too few rows whatever the head keeps; a single one is spared the rest.
+        if choose_engine(*shape, 0, dtype, 1) == "dense" or not has_extra("numba"):
+            return 0
+        # As many as the matrix products of the dense engine would take, unless told more.
+        n_threads = max(available_threads(), effective_n_jobs(self.n_jobs))
+        n_kept = np.count_nonzero(self.coef)
+        engine = choose_engine(*shape, int(n_kept), dtype, n_threads)
+        return n_threads if engine == "sparse" else 0
 
     def _array_blocks(self, rows: Rows, plan: Plan) -> Blocks:
         source, dtype = array_source(rows), scoring_dtype(rows.dtype)

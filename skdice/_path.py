@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._extras import has_extra
 from skdice._head import LinearHead
 from skdice._mean import RunningMean, add_rows
-from skdice._rows import Rows, block_slices, check_rows, iterate_blocks, scoring_dtype
+from skdice._rows import Rows, block_slices, check_rows, map_blocks, scoring_dtype
 from skdice._scoring import block_scorer, check_finite, fitted_shaping, masked_layer, shape_block
 from skdice._sparsify import contribution, threshold_masks
+from skdice.engines import (
+    FUSED_SCORES,
+    FusedScore,
+    SparseLayer,
+    available_threads,
+    choose_path_engine,
+)
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -118,27 +126,56 @@ def path_scores(
 ) -> FloatArray:
     """Return the scores of `sparsity_path`, from a mean activation and a fitted shaping."""
     dtype = scoring_dtype(rows.dtype)
-    masks = threshold_masks(contribution(head.weight, mean_activation), sparsities)
-    zero = head.weight.dtype.type(0)
-    scorers = [
-        block_scorer(
-            masked_layer(np.where(mask, head.weight, zero), head.bias, None, dtype), score_func
-        )
-        for mask, _ in masks
+    masks = [
+        mask for mask, _ in threshold_masks(contribution(head.weight, mean_activation), sparsities)
     ]
+    function, n_threads = _path_function(head, masks, rows.shape[0], dtype, score_func)
+
+    def shaped_scores(block: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return function(shape_block(shaping, block))
+
     out = np.empty((len(sparsities), rows.shape[0]), dtype)
     row_bytes = sum(head.weight.shape) * dtype.itemsize
-    blocks = iterate_blocks(
+    blocks = map_blocks(
+        shaped_scores,
         rows,
         block_slices(rows.shape[0], row_bytes, batch_size),
+        n_jobs=n_threads,
         description="scores",
         verbose=verbose,
     )
-    for where, block in blocks:
-        with np.errstate(over="ignore", invalid="ignore"):
-            shaped = shape_block(shaping, block)
-        for n, scorer in enumerate(scorers):
-            scores = scorer(shaped)
-            check_finite(scores, rows, where.start, "score")
-            out[n, where] = scores
+    for where, scores in blocks:
+        for each in scores:
+            check_finite(each, rows, where.start, "score")
+        out[:, where] = scores
     return out
+
+
+def _path_function(
+    head: LinearHead,
+    masks: Sequence[NDArray[np.bool_]],
+    n_rows: int,
+    dtype: np.dtype[Any],
+    score_func: str | Callable[[FloatArray], FloatArray],
+) -> tuple[Callable[[FloatArray], FloatArray], int]:
+    """Return the function from blocks to scores (n_sparsities, n), and its number of threads."""
+    weight, bias = head.weight.astype(dtype, copy=False), head.bias.astype(dtype, copy=False)
+    n_kept = [int(np.count_nonzero(mask)) for mask in masks]
+    order = np.argsort(n_kept)
+    n_threads = available_threads()
+    engine = choose_path_engine(
+        n_rows, weight.shape[1], len(weight), sorted(n_kept), dtype, n_threads
+    )
+    if engine == "sparse" and score_func in FUSED_SCORES and has_extra("numba"):
+        # Each mask holds the smaller ones: a weight comes in with the first mask that has it.
+        level = np.asarray(len(masks) - np.sum(masks, axis=0, dtype=np.intp))
+        layer = SparseLayer(weight, bias, level, len(masks))
+        name, place = cast(FusedScore, score_func), np.argsort(order)
+        return lambda block: layer.level_scores(block, name)[place], n_threads
+    zero = weight.dtype.type(0)
+    scorers = [
+        block_scorer(masked_layer(np.where(mask, weight, zero), bias, None, dtype), score_func)
+        for mask in masks
+    ]
+    return lambda block: np.stack([scorer(block) for scorer in scorers]), 1

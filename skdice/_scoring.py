@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from skdice._rows import Rows, row_number
 from skdice._scores import SCORES
-from skdice.engines import dense_logits
+from skdice.engines import FUSED_SCORES, FusedScore, SparseLayer, dense_logits
 from skdice.shaping import Shaping
 
 FloatArray = NDArray[np.floating[Any]]
@@ -69,6 +69,38 @@ def masked_layer(
             return dense_logits(shape_block(shaping, block), coef, intercept)
 
     return layer
+
+
+def sparse_function(
+    coef: FloatArray,
+    intercept: FloatArray,
+    shaping: Any,
+    dtype: np.dtype[Any],
+    score_func: str | Callable[[FloatArray], FloatArray] | None,
+) -> BlockFunction:
+    """Return the function from a block of features to scores, or logits, by the sparse engine.
+
+    Parameters
+    ----------
+    coef, intercept, shaping, dtype
+        As in `masked_layer`.
+    score_func : str, callable or None
+        As in `block_scorer`; None for the logits.
+    """
+    layer = SparseLayer(coef.astype(dtype, copy=False), intercept)
+
+    def shaped(block: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return shape_block(shaping, block)
+
+    if isinstance(score_func, str) and score_func in FUSED_SCORES:
+        name = cast(FusedScore, score_func)
+        return lambda block: layer.scores(shaped(block), name)
+
+    def logits(block: FloatArray) -> FloatArray:
+        return layer.logits(shaped(block))
+
+    return logits if score_func is None else block_scorer(logits, score_func)
 
 
 def block_scorer(

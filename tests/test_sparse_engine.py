@@ -261,7 +261,7 @@ def test_a_packed_head_holds_each_kept_weight_once(n_classes, n_features, sparsi
                     assert column_at.setdefault((panel, int(offset)), column) == column
     # Units without a weight are given no place in a panel.
     assert sorted(column_at.values()) == np.flatnonzero((coef != 0).any(axis=0)).tolist()
-    for panel, (first, stop) in enumerate(itertools.pairwise(head.first_runs[0])):
+    for panel, (first, stop) in enumerate(itertools.pairwise(head.first_runs[0, 0])):
         lengths = np.diff(head.run_weights)[first:stop]
         assert (np.diff(lengths) <= 0).all()
         for run in range(first, stop):
@@ -269,6 +269,28 @@ def test_a_packed_head_holds_each_kept_weight_once(n_classes, n_features, sparsi
                 column = column_at[panel, int(head.offsets[i])]
                 unpacked[head.run_classes[run], column] += head.weights[i]
     assert (unpacked == coef).all()
+
+
+@settings(max_examples=60)
+@given(
+    n_classes=st.integers(1, 20) | st.just(BLOCK_CLASSES + 3),
+    n_features=st.integers(1, 300),
+    n_levels=st.integers(1, 6),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 1000),
+)
+def test_levels_are_added_one_after_the_other(n_classes, n_features, n_levels, dtype, seed):
+    X, coef, intercept = problem(70, n_features, n_classes, 0.2, dtype, seed)
+    level = np.random.default_rng(seed).integers(0, n_levels + 1, coef.shape)
+    layer = SparseLayer(coef, intercept, level, n_levels)
+    for name in FUSED_SCORES:
+        found = layer.level_scores(X, name)
+        assert found.shape == (n_levels, len(X))
+        for n, values in enumerate(found):
+            expected = reference(X, np.where(level <= n, coef, 0), intercept)[1][name]
+            np.testing.assert_allclose(
+                values, expected, rtol=20 * TOLERANCE[coef.dtype], atol=20 * TOLERANCE[coef.dtype]
+            )
 
 
 def test_scores_are_right_where_the_kernel_cannot_be_cached(tmp_path):

@@ -7,6 +7,7 @@ matter, which vary little between processors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy as np
 from skdice.engines._sparse import PANEL_COLUMNS
 
 # Nanoseconds by bytes per number. Dense, per row: multiplication, logit, feature, row.
-DENSE = {4: (0.0, 0.0, 0.0, 0.0), 8: (0.0, 0.0, 0.0, 0.0)}
+DENSE = {4: (0.0235, 0.5, 0.1, 50.0), 8: (0.047, 1.0, 0.2, 50.0)}
 # Sparse, per row: kept weight, class and panel, logit, feature, row; once: weight, kept weight.
-SPARSE = {4: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 8: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)}
+SPARSE = {4: (0.056, 0.3, 0.3, 0.2, 10.0, 8.0, 3.0), 8: (0.112, 0.6, 0.6, 0.4, 10.0, 8.0, 3.0)}
 # Rows that one core scores in less than this by matrix products are never worth the time in
 # which the sparse engine is compiled (once), or numba imported and the kernel read (each
 # process): a second or two, and half a second.
@@ -44,6 +45,36 @@ def sparse_counts(
         n_classes * n_features,
         n_kept,
     )
+
+
+def choose_path_engine(
+    n_rows: int,
+    n_features: int,
+    n_classes: int,
+    n_kept: Sequence[int],
+    dtype: np.dtype[Any],
+    n_threads: int,
+) -> Literal["dense", "sparse"]:
+    """Return the engine that scores rows at several sparsities in less time.
+
+    Parameters
+    ----------
+    n_rows, n_features, n_classes, dtype, n_threads
+        As in `choose_engine`.
+    n_kept : sequence of int
+        Weights that each sparsity keeps, in ascending order.
+    """
+    size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
+    dense = len(n_kept) * _seconds(DENSE[size], dense_counts(*shape, 1))
+    if dense < LEAST_DENSE_SECONDS:
+        return "dense"
+    dense = len(n_kept) * _seconds(DENSE[size], dense_counts(*shape, n_threads))
+    # Each adds to the logits of the one before.
+    added = np.diff(n_kept, prepend=0)
+    sparse = sum(
+        _seconds(SPARSE[size], sparse_counts(*shape, int(each), n_threads)) for each in added
+    )
+    return "sparse" if sparse < dense else "dense"
 
 
 def choose_engine(

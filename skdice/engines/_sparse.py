@@ -41,9 +41,10 @@ SQUARE_BYTES = 32
 class PackedHead(NamedTuple):
     """A masked head, laid out for the kernel.
 
-    Classes come in blocks, used columns in panels. The kept weights of one class in one
-    panel are a run; the runs of a block and panel are ordered by length, the longest
-    first, so that the processor learns how long the loop over one is.
+    Classes come in blocks, weights in levels, used columns in panels. The kept weights of
+    one class and level in one panel are a run; the runs of a block, level and panel are
+    ordered by length, the longest first, so that the processor learns how long the loop
+    over one is.
 
     Attributes
     ----------
@@ -58,8 +59,8 @@ class PackedHead(NamedTuple):
     square_offsets : ndarray of shape (n_squares, columns per square), uint16
         Byte offset in the panel to which each of its columns goes. Those of units with no
         weight left, and of other panels, all go to the same place, which is never read.
-    first_runs : ndarray of shape (n_blocks, n_panels + 1)
-        First run of each block and panel.
+    first_runs : ndarray of shape (n_blocks, n_levels, n_panels + 1)
+        First run of each block, level and panel.
     run_classes : ndarray of shape (n_runs,), uint16
         Class of each run, counted from the first of its block.
     run_weights : ndarray of shape (n_runs + 1,)
@@ -82,7 +83,12 @@ class PackedHead(NamedTuple):
     weights: FloatArray
 
 
-def pack_head(coef: FloatArray, intercept: FloatArray) -> PackedHead:
+def pack_head(
+    coef: FloatArray,
+    intercept: FloatArray,
+    level: NDArray[np.integer[Any]] | None = None,
+    n_levels: int = 1,
+) -> PackedHead:
     """Lay a masked head out for the kernel.
 
     Parameters
@@ -92,9 +98,16 @@ def pack_head(coef: FloatArray, intercept: FloatArray) -> PackedHead:
         least, which is 8 features in float32 and 4 in float64.
     intercept : ndarray of shape (n_classes,)
         Bias, in the same dtype.
+    level : ndarray of shape (n_classes, n_features), int, default=None
+        Of each weight, below `n_levels`, or at or above it for one that is never used. None
+        puts all at level 0.
+    n_levels : int, default=1
+        Number of levels.
     """
     n_classes, n_features = coef.shape
     kept = coef != 0
+    if level is not None:
+        kept &= level < n_levels
     used = np.flatnonzero(kept.any(axis=0))
     n_panels = -(-len(used) // PANEL_COLUMNS)
     # As even as can be.
@@ -110,30 +123,18 @@ def pack_head(coef: FloatArray, intercept: FloatArray) -> PackedHead:
     )
     n_blocks = -(-n_classes // BLOCK_CLASSES)
     block_classes = np.linspace(0, n_classes, n_blocks + 1).astype(np.int64)
-
-    blocks = []
+    parts = []
     for first, stop in pairwise(block_classes):
-        here = np.flatnonzero(kept[first:stop])
-        n_kept = np.add.reduceat(kept[first:stop], first_columns, axis=1, dtype=np.intp)
-        order = np.argsort(-n_kept.T, axis=1, kind="stable")  # (n_panels, classes)
-        lengths = np.take_along_axis(n_kept.T, order, axis=1)
-        # The weights of a run lie together in row-major order too: a run moves as a whole.
-        target = np.empty_like(n_kept)
-        ends = np.cumsum(lengths).reshape(lengths.shape)
-        np.put_along_axis(target.T, order, ends - lengths, axis=1)
-        source = np.cumsum(n_kept) - n_kept.ravel()
-        moved = np.arange(len(here)) + np.repeat(target.ravel() - source, n_kept.ravel())
-        offsets, weights = np.empty(len(here), np.uint16), np.empty(len(here), coef.dtype)
-        offsets[moved] = offset_of_column[here % n_features]
-        weights[moved] = coef[first:stop].ravel()[here]
-        runs = lengths > 0
-        blocks.append((runs.sum(axis=1), order[runs], lengths[runs], offsets, weights))
-
+        for n in range(n_levels):
+            here = kept[first:stop]
+            if level is not None:
+                here = here & (level[first:stop] == n)
+            parts.append(_runs(coef[first:stop], here, first_columns, offset_of_column))
     runs_of_panels, run_classes, run_lengths, offsets, weights = (
-        np.concatenate(parts) for parts in zip(*blocks, strict=True)
+        np.concatenate(each) for each in zip(*parts, strict=True)
     )
-    first_runs = np.zeros((n_blocks, n_panels + 1), np.int64)
-    first_runs[:, 1:] = np.cumsum(runs_of_panels).reshape(n_blocks, n_panels)
+    first_runs = np.zeros((n_blocks * n_levels, n_panels + 1), np.int64)
+    first_runs[:, 1:] = np.cumsum(runs_of_panels).reshape(len(first_runs), n_panels)
     first_runs[1:, 0] = first_runs[:-1, -1]
     return PackedHead(
         intercept=np.ascontiguousarray(intercept),
@@ -141,12 +142,46 @@ def pack_head(coef: FloatArray, intercept: FloatArray) -> PackedHead:
         panel_squares=panel_squares,
         square_columns=square_columns,
         square_offsets=square_offsets,
-        first_runs=first_runs,
+        first_runs=first_runs.reshape(n_blocks, n_levels, n_panels + 1),
         run_classes=run_classes.astype(np.uint16),
         run_weights=np.concatenate([[0], np.cumsum(run_lengths)]).astype(np.int64),
         offsets=offsets,
         weights=weights,
     )
+
+
+def _runs(
+    coef: FloatArray,
+    kept: NDArray[np.bool_],
+    first_columns: NDArray[np.intp],
+    offset_of_column: NDArray[np.uint16],
+) -> tuple[IndexArray, IndexArray, IndexArray, NDArray[np.uint16], FloatArray]:
+    """Return the runs of one block and level.
+
+    Returns
+    -------
+    n_runs : ndarray of shape (n_panels,)
+        Number of runs in each panel.
+    classes, lengths : ndarray of shape (sum of n_runs,)
+        Class of each run, counted from the first of the block, and its number of weights.
+    offsets, weights : ndarray of shape (n_kept,)
+        As in `PackedHead`.
+    """
+    here = np.flatnonzero(kept)
+    n_kept = np.add.reduceat(kept, first_columns, axis=1, dtype=np.intp)
+    order = np.argsort(-n_kept.T, axis=1, kind="stable")  # (n_panels, classes)
+    lengths = np.take_along_axis(n_kept.T, order, axis=1)
+    # The weights of a run lie together in row-major order too: a run moves as a whole.
+    target = np.empty_like(n_kept)
+    ends = np.cumsum(lengths).reshape(lengths.shape)
+    np.put_along_axis(target.T, order, ends - lengths, axis=1)
+    source = np.cumsum(n_kept) - n_kept.ravel()
+    moved = np.arange(len(here)) + np.repeat(target.ravel() - source, n_kept.ravel())
+    offsets, weights = np.empty(len(here), np.uint16), np.empty(len(here), coef.dtype)
+    offsets[moved] = offset_of_column[here % kept.shape[1]]
+    weights[moved] = coef.ravel()[here]
+    runs = lengths > 0
+    return runs.sum(axis=1), order[runs], lengths[runs], offsets, weights
 
 
 def _squares(
@@ -184,6 +219,11 @@ class SparseLayer:
         Masked weight: the kept weights are those that are not zero.
     intercept : ndarray of shape (n_classes,)
         Bias.
+    level : ndarray of shape (n_classes, n_features), int, default=None
+        For `level_scores`: the level that each weight is added with, or any number from
+        `n_levels` on for one that is not used. None adds all at once.
+    n_levels : int, default=1
+        Number of levels.
 
     Raises
     ------
@@ -191,7 +231,13 @@ class SparseLayer:
         numba is not installed.
     """
 
-    def __init__(self, coef: FloatArray, intercept: FloatArray) -> None:
+    def __init__(
+        self,
+        coef: FloatArray,
+        intercept: FloatArray,
+        level: NDArray[np.integer[Any]] | None = None,
+        n_levels: int = 1,
+    ) -> None:
         import_extra("numba", "fast")
         from skdice.engines import _sparse_kernels
 
@@ -199,7 +245,11 @@ class SparseLayer:
         self._kernels = _sparse_kernels
         # Compiled here, in one thread, rather than by all that compute blocks.
         self._compute = _sparse_kernels.compiled(self.dtype)
-        self._head = pack_head(self._widened(coef), intercept.astype(self.dtype, copy=False))
+        widened = self._widened(coef)
+        if level is not None:
+            level = np.pad(level, ((0, 0), (0, widened.shape[1] - coef.shape[1])))
+        intercept = intercept.astype(self.dtype, copy=False)
+        self._head = pack_head(widened, intercept, level, n_levels)
 
     def logits(self, features: FloatArray) -> FloatArray:
         """Return the logits (n_samples, n_classes) of a block of features.
@@ -226,11 +276,25 @@ class SparseLayer:
         score : {"energy", "max_logit", "msp"}
             Which, of the logits.
         """
-        maxima = np.empty(len(features), self.dtype)
+        scores: FloatArray = self.level_scores(features, score)[0]
+        return scores
+
+    def level_scores(self, features: FloatArray, score: FusedScore) -> FloatArray:
+        """Return one of `FUSED_SCORES` with the weights of the first levels, for each level.
+
+        Parameters
+        ----------
+        features, score
+            As in `scores`.
+
+        Returns
+        -------
+        ndarray of shape (n_levels, n_samples)
+        """
+        maxima, totals = np.empty((2, self._head.first_runs.shape[1], len(features)), self.dtype)
         if score == "max_logit":
             self._run(self._kernels.MAXIMA, features, maxima=maxima)
             return maxima
-        totals = np.empty(len(features), self.dtype)
         self._run(self._kernels.TOTALS, features, maxima=maxima, totals=totals)
         # A row that overflowed is reported by the caller.
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -257,7 +321,7 @@ class SparseLayer:
         totals: FloatArray | None = None,
     ) -> None:
         tile_rows = COLUMN_BYTES // self.dtype.itemsize
-        head, nothing = self._head, np.empty(0, self.dtype)
+        head, nothing = self._head, np.empty((0, 0), self.dtype)
         n_largest = int(np.diff(head.block_classes).max())
         self._compute(
             what,
@@ -266,7 +330,7 @@ class SparseLayer:
             # One column more, for what is not needed.
             _aligned((PANEL_COLUMNS + 1, tile_rows), self.dtype),
             _aligned((n_largest, tile_rows), self.dtype),
-            np.empty((0, 0), self.dtype) if logits is None else logits,
+            nothing if logits is None else logits,
             nothing if maxima is None else maxima,
             nothing if totals is None else totals,
         )

@@ -353,61 +353,65 @@ def _compute(
     """
     n_rows, tile_rows = features.shape[0], tile.shape[1]
     square = square_offsets.shape[1]
-    largest, shifts, sums = np.empty((3, tile_rows), tile.dtype)
-    for first_row in range(0, n_rows, tile_rows):
-        rows = min(tile_rows, n_rows - first_row)
-        largest[:] = -np.inf
-        sums[:] = 0
-        for block in range(len(block_classes) - 1):
-            first_class = block_classes[block]
-            n_classes = block_classes[block + 1] - first_class
+    n_levels = first_runs.shape[1]
+    largest, before, shifts, sums = np.empty((4, tile_rows), tile.dtype)
+    # All rows take a block of classes in turn, while its weights are in some cache.
+    for block in range(len(block_classes) - 1):
+        first_class = block_classes[block]
+        n_classes = block_classes[block + 1] - first_class
+        for first_row in range(0, n_rows, tile_rows):
+            rows = min(tile_rows, n_rows - first_row)
             for k in range(n_classes):
                 tile[k, :] = intercept[first_class + k]
-            for p in range(len(panel_squares) - 1):
-                for lane in range(0, tile_rows, square):
-                    for s in range(panel_squares[p], panel_squares[p + 1]):
-                        _transpose(
-                            features,
-                            np.int64(first_row + lane),
-                            np.int64(n_rows - 1),
-                            np.int64(square_columns[s]),
-                            square_offsets,
-                            np.int64(s),
-                            panel,
-                            np.int64(lane),
+            # Each level adds its weights to the logits of those before.
+            for level in range(n_levels):
+                for p in range(len(panel_squares) - 1):
+                    for lane in range(0, tile_rows, square):
+                        for s in range(panel_squares[p], panel_squares[p + 1]):
+                            _transpose(
+                                features,
+                                np.int64(first_row + lane),
+                                np.int64(n_rows - 1),
+                                np.int64(square_columns[s]),
+                                square_offsets,
+                                np.int64(s),
+                                panel,
+                                np.int64(lane),
+                            )
+                    run, last_run = first_runs[block, level, p], first_runs[block, level, p + 1]
+                    start = run_weights[run]
+                    for i in range(run, last_run):
+                        stop = run_weights[i + 1]
+                        _accumulate(
+                            panel, offsets, weights, start, stop, tile, np.int64(run_classes[i])
                         )
-                run, last_run = first_runs[block, p], first_runs[block, p + 1]
-                start = run_weights[run]
-                for i in range(run, last_run):
-                    stop = run_weights[i + 1]
-                    _accumulate(
-                        panel, offsets, weights, start, stop, tile, np.int64(run_classes[i])
-                    )
-                    start = stop
+                        start = stop
+                if what == LOGITS:
+                    continue
+                before[:] = -np.inf
+                if block > 0:
+                    before[:rows] = maxima[level, first_row : first_row + rows]
+                largest[:] = before
+                _largest(tile, np.int64(n_classes), largest)
+                maxima[level, first_row : first_row + rows] = largest[:rows]
+                if what == TOTALS:
+                    sums[:] = 0
+                    # Nothing to subtract where all logits so far are -inf.
+                    for r in range(tile_rows):
+                        shifts[r] = largest[r] if largest[r] > -np.inf else 0
+                    if block > 0:
+                        for r in range(rows):
+                            total = totals[level, first_row + r]
+                            sums[r] = total * np.exp(before[r] - shifts[r])
+                    for k in range(0, n_classes, SUM_CLASSES):
+                        last = min(k + SUM_CLASSES, n_classes)
+                        _add_exponentials(tile, np.int64(k), np.int64(last), shifts, sums)
+                    totals[level, first_row : first_row + rows] = sums[:rows]
             if what == LOGITS:
                 for k in range(0, n_classes, COPY_CLASSES):
                     for r in range(rows):
                         for j in range(k, min(k + COPY_CLASSES, n_classes)):
                             logits[first_row + r, first_class + j] = tile[j, r]
-                continue
-            if what == TOTALS and block > 0:
-                before = largest.copy()
-                _largest(tile, np.int64(n_classes), largest)
-            else:
-                _largest(tile, np.int64(n_classes), largest)
-            if what == TOTALS:
-                for r in range(tile_rows):
-                    # Nothing to subtract where all logits so far are -inf.
-                    shifts[r] = largest[r] if largest[r] > -np.inf else 0
-                    if block > 0:
-                        sums[r] *= np.exp(before[r] - shifts[r])
-                for k in range(0, n_classes, SUM_CLASSES):
-                    last = min(k + SUM_CLASSES, n_classes)
-                    _add_exponentials(tile, np.int64(k), np.int64(last), shifts, sums)
-        if what != LOGITS:
-            maxima[first_row : first_row + rows] = largest[:rows]
-        if what == TOTALS:
-            totals[first_row : first_row + rows] = sums[:rows]
 
 
 @cache
@@ -427,7 +431,7 @@ def compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
         array(types.int64, 1),
         array(types.int64, 1),
         array(types.uint16, 2),
-        array(types.int64, 2),
+        array(types.int64, 3),
         array(types.uint16, 1),
         array(types.int64, 1),
         array(types.uint16, 1),
@@ -435,8 +439,8 @@ def compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
         array(number, 2, writable=True),
         array(number, 2, writable=True),
         array(number, 2, writable=True),
-        array(number, 1, writable=True),
-        array(number, 1, writable=True),
+        array(number, 2, writable=True),
+        array(number, 2, writable=True),
     )
     try:
         function: Callable[..., None] = njit(signature, nogil=True, cache=True)(_compute)
