@@ -15,19 +15,27 @@ import numpy as np
 from skdice.engines._sparse import PANEL_COLUMNS
 
 # Nanoseconds by bytes per number. Dense, per row: multiplication, logit, feature, row.
-DENSE = {4: (0.0235, 0.5, 0.1, 50.0), 8: (0.047, 1.0, 0.2, 50.0)}
+DENSE = {4: (0.0196, 1.57, 0.657, 54.6), 8: (0.0372, 3.32, 1.3, 38.6)}
 # Sparse, per row: kept weight, class and panel, logit, feature, row; once: weight, kept weight.
-SPARSE = {4: (0.056, 0.3, 0.3, 0.2, 10.0, 8.0, 3.0), 8: (0.112, 0.6, 0.6, 0.4, 10.0, 8.0, 3.0)}
+SPARSE = {
+    4: (0.0262, 0.0257, 0.901, 0.435, 18.6, 2.49, 10.4),
+    8: (0.0527, 0.105, 1.03, 0.679, 52.9, 2.46, 26.2),
+}
 # Rows that one core scores in less than this by matrix products are never worth the time in
 # which the sparse engine is compiled (once), or numba imported and the kernel read (each
 # process): a second or two, and half a second.
 LEAST_DENSE_SECONDS = 0.05
+# Below this share of the other's time; the model is off by as much.
+CLEARLY_LESS = 0.9
 
 
 def dense_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
-    """Return how often each constant of `DENSE` counts; NumPy runs the product in threads only."""
-    n_logits = n_rows * n_classes
-    return n_logits * n_features / n_threads, n_logits, n_rows * n_features, n_rows
+    """Return how often each constant of `DENSE` counts.
+
+    Threads share the matrix product, reading the features included, and not the log-sum-exp.
+    """
+    n_numbers = n_rows * n_features / n_threads
+    return n_numbers * n_classes, n_rows * n_classes, n_numbers, n_rows
 
 
 def sparse_counts(
@@ -104,7 +112,7 @@ def choose_engine(
         return "dense"
     dense = _seconds(DENSE[size], dense_counts(n_rows, n_features, n_classes, n_threads))
     counts = sparse_counts(n_rows, n_features, n_classes, n_kept, n_threads)
-    return "sparse" if _seconds(SPARSE[size], counts) < dense else "dense"
+    return "sparse" if _seconds(SPARSE[size], counts) < CLEARLY_LESS * dense else "dense"
 
 
 def _seconds(constants: tuple[float, ...], counts: tuple[float, ...]) -> float:
