@@ -1,12 +1,13 @@
 """Dense and sparse scoring side by side, over heads, sparsities, dtypes and threads.
 
-    python benchmarks/engines.py [--shape 20000,2048,1000] [--repeats 5] [--constants]
+    python benchmarks/engines.py [--shape 20000,2048,1000] [--sparsities 0.7 0.9] [--threads 1]
+        [--repeats 5] [--constants]
 
 Energy scores of rows in memory, by NumPy's matrix products and log-sum-exp and by the sparse
 engine (its packing of the head included, its compilation not), in turn in one process; the
 smallest time of each counts. The kept weights lie at random, so that no unit is without one.
 With ``--constants``, those of the cost model of `skdice.engines._choice` are fitted to the times
-of this run and printed.
+of this run with one thread, which others on the machine disturb least, and printed.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def sparse_scores(X, coef, intercept, slices, n_threads):
 
 
 def timed(function, *arguments):
+    # The threads of a BLAS wait for more work in a busy loop before they sleep.
+    time.sleep(0.05)
     started = time.perf_counter()
     scores = function(*arguments)
     return time.perf_counter() - started, scores
@@ -59,7 +62,7 @@ def print_constants(measured) -> None:
         ("SPARSE", lambda p: _choice.sparse_counts(*p[:4], p[5]), 2),
     ):
         for size in (4, 8):
-            chosen = [each for each in measured if each[0][4].itemsize == size]
+            chosen = [each for each in measured if each[0][4:] == (f"f{size}", 1)]
             seconds = np.array([each[column] for each in chosen])
             table = np.array([counts(each[0]) for each in chosen]) / seconds[:, np.newaxis]
             constants, _ = nnls(table * 1e-9, np.ones(len(chosen)))
@@ -74,6 +77,8 @@ def print_constants(measured) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", action="append", help="rows,features,classes")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--constants", action="store_true")
     arguments = parser.parse_args()
@@ -90,8 +95,8 @@ def main() -> None:
             X, intercept = X.astype(dtype), np.zeros(n_classes, dtype)
             row_bytes = (n_features + n_classes) * X.itemsize
             slices = block_slices(n_rows, row_bytes)
-            for n_threads in (1, 2):
-                for sparsity in SPARSITIES:
+            for n_threads in arguments.threads:
+                for sparsity in arguments.sparsities:
                     coef = (uniform - dtype(0.5)) * (uniform >= sparsity) / dtype(20)
                     seconds = {dense_scores: [], sparse_scores: []}
                     with threadpool_limits(n_threads):

@@ -21,12 +21,12 @@ SPARSE = {
     4: (0.0262, 0.0257, 0.901, 0.435, 18.6, 2.49, 10.4),
     8: (0.0527, 0.105, 1.03, 0.679, 52.9, 2.46, 26.2),
 }
-# Rows that one core scores in less than this by matrix products are never worth the time in
-# which the sparse engine is compiled (once), or numba imported and the kernel read (each
-# process): a second or two, and half a second.
+# Rows that one core scores in less than this by matrix products are always left to these. Beyond
+# it, the first call of a process pays for the import of numba, half a second, and the first of
+# an installation for the compilation, a few seconds; those that follow gain.
 LEAST_DENSE_SECONDS = 0.05
-# Below this share of the other's time; the model is off by as much.
-CLEARLY_LESS = 0.9
+# The model is off by up to this much, and a tie is not worth importing numba for.
+CLEARLY_LESS = 0.85
 
 
 def dense_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
@@ -82,7 +82,7 @@ def choose_path_engine(
     sparse = sum(
         _seconds(SPARSE[size], sparse_counts(*shape, int(each), n_threads)) for each in added
     )
-    return "sparse" if sparse < dense else "dense"
+    return "sparse" if sparse < CLEARLY_LESS * dense else "dense"
 
 
 def choose_engine(
