@@ -1,8 +1,8 @@
 """What one row costs beyond its matrix product, as in an online service.
 
-python benchmarks/latency.py [--repeats 2000]
+python benchmarks/latency.py [--rounds 30]
 
-Medians over the repeats, all interleaved in one run: the product itself, the whole of
+Medians of calls, a hundred of each kind in turn, round by round in one run: the product itself, the whole of
 `score_samples` and `predict` on a float32 row, `predict` on the same row as a list (which takes the
 way through scikit-learn's validation), and that validation alone.
 """
@@ -21,8 +21,8 @@ from skdice import DICEDetector, LinearHead
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2000)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
     rng = np.random.default_rng(0)
     print(f"{'microseconds':<28}{'10 x 342':>12}{'1000 x 2048':>14}")
     columns = []
@@ -40,11 +40,12 @@ def main() -> None:
             "scikit-learn's validation": lambda row, d=detector: validate_data(d, row, reset=False),
         }
         seconds: dict[str, list[float]] = {name: [] for name in functions}
-        for n in range(repeats):
+        for _ in range(rounds):
             for name, function in functions.items():
-                started = time.perf_counter()
-                function(X[n % 2000 : n % 2000 + 1])
-                seconds[name].append(time.perf_counter() - started)
+                for n in range(100):
+                    started = time.perf_counter()
+                    function(X[n : n + 1])
+                    seconds[name].append(time.perf_counter() - started)
         columns.append({name: 1e6 * statistics.median(each) for name, each in seconds.items()})
     for name in columns[0]:
         print(f"{name:<28}{columns[0][name]:12.1f}{columns[1][name]:14.1f}")
