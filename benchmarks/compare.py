@@ -1,6 +1,6 @@
 """skdice against the other ways to compute a DICE score, on identical arrays, in one process.
 
-    SKDICE_DATA=... python benchmarks/compare.py --output results [--quick]
+    python benchmarks/compare.py --output results [--quick]
 
 Over heads of several shapes, sparsities, one and two threads, float32 and float64. All forms are
 checked to agree first, and are then timed in turn, round by round; a ratio is the median of the
@@ -266,11 +266,14 @@ def main() -> None:
                         cells.append(cell | {"threads": n_threads})
                         ratio = cell["ratio"]["torch"]
                         print(f"{n_threads} {dtype} {shape} {sparsity}: {ratio:.2f}", flush=True)
+                        results = {"machine": machine, "cells": cells}
+                        # After each, as the whole takes most of an hour.
+                        (arguments.output / "compare.json").write_text(
+                            json.dumps(results, indent=1)
+                        )
     text = f"{table(cells, machine)}\n\n{goals(cells)}\n"
     print(text)
     (arguments.output / "compare.txt").write_text(text)
-    results = {"machine": machine, "cells": cells}
-    (arguments.output / "compare.json").write_text(json.dumps(results, indent=1))
     draw(cells, arguments.output / "compare.png")
 
 

@@ -46,7 +46,7 @@ class DICEDetectorCV(BaseDICE):
     of each fold at every sparsity, from one mean and one selection in the contributions per
     fold, takes the sparsity with the best mean metric, and fits a detector with it on all
     in-distribution rows. Afterwards it is that detector. The results are those of
-    `GridSearchCV` over the same folds, several times faster.
+    `GridSearchCV` over the same folds, to the rounding of the scores, several times faster.
 
     Parameters
     ----------
