@@ -2,9 +2,9 @@
 
 python benchmarks/latency.py [--rounds 30]
 
-Medians of calls, a hundred of each kind in turn, round by round in one run: the product itself, the whole of
-`score_samples` and `predict` on a float32 row, `predict` on the same row as a list (which takes the
-way through scikit-learn's validation), and that validation alone.
+Medians of calls, a hundred of each kind in turn, round by round in one run: the product itself, the
+whole of `score_samples` and `predict` on a float32 row, `predict` on the same row as a list (which
+takes the way through scikit-learn's validation), and that validation alone.
 """
 
 from __future__ import annotations

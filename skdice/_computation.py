@@ -12,7 +12,7 @@ from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from skdice._extras import has_extra
+from skdice._extras import has_numba
 from skdice._rows import (
     ArrayRows,
     Rows,
@@ -23,9 +23,16 @@ from skdice._rows import (
     map_blocks,
     scoring_dtype,
 )
-from skdice._scoring import block_scorer, check_finite, masked_layer, sparse_function
+from skdice._scoring import (
+    block_scorer,
+    check_finite,
+    is_builtin,
+    masked_layer,
+    sparse_function,
+)
 from skdice._xp import from_numpy, has_float64, to_numpy
 from skdice.engines import (
+    TILE_ROWS,
     ArrayLayer,
     Plan,
     available_threads,
@@ -181,31 +188,41 @@ class Computation:
 
     def _numpy_blocks(self, rows: Rows) -> Blocks:
         layer = self.coef, self.intercept, self.shaping, scoring_dtype(rows.dtype)
-        n_threads = self._sparse_threads(rows)
+        slices = self._slices(rows)
+        n_threads = self._sparse_threads(rows, len(slices))
         if n_threads:
             function = sparse_function(*layer, self.score_func)
         else:
             function = masked_layer(*layer)
             if self.score_func is not None:
                 function = block_scorer(function, self.score_func)
+        engine = "sparse" if n_threads else "dense"
+        if not n_threads:
+            n_threads = effective_n_jobs(self.n_jobs) if len(slices) > 1 else 1
         return map_blocks(
             function,
             rows,
-            self._slices(rows),
-            n_jobs=n_threads or self.n_jobs,
-            description=f"{self.name}, {'sparse' if n_threads else 'dense'} engine",
+            slices,
+            n_threads=n_threads,
+            description=f"{self.name}, {engine} engine",
             verbose=self.verbose,
         )
 
-    def _sparse_threads(self, rows: Rows) -> int:
+    def _sparse_threads(self, rows: Rows, n_blocks: int) -> int:
         """Return the number of threads of the sparse engine; 0 where the dense one is faster."""
         n_classes, n_features = self.coef.shape
         shape, dtype = (rows.shape[0], n_features, n_classes), scoring_dtype(rows.dtype)
         # Most are too few rows whatever the head keeps; a single one is spared the rest.
-        if choose_engine(*shape, 0, dtype, 1) == "dense" or not has_extra("numba"):
+        if choose_engine(*shape, 0, dtype, 1) == "dense" or not has_numba():
             return 0
-        # As many as the matrix products of the dense engine would take, unless told more.
-        n_threads = max(available_threads(), effective_n_jobs(self.n_jobs))
+        if self.batch_size is not None and self.batch_size < TILE_ROWS:
+            return 0
+        if self.n_jobs is None and not callable(self.score_func) and is_builtin(self.shaping):
+            # As many as the matrix products of the dense engine would take.
+            n_threads = available_threads()
+        else:
+            n_threads = effective_n_jobs(self.n_jobs)
+        n_threads = min(n_threads, n_blocks)
         n_kept = np.count_nonzero(self.coef)
         engine = choose_engine(*shape, int(n_kept), dtype, n_threads)
         return n_threads if engine == "sparse" else 0

@@ -94,7 +94,8 @@ class DICEDetector(BaseDICE):
     n_jobs : int, default=None
         Threads that work on blocks of rows. None is 1 unless in a
         `joblib.parallel_config` context, -1 is all processors. The matrix product
-        itself uses the threads of NumPy's BLAS in any case.
+        itself uses the threads of NumPy's BLAS in any case; where the sparse engine takes
+        its place, None is as many as those.
     verbose : int, default=0
         Above 0, progress bars on stderr.
 
@@ -140,7 +141,7 @@ class DICEDetector(BaseDICE):
     float64), in blocks of rows.
 
     For single rows, as in a service, pass floating-point ndarrays in the dtype of the head,
-    which spares them scikit-learn's conversions and costs some 30 microseconds beyond the
+    which spares them scikit-learn's conversions and costs 40 to 70 microseconds beyond the
     matrix product; a list, a data frame or another dtype costs several times that.
 
     The default sparsity is the paper's setting for ImageNet; the authors use 0.9 on CIFAR,

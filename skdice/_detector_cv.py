@@ -74,7 +74,7 @@ class DICEDetectorCV(BaseDICE):
     shaping : transformer, list of transformers, or None, default=None
         As in `DICEDetector`; of a list, which may hold None, each is tried with each sparsity.
     score_func, contamination, device, batch_size, n_jobs, verbose
-        As in `DICEDetector`. The search is computed on the CPU by NumPy in any case.
+        As in `DICEDetector`. The search is computed on the CPU in any case.
 
     Attributes
     ----------

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+# Of the extra `fast`.
+LEAST_NUMBA = (0, 59)
 
 
 def import_extra(module: str, extra: str) -> Any:
@@ -20,6 +25,25 @@ def import_extra(module: str, extra: str) -> Any:
         ) from error
 
 
-def has_extra(module: str) -> bool:
-    """Tell whether an optional package is installed, without importing it."""
-    return find_spec(module) is not None
+@cache
+def has_numba() -> bool:
+    """Tell whether numba is there and compiles; warn, once, where it is there and does not."""
+    if find_spec("numba") is None:
+        return False
+    try:
+        numba = import_module("numba")
+    except Exception as error:
+        # As one that is too old for the NumPy that is installed.
+        reason = str(error)
+    else:
+        if numba.config.DISABLE_JIT:
+            return False
+        if numba.version_info.short >= LEAST_NUMBA:
+            return True
+        reason = f"it is version {numba.__version__}"
+    warnings.warn(
+        f"numba is installed but cannot be used ({reason}), so that skdice computes without it; "
+        "pip install 'skdice[fast]' brings one that can.",
+        stacklevel=2,
+    )
+    return False

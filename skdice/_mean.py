@@ -11,7 +11,7 @@ import numpy as np
 from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
-from skdice._extras import has_extra
+from skdice._extras import has_numba
 from skdice._rows import (
     ArrayRows,
     Rows,
@@ -201,7 +201,7 @@ def add_rows(
         X,
         slices,
         # The thread that would read ahead sums as well: one alone is slower than the memory.
-        n_jobs=max(2, effective_n_jobs(n_jobs)),
+        n_threads=max(2, effective_n_jobs(n_jobs)),
         description="mean activation",
         verbose=verbose,
     )
@@ -211,8 +211,9 @@ def add_rows(
 
 def _block_sums(X: Rows) -> Callable[[FloatArray], Float64Array]:
     """Return the function from blocks of a source to their column sums."""
-    if X.shape[0] * X.shape[1] >= COMPILED_VALUES and has_extra("numba"):
-        from skdice._sum_kernel import compiled_column_sums
+    if X.shape[0] * X.shape[1] >= COMPILED_VALUES and has_numba():
+        from skdice._sum_kernel import compiled, compiled_column_sums
 
+        compiled(scoring_dtype(X.dtype))  # once, rather than by each thread
         return compiled_column_sums
     return partial(column_sums, half=X.dtype.itemsize <= 2)

@@ -8,11 +8,18 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._extras import has_extra
+from skdice._extras import has_numba
 from skdice._head import LinearHead
 from skdice._mean import RunningMean, add_rows
 from skdice._rows import Rows, block_slices, check_rows, map_blocks, scoring_dtype
-from skdice._scoring import block_scorer, check_finite, fitted_shaping, masked_layer, shape_block
+from skdice._scoring import (
+    block_scorer,
+    check_finite,
+    fitted_shaping,
+    is_builtin,
+    masked_layer,
+    shape_block,
+)
 from skdice._sparsify import contribution, threshold_masks
 from skdice.engines import (
     FUSED_SCORES,
@@ -133,7 +140,8 @@ def path_scores(
 
     def shaped_scores(block: FloatArray) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):
-            return function(shape_block(shaping, block))
+            shaped = shape_block(shaping, block)
+        return function(shaped)
 
     out = np.empty((len(sparsities), rows.shape[0]), dtype)
     row_bytes = sum(head.weight.shape) * dtype.itemsize
@@ -141,7 +149,7 @@ def path_scores(
         shaped_scores,
         rows,
         block_slices(rows.shape[0], row_bytes, batch_size),
-        n_jobs=n_threads,
+        n_threads=n_threads if is_builtin(shaping) else 1,
         description="scores",
         verbose=verbose,
     )
@@ -167,9 +175,11 @@ def _path_function(
     engine = choose_path_engine(
         n_rows, weight.shape[1], len(weight), sorted(n_kept), dtype, n_threads
     )
-    if engine == "sparse" and score_func in FUSED_SCORES and has_extra("numba"):
+    if engine == "sparse" and score_func in FUSED_SCORES and has_numba():
         # Each mask holds the smaller ones: a weight comes in with the first mask that has it.
-        level = np.asarray(len(masks) - np.sum(masks, axis=0, dtype=np.intp))
+        level = np.full(weight.shape, len(masks), np.uint16)
+        for mask in masks:
+            level -= mask
         layer = SparseLayer(weight, bias, level, len(masks))
         name, place = cast(FusedScore, score_func), np.argsort(order)
         return lambda block: layer.level_scores(block, name)[place], n_threads

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
-from joblib import effective_n_jobs
 from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 from tqdm import tqdm
@@ -305,7 +304,7 @@ def load_block(X: Rows, rows: slice) -> FloatArray:
         A value is NaN or infinite; the message names the first such row.
     """
     block: FloatArray = np.asarray(X[rows], dtype=scoring_dtype(X.dtype))
-    if block.size and not _all_finite(block):
+    if block.size and not all_finite(block):
         row, column = np.argwhere(~np.isfinite(block))[0]
         value = block[row, column]
         kind = "NaN" if np.isnan(value) else f"infinity ({value})"
@@ -365,7 +364,7 @@ def _read_ahead(X: Rows, slices: list[slice]) -> Iterator[FloatArray]:
         yield ahead.result()
 
 
-def _all_finite(block: FloatArray) -> bool:
+def all_finite(block: FloatArray) -> bool:
     """Tell whether all values of a block are finite, in one pass where none is negative.
 
     As unsigned integers, the bits of all finite values without a sign come before those of
@@ -388,16 +387,16 @@ def map_blocks(
     X: Rows,
     slices: list[slice],
     *,
-    n_jobs: int | None = None,
+    n_threads: int = 1,
     description: str = "rows",
     verbose: int | bool = 0,
 ) -> Iterator[tuple[slice, Result]]:
     """Yield the row slice and ``function(block)`` of each block of rows, in order.
 
-    `n_jobs` threads work on the blocks. Rows in memory or in a mapped file are read by
+    So many threads work on the blocks. Rows in memory or in a mapped file are read by
     these threads; those of any other source in order, by one thread.
     """
-    n_threads = min(len(slices), effective_n_jobs(n_jobs)) if len(slices) > 1 else 1
+    n_threads = min(len(slices), n_threads)
     if n_threads <= 1:
         for rows, block in iterate_blocks(X, slices, description=description, verbose=verbose):
             yield rows, function(block)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from skdice._rows import Rows, row_number
+from skdice._rows import Rows, all_finite, row_number
 from skdice._scores import SCORES
 from skdice.engines import FUSED_SCORES, FusedScore, SparseLayer, dense_logits
 from skdice.shaping import Shaping
@@ -30,18 +30,34 @@ def fitted_shaping(shaping: Any, rows: Rows, verbose: int | bool = 0) -> Any:
     )
 
 
+def is_builtin(shaping: Any) -> bool:
+    """Tell whether a shaping is none of the user's own, which may not be made for threads."""
+    return shaping is None or isinstance(shaping, Shaping)
+
+
 def shape_block(shaping: Any, block: FloatArray) -> FloatArray:
     """Return a block of validated features after a fitted shaping, or None."""
     if shaping is None:
         return block
     if isinstance(shaping, Shaping):  # the block is validated already
-        return shaping.shape_block(block)
+        return _spoil_rows(shaping.shape_block(block))
     shaped = np.asarray(shaping.transform(block), dtype=block.dtype)
     if shaped.shape != block.shape:
         raise ValueError(
             f"{shaping!r} turned features of shape {block.shape} into {shaped.shape}; a "
             "shaping keeps the shape"
         )
+    return _spoil_rows(shaped)
+
+
+def _spoil_rows(shaped: FloatArray) -> FloatArray:
+    """Return shaped features in which a row is all NaN if any of its values is not finite.
+
+    Else it would be found or not by what the masked weight keeps.
+    """
+    if shaped.size and not all_finite(shaped):
+        spoilt = ~np.isfinite(shaped).all(axis=1, keepdims=True)
+        shaped = np.where(spoilt, shaped.dtype.type(np.nan), shaped)
     return shaped
 
 

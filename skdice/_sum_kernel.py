@@ -34,7 +34,7 @@ def _add_rows(rows: Any, total: Any, error: Any) -> None:
 
 
 @cache
-def _compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
+def compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
     """Return `_add_rows` for rows of a dtype, compiled, or read from numba's cache on disk."""
     # Features in a file that is mapped are read-only; others are accepted as such.
     rows = types.Array(from_dtype(dtype), 2, "C", readonly=True)
@@ -60,5 +60,5 @@ def compiled_column_sums(block: NDArray[np.floating[Any]]) -> NDArray[np.float64
     rest = np.zeros((UNROLLED_ROWS, block.shape[1]), block.dtype)
     rest[: len(block) - n_even] = block[n_even:]
     for rows in (block[:n_even], rest):
-        _compiled(block.dtype)(rows, total, error)
+        compiled(block.dtype)(rows, total, error)
     return np.stack([total, error])

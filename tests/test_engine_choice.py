@@ -1,12 +1,17 @@
 """The engines of the CPU behind a detector: whichever is chosen, the results are the same."""
 
+import time
+import types
+
 import numpy as np
 import pytest
 from reference import dice_scores
+from sklearn.preprocessing import FunctionTransformer
 
 import skdice._computation
 import skdice._path
-from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
+import skdice._scoring
+from skdice import DICEDetector, DICEDetectorCV, LinearHead, _extras, sparsity_path
 from skdice.features import open_features, save_features
 from skdice.shaping import ASH, ReAct
 
@@ -122,7 +127,73 @@ def test_without_numba_all_is_dense(engine, monkeypatch):
     head, X = problem(np.float32)
     engine("sparse")
     for module in (skdice._computation, skdice._path):
-        monkeypatch.setattr(module, "has_extra", lambda name: False)
-        monkeypatch.setattr(module, "available_threads", lambda: 1)
+        monkeypatch.setattr(module, "has_numba", lambda: False)
+    for module in (skdice._scoring, skdice._path):
+        monkeypatch.setattr(module, "SparseLayer", None)  # would fail
     expected = DICEDetector(head, sparsity=0.5).fit(X).score_samples(X)
     np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
+
+
+def test_a_numba_that_cannot_be_used_is_done_without(monkeypatch):
+    numba = types.SimpleNamespace(
+        config=types.SimpleNamespace(DISABLE_JIT=False),
+        version_info=types.SimpleNamespace(short=(0, 58)),
+        __version__="0.58.1",
+    )
+
+    def import_module(name):
+        if numba is None:
+            raise ImportError("Numba needs NumPy 2.2 or less")
+        return numba
+
+    monkeypatch.setattr(_extras, "import_module", import_module)
+    has_numba = _extras.has_numba.__wrapped__
+    with pytest.warns(UserWarning, match="numba is installed but cannot be used .*0.58.1"):
+        assert not has_numba()
+    numba.version_info.short = (0, 59)
+    assert has_numba()
+    numba.config.DISABLE_JIT = True
+    assert not has_numba()
+    numba = None
+    with pytest.warns(UserWarning, match="needs NumPy 2.2 or less"):
+        assert not has_numba()
+
+
+@pytest.mark.parametrize("name", ["dense", "sparse"])
+def test_what_a_shaping_makes_infinite_is_found_in_pruned_units_too(engine, name):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(1, 2, (900, 40))
+    # Unit 5 contributes the least to every class: nothing of it is kept.
+    weight = np.where(np.arange(40) == 5, -9.0, rng.uniform(1, 2, (30, 40)))
+    engine(name)
+    detector = DICEDetector(LinearHead(weight), sparsity=0.5, shaping=FunctionTransformer(np.log))
+    detector.fit(X)
+    assert not detector.mask_[:, 5].any()
+    X[7, 5] = 0
+    with np.errstate(divide="ignore"), pytest.raises(ValueError, match="score of row 7 is nan"):
+        detector.score_samples(X)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 1])
+def test_functions_of_the_user_run_one_at_a_time_unless_asked(engine, n_jobs):
+    head, X = problem(np.float32)
+    engine("sparse")
+    running, most = [], []
+
+    def slow(logits):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.005)
+        running.pop()
+        return logits.max(axis=1)
+
+    detector = DICEDetector(head, score_func=slow, n_jobs=n_jobs, batch_size=100).fit(X)
+    detector.score_samples(X)
+    assert max(most) == 1
+
+
+def test_small_blocks_are_left_to_the_dense_engine(engine, capsys):
+    head, X = problem(np.float32)
+    engine("sparse")
+    DICEDetector(head, batch_size=10, verbose=1).fit(X)
+    assert "dense engine" in capsys.readouterr().err

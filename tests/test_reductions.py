@@ -166,7 +166,7 @@ def test_large_sources_are_summed_by_compiled_code(monkeypatch):
     np.testing.assert_allclose(found[0], exact_mean(X), rtol=1e-15)
     # Where numba is not installed, NumPy does it.
     monkeypatch.setattr(_mean, "COMPILED_VALUES", 0)
-    monkeypatch.setattr(_mean, "has_extra", lambda name: False)
+    monkeypatch.setattr(_mean, "has_numba", lambda: False)
     monkeypatch.delitem(sys.modules, "skdice._sum_kernel")
     add_rows(running, X)
     assert "skdice._sum_kernel" not in sys.modules

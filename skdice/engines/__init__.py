@@ -8,13 +8,14 @@ from skdice.engines._choice import choose_engine, choose_path_engine
 from skdice.engines._dense import dense_logits
 from skdice.engines._device import CUDA_DEVICE, DEVICES, torch_device
 from skdice.engines._plan import Plan
-from skdice.engines._sparse import FUSED_SCORES, FusedScore, SparseLayer
+from skdice.engines._sparse import FUSED_SCORES, TILE_ROWS, FusedScore, SparseLayer
 from skdice.engines._threads import available_threads
 
 __all__ = [
     "CUDA_DEVICE",
     "DEVICES",
     "FUSED_SCORES",
+    "TILE_ROWS",
     "ArrayLayer",
     "FusedScore",
     "Plan",

@@ -29,6 +29,8 @@ FUSED_SCORES: tuple[str, ...] = get_args(FusedScore)
 VECTOR_BYTES = 64
 # One feature of all rows of a tile.
 COLUMN_BYTES = 4 * VECTOR_BYTES
+# Rows of a tile in float32: blocks of fewer are computed as if they had as many.
+TILE_ROWS = COLUMN_BYTES // 4
 # 28 KiB: what the smallest first-level caches, of 32 KiB, hold beside the weights and logits.
 # Every byte offset in a panel must fit 16 bits.
 PANEL_COLUMNS = 112
@@ -241,12 +243,16 @@ class SparseLayer:
         import_extra("numba", "fast")
         from skdice.engines import _sparse_kernels
 
+        layout = VECTOR_BYTES, COLUMN_BYTES, SQUARE_BYTES
+        kernels = _sparse_kernels
+        if layout != (kernels.VECTOR_BYTES, kernels.COLUMN_BYTES, kernels.SQUARE_BYTES):
+            raise RuntimeError(f"the kernels are not for the layout {layout}")
         self.dtype = coef.dtype
-        self._kernels = _sparse_kernels
+        self._kernels = kernels
         # Compiled here, in one thread, rather than by all that compute blocks.
         self._compute = _sparse_kernels.compiled(self.dtype)
         widened = self._widened(coef)
-        if level is not None:
+        if level is not None and level.shape != widened.shape:
             level = np.pad(level, ((0, 0), (0, widened.shape[1] - coef.shape[1])))
         intercept = intercept.astype(self.dtype, copy=False)
         self._head = pack_head(widened, intercept, level, n_levels)

@@ -20,8 +20,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from skdice.engines._sparse import COLUMN_BYTES, SQUARE_BYTES, VECTOR_BYTES
-
+# Here rather than imported: numba finds out by this file alone whether what it keeps on disk is
+# still right. `SparseLayer` makes sure that the layout of the head is the same.
+VECTOR_BYTES, COLUMN_BYTES, SQUARE_BYTES = 64, 256, 32
 # What to compute.
 LOGITS, MAXIMA, TOTALS = 0, 1, 2
 
