@@ -33,6 +33,7 @@ from skdice.plotting import (
     SparsityCurveDisplay,
     UnitContributionDisplay,
 )
+from skdice.plotting._curves import curves_of
 from skdice.plotting._style import COLOURS, STYLES
 from skdice.shaping import ReAct
 
@@ -368,8 +369,8 @@ def test_a_search_that_skips_combinations(fashion, labelled, ax):
     [
         ("roc_auc", False, "AUROC"),
         ("average_precision", False, "AUPR, in-distribution positive"),
-        (neg_fpr95_scorer, False, "negated FPR at 95 % TPR"),
-        (neg_fpr95_scorer, True, "FPR at 95 % TPR"),
+        (neg_fpr95_scorer, False, "negated FPR at 95 % TPR, authors' rule"),
+        (neg_fpr95_scorer, True, "FPR at 95 % TPR, authors' rule"),
         ("balanced_accuracy", False, "balanced accuracy"),
     ],
 )
@@ -601,3 +602,13 @@ def test_the_command_draws_without_pyplot(tmp_path):
 
 def test_a_file_name_is_no_formula(tmp_path):
     draw_evaluation(tmp_path / "a", title="$\\x$", id_scores=[1, 2], ood_scores=[0, 1])
+
+
+def test_candidates_measured_twice_are_no_curve():
+    results = {
+        "params": [{"sparsity": 0.1}, {"sparsity": 0.5}, {"sparsity": 0.1}],
+        "mean_test_score": np.array([0.5, 0.6, 0.7]),
+        "std_test_score": np.zeros(3),
+    }
+    with pytest.raises(ValueError, match=r"measured DICE at sparsity 0.1 more than once"):
+        curves_of(results, "score")

@@ -22,7 +22,7 @@ METRIC_NAMES = {
     "average_precision": "AUPR, in-distribution positive",
     "aupr_out": "AUPR, out-of-distribution positive",
     "fpr_at_tpr": "FPR at 95 % TPR",
-    "fpr_at_tpr_authors": "FPR at 95 % TPR",
+    "fpr_at_tpr_authors": "FPR at 95 % TPR, authors' rule",
     "detection_error": "detection error",
 }
 
@@ -50,6 +50,12 @@ def curves_of(
         known = [name.removeprefix("mean_test_") for name in results if "mean_test_" in name]
         raise ValueError(f"metric is {column!r}, but the search has {', '.join(known)}")
     candidates = [candidate_of(each) for each in results["params"]]
+    twice = [each for n, each in enumerate(candidates) if each in candidates[:n]]
+    if twice:
+        raise ValueError(
+            f"the search measured {twice[0][0]} at sparsity {twice[0][1]:g} more than once, as a "
+            "halving search does, or one over shapings that print alike: no single curve shows that"
+        )
     sparsities = np.unique([sparsity for _, sparsity in candidates])
     columns = []
     for statistic in ("mean", "std"):
