@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import array_api_compat
 import numpy as np
@@ -24,14 +24,13 @@ from skdice._rows import (
     scoring_dtype,
 )
 from skdice._scoring import (
-    block_scorer,
     check_finite,
+    engine_function,
     is_builtin,
-    masked_layer,
-    sparse_function,
 )
 from skdice._xp import from_numpy, has_float64, to_numpy
 from skdice.engines import (
+    FUSED_SCORES,
     TILE_ROWS,
     ArrayLayer,
     Plan,
@@ -187,45 +186,44 @@ class Computation:
         return home if device is None else device
 
     def _numpy_blocks(self, rows: Rows) -> Blocks:
-        layer = self.coef, self.intercept, self.shaping, scoring_dtype(rows.dtype)
-        slices = self._slices(rows)
-        n_threads = self._sparse_threads(rows, len(slices))
-        if n_threads:
-            function = sparse_function(*layer, self.score_func)
-        else:
-            function = masked_layer(*layer)
-            if self.score_func is not None:
-                function = block_scorer(function, self.score_func)
-        engine = "sparse" if n_threads else "dense"
-        if not n_threads:
-            n_threads = effective_n_jobs(self.n_jobs) if len(slices) > 1 else 1
+        slices, dtype = self._slices(rows), scoring_dtype(rows.dtype)
+        engine, n_threads = self._engine(rows, len(slices))
+        # It multiplies every feature by every weight: one that is not finite makes a result that
+        # is not, which is looked at anyway. (A shaping may clip it; a matrix library may skip
+        # the zeros.)
+        shows = engine == "few" and self.shaping is None
+        shows = shows and (self.score_func is None or self.score_func in FUSED_SCORES)
         return map_blocks(
-            function,
+            engine_function(
+                engine, self.coef, self.intercept, self.shaping, dtype, self.score_func
+            ),
             rows,
             slices,
             n_threads=n_threads,
+            validate=not shows,
             description=f"{self.name}, {engine} engine",
             verbose=self.verbose,
         )
 
-    def _sparse_threads(self, rows: Rows, n_blocks: int) -> int:
-        """Return the number of threads of the sparse engine; 0 where the dense one is faster."""
+    def _engine(self, rows: Rows, n_blocks: int) -> tuple[Literal["dense", "sparse", "few"], int]:
+        """Return the fastest engine of the CPU, and its number of threads."""
         n_classes, n_features = self.coef.shape
         shape, dtype = (rows.shape[0], n_features, n_classes), scoring_dtype(rows.dtype)
+        dense_threads = effective_n_jobs(self.n_jobs) if n_blocks > 1 else 1
         # Most are too few rows whatever the head keeps; a single one is spared the rest.
         if choose_engine(*shape, 0, dtype, 1) == "dense" or not has_numba():
-            return 0
+            return "dense", dense_threads
         if self.batch_size is not None and self.batch_size < TILE_ROWS:
-            return 0
+            return "dense", dense_threads
         if self.n_jobs is None and not callable(self.score_func) and is_builtin(self.shaping):
             # As many as the matrix products of the dense engine would take.
             n_threads = available_threads()
         else:
             n_threads = effective_n_jobs(self.n_jobs)
         n_threads = min(n_threads, n_blocks)
-        n_kept = np.count_nonzero(self.coef)
-        engine = choose_engine(*shape, int(n_kept), dtype, n_threads)
-        return n_threads if engine == "sparse" else 0
+        n_kept = int(np.count_nonzero(self.coef))
+        engine = choose_engine(*shape, n_kept, dtype, n_threads)
+        return engine, dense_threads if engine == "dense" else n_threads
 
     def _array_blocks(self, rows: Rows, plan: Plan) -> Blocks:
         source, dtype = array_source(rows), scoring_dtype(rows.dtype)

@@ -295,8 +295,10 @@ def row_number(X: Rows, row: int) -> int:
     return X.number(row) if isinstance(X, SelectedRows) else row
 
 
-def load_block(X: Rows, rows: slice) -> FloatArray:
+def load_block(X: Rows, rows: slice, *, validate: bool = True) -> FloatArray:
     """Return the rows in their scoring dtype, after checking that every value is finite.
+
+    With ``validate=False`` that is left to whoever looks at the results.
 
     Raises
     ------
@@ -304,7 +306,7 @@ def load_block(X: Rows, rows: slice) -> FloatArray:
         A value is NaN or infinite; the message names the first such row.
     """
     block: FloatArray = np.asarray(X[rows], dtype=scoring_dtype(X.dtype))
-    if block.size and not all_finite(block):
+    if validate and block.size and not all_finite(block):
         row, column = np.argwhere(~np.isfinite(block))[0]
         value = block[row, column]
         kind = "NaN" if np.isnan(value) else f"infinity ({value})"
@@ -320,6 +322,7 @@ def iterate_blocks(
     slices: list[slice] | None = None,
     *,
     batch_size: int | None = None,
+    validate: bool = True,
     description: str = "rows",
     verbose: int | bool = 0,
 ) -> Iterator[tuple[slice, FloatArray]]:
@@ -335,6 +338,8 @@ def iterate_blocks(
         The blocks; None cuts them by `batch_size`.
     batch_size : int, default=None
         Rows per block; None chooses them.
+    validate : bool
+        Whether every value must be finite.
     description : str
         What the progress bar says.
     verbose : int
@@ -345,21 +350,22 @@ def iterate_blocks(
         slices = block_slices(X.shape[0], row_bytes, batch_size)
     # A single block, such as a single row, is spared the thread and the bar.
     if len(slices) == 1 and not verbose:
-        yield slices[0], load_block(X, slices[0])
+        yield slices[0], load_block(X, slices[0], validate=validate)
         return
-    blocks = _read_ahead(X, slices) if slices else iter(())
+    load = partial(load_block, X, validate=validate)
+    blocks = _read_ahead(load, slices) if slices else iter(())
     with tqdm(total=X.shape[0], desc=description, unit=" rows", disable=not verbose) as bar:
         for rows, block in zip(slices, blocks, strict=True):
             yield rows, block
             bar.update(rows.stop - rows.start)
 
 
-def _read_ahead(X: Rows, slices: list[slice]) -> Iterator[FloatArray]:
+def _read_ahead(load: Callable[[slice], FloatArray], slices: list[slice]) -> Iterator[FloatArray]:
     with ThreadPoolExecutor(1, "skdice-read-ahead") as reader:
-        ahead = reader.submit(load_block, X, slices[0])
+        ahead = reader.submit(load, slices[0])
         for following in slices[1:]:
             block = ahead.result()
-            ahead = reader.submit(load_block, X, following)
+            ahead = reader.submit(load, following)
             yield block
         yield ahead.result()
 
@@ -388,24 +394,30 @@ def map_blocks(
     slices: list[slice],
     *,
     n_threads: int = 1,
+    validate: bool = True,
     description: str = "rows",
     verbose: int | bool = 0,
 ) -> Iterator[tuple[slice, Result]]:
     """Yield the row slice and ``function(block)`` of each block of rows, in order.
 
     So many threads work on the blocks. Rows in memory or in a mapped file are read by
-    these threads; those of any other source in order, by one thread.
+    these threads; those of any other source in order, by one thread. With
+    ``validate=False`` the function is to return what is not finite for rows that are not.
     """
     n_threads = min(len(slices), n_threads)
     if n_threads <= 1:
-        for rows, block in iterate_blocks(X, slices, description=description, verbose=verbose):
+        in_order = iterate_blocks(
+            X, slices, validate=validate, description=description, verbose=verbose
+        )
+        for rows, block in in_order:
             yield rows, function(block)
         return
+    load = partial(load_block, X, validate=validate)
     tasks: Iterator[tuple[slice, Callable[[], Result]]]
     if isinstance(X, np.ndarray | MappedRows):
-        tasks = ((rows, partial(_load_and_call, function, X, rows)) for rows in slices)
+        tasks = ((rows, partial(_load_and_call, function, load, rows)) for rows in slices)
     else:
-        blocks = zip(slices, _read_ahead(X, slices), strict=True)
+        blocks = zip(slices, _read_ahead(load, slices), strict=True)
         tasks = ((rows, partial(function, block)) for rows, block in blocks)
     with (
         ThreadPoolExecutor(n_threads, "skdice-blocks") as pool,
@@ -426,5 +438,7 @@ def map_blocks(
             yield finished()
 
 
-def _load_and_call(function: Callable[[FloatArray], Result], X: Rows, rows: slice) -> Result:
-    return function(load_block(X, rows))
+def _load_and_call(
+    function: Callable[[FloatArray], Result], load: Callable[[slice], FloatArray], rows: slice
+) -> Result:
+    return function(load(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from skdice._rows import Rows, all_finite, row_number
 from skdice._scores import SCORES
-from skdice.engines import FUSED_SCORES, FusedScore, SparseLayer, dense_logits
+from skdice.engines import FUSED_SCORES, FewClassesLayer, FusedScore, SparseLayer, dense_logits
 from skdice.shaping import Shaping
 
 FloatArray = NDArray[np.floating[Any]]
@@ -87,23 +87,30 @@ def masked_layer(
     return layer
 
 
-def sparse_function(
+def engine_function(
+    engine: Literal["dense", "sparse", "few"],
     coef: FloatArray,
     intercept: FloatArray,
     shaping: Any,
     dtype: np.dtype[Any],
     score_func: str | Callable[[FloatArray], FloatArray] | None,
 ) -> BlockFunction:
-    """Return the function from a block of features to scores, or logits, by the sparse engine.
+    """Return the function from a block of features to scores, or logits, by an engine.
 
     Parameters
     ----------
+    engine : {"dense", "sparse", "few"}
+        By matrix products, by the kept weights only, or by the kernel for few classes.
     coef, intercept, shaping, dtype
         As in `masked_layer`.
     score_func : str, callable or None
         As in `block_scorer`; None for the logits.
     """
-    layer = SparseLayer(coef.astype(dtype, copy=False), intercept)
+    if engine == "dense":
+        function = masked_layer(coef, intercept, shaping, dtype)
+        return function if score_func is None else block_scorer(function, score_func)
+    kernels = SparseLayer if engine == "sparse" else FewClassesLayer
+    layer = kernels(coef.astype(dtype, copy=False), intercept)
 
     def shaped(block: FloatArray) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -7,8 +7,10 @@ from skdice.engines._array import ArrayLayer
 from skdice.engines._choice import choose_engine, choose_path_engine
 from skdice.engines._dense import dense_logits
 from skdice.engines._device import CUDA_DEVICE, DEVICES, torch_device
+from skdice.engines._few import FewClassesLayer
+from skdice.engines._fused import FUSED_SCORES, FusedScore
 from skdice.engines._plan import Plan
-from skdice.engines._sparse import FUSED_SCORES, TILE_ROWS, FusedScore, SparseLayer
+from skdice.engines._sparse import TILE_ROWS, SparseLayer
 from skdice.engines._threads import available_threads
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "FUSED_SCORES",
     "TILE_ROWS",
     "ArrayLayer",
+    "FewClassesLayer",
     "FusedScore",
     "Plan",
     "SparseLayer",

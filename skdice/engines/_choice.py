@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from skdice.engines._few import MOST_WEIGHT_BYTES
+from skdice.engines._layout import CLASSES
 from skdice.engines._sparse import PANEL_COLUMNS
 
 # Nanoseconds by bytes per number. Dense, per row: multiplication, logit, feature, row.
@@ -21,6 +23,8 @@ SPARSE = {
     4: (0.0262, 0.0257, 0.901, 0.435, 18.6, 2.49, 10.4),
     8: (0.0527, 0.105, 1.03, 0.679, 52.9, 2.46, 26.2),
 }
+# Few classes, per row: multiplication, logit, feature, row.
+FEW = {4: (0.0155, 0.5, 0.1, 10.0), 8: (0.031, 1.0, 0.2, 10.0)}
 # Rows that one core scores in less than this by matrix products are always left to these. Beyond
 # it, the first call of a process pays for the import of numba, half a second, and the first of
 # an installation for the compilation, a few seconds; those that follow gain.
@@ -53,6 +57,13 @@ def sparse_counts(
         n_classes * n_features,
         n_kept,
     )
+
+
+def few_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
+    """Return how often each constant of `FEW` counts."""
+    rows = n_rows / n_threads
+    n_multiplied = -(-n_classes // CLASSES) * CLASSES
+    return rows * n_features * n_multiplied, rows * n_classes, rows * n_features, rows
 
 
 def choose_path_engine(
@@ -92,8 +103,8 @@ def choose_engine(
     n_kept: int,
     dtype: np.dtype[Any],
     n_threads: int,
-) -> Literal["dense", "sparse"]:
-    """Return the engine that scores rows in less time.
+) -> Literal["dense", "sparse", "few"]:
+    """Return the engine that scores rows in the least time.
 
     Parameters
     ----------
@@ -104,15 +115,19 @@ def choose_engine(
     dtype : dtype
         float32 or float64: in which it is computed.
     n_threads : int
-        Of either engine.
+        Of any engine.
     """
-    size = dtype.itemsize
-    dense = _seconds(DENSE[size], dense_counts(n_rows, n_features, n_classes, 1))
-    if dense < LEAST_DENSE_SECONDS:
+    size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
+    if _seconds(DENSE[size], dense_counts(*shape, 1)) < LEAST_DENSE_SECONDS:
         return "dense"
-    dense = _seconds(DENSE[size], dense_counts(n_rows, n_features, n_classes, n_threads))
-    counts = sparse_counts(n_rows, n_features, n_classes, n_kept, n_threads)
-    return "sparse" if _seconds(SPARSE[size], counts) < CLEARLY_LESS * dense else "dense"
+    dense = _seconds(DENSE[size], dense_counts(*shape, n_threads))
+    sparse = _seconds(SPARSE[size], sparse_counts(*shape, n_kept, n_threads))
+    few = np.inf
+    if n_classes * n_features * size <= MOST_WEIGHT_BYTES:
+        few = _seconds(FEW[size], few_counts(*shape, n_threads))
+    if min(few, sparse) >= CLEARLY_LESS * dense:
+        return "dense"
+    return "sparse" if sparse < few else "few"
 
 
 def _seconds(constants: tuple[float, ...], counts: tuple[float, ...]) -> float:

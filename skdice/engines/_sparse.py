@@ -12,23 +12,18 @@ Only the kernels (`skdice.engines._sparse_kernels`) import numba.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdice._extras import import_extra
+from skdice.engines._fused import LOGITS, FusedScore, aligned, fused_scores, wanted
+from skdice.engines._layout import COLUMN_BYTES, SQUARE_BYTES
 
 FloatArray = NDArray[np.floating[Any]]
 IndexArray = NDArray[np.int64]
-FusedScore = Literal["energy", "max_logit", "msp"]
 
-# Scores that need no logits of a whole block.
-FUSED_SCORES: tuple[str, ...] = get_args(FusedScore)
-
-VECTOR_BYTES = 64
-# One feature of all rows of a tile.
-COLUMN_BYTES = 4 * VECTOR_BYTES
 # Rows of a tile in float32: blocks of fewer are computed as if they had as many.
 TILE_ROWS = COLUMN_BYTES // 4
 # 28 KiB: what the smallest first-level caches, of 32 KiB, hold beside the weights and logits.
@@ -36,8 +31,6 @@ TILE_ROWS = COLUMN_BYTES // 4
 PANEL_COLUMNS = 112
 # The logits of a tile for as many classes take 256 KiB of the second-level cache.
 BLOCK_CLASSES = 1024
-# Rows and columns of the squares that are transposed in registers, in bytes.
-SQUARE_BYTES = 32
 
 
 class PackedHead(NamedTuple):
@@ -243,12 +236,7 @@ class SparseLayer:
         import_extra("numba", "fast")
         from skdice.engines import _sparse_kernels
 
-        layout = VECTOR_BYTES, COLUMN_BYTES, SQUARE_BYTES
-        kernels = _sparse_kernels
-        if layout != (kernels.VECTOR_BYTES, kernels.COLUMN_BYTES, kernels.SQUARE_BYTES):
-            raise RuntimeError(f"the kernels are not for the layout {layout}")
         self.dtype = coef.dtype
-        self._kernels = kernels
         # Compiled here, in one thread, rather than by all that compute blocks.
         self._compute = _sparse_kernels.compiled(self.dtype)
         widened = self._widened(coef)
@@ -266,14 +254,12 @@ class SparseLayer:
             One block of rows; computed in the dtype of `coef`.
         """
         logits = np.empty((len(features), len(self._head.intercept)), self.dtype)
-        self._run(self._kernels.LOGITS, features, logits=logits)
+        nothing = np.empty((1, 0), self.dtype)
+        self._run(LOGITS, features, logits, nothing, nothing)
         return logits
 
     def scores(self, features: FloatArray, score: FusedScore) -> FloatArray:
         """Return one of `FUSED_SCORES` (n_samples,) of a block of features.
-
-        A row whose logits are NaN or infinite has a score that is not finite, unless the
-        logits that are infinite are all negative and others are not.
 
         Parameters
         ----------
@@ -297,18 +283,10 @@ class SparseLayer:
         -------
         ndarray of shape (n_levels, n_samples)
         """
-        maxima, totals = np.empty((2, self._head.first_runs.shape[1], len(features)), self.dtype)
-        if score == "max_logit":
-            self._run(self._kernels.MAXIMA, features, maxima=maxima)
-            return maxima
-        self._run(self._kernels.TOTALS, features, maxima=maxima, totals=totals)
-        # A row that overflowed is reported by the caller.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if score == "msp":
-                return cast(FloatArray, np.divide(1, totals, out=totals))
-            np.log(totals, out=totals)
-            totals += maxima
-        return totals
+        shape = self._head.first_runs.shape[1], len(features)
+        maxima, totals = np.full(shape, -np.inf, self.dtype), np.zeros(shape, self.dtype)
+        self._run(wanted(score), features, np.empty((0, 0), self.dtype), maxima, totals)
+        return fused_scores(score, maxima, totals)
 
     def _widened(self, rows: FloatArray) -> FloatArray:
         """Return rows of at least one square of columns, contiguous and aligned."""
@@ -321,31 +299,20 @@ class SparseLayer:
         self,
         what: int,
         features: FloatArray,
-        *,
-        logits: FloatArray | None = None,
-        maxima: FloatArray | None = None,
-        totals: FloatArray | None = None,
+        logits: FloatArray,
+        maxima: FloatArray,
+        totals: FloatArray,
     ) -> None:
         tile_rows = COLUMN_BYTES // self.dtype.itemsize
-        head, nothing = self._head, np.empty((0, 0), self.dtype)
-        n_largest = int(np.diff(head.block_classes).max())
+        n_largest = int(np.diff(self._head.block_classes).max())
         self._compute(
             what,
             self._widened(features),
-            *head,
+            *self._head,
             # One column more, for what is not needed.
-            _aligned((PANEL_COLUMNS + 1, tile_rows), self.dtype),
-            _aligned((n_largest, tile_rows), self.dtype),
-            nothing if logits is None else logits,
-            nothing if maxima is None else maxima,
-            nothing if totals is None else totals,
+            aligned((PANEL_COLUMNS + 1, tile_rows), self.dtype),
+            aligned((n_largest, tile_rows), self.dtype),
+            logits,
+            maxima,
+            totals,
         )
-
-
-def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> FloatArray:
-    """Return an empty array of which no vector lies across two cache lines."""
-    n_bytes = shape[0] * shape[1] * dtype.itemsize
-    memory = np.empty(n_bytes + VECTOR_BYTES, np.uint8)
-    start = -memory.ctypes.data % VECTOR_BYTES
-    aligned: FloatArray = memory[start : start + n_bytes].view(dtype).reshape(shape)
-    return aligned
