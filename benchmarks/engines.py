@@ -1,11 +1,12 @@
-"""Dense and sparse scoring side by side, over heads, sparsities, dtypes and threads.
+"""The engines of the CPU side by side, over heads, sparsities, dtypes and threads.
 
     python benchmarks/engines.py [--shape 20000,2048,1000] [--sparsities 0.7 0.9] [--threads 1]
         [--repeats 5] [--constants]
 
-Energy scores of rows in memory, by NumPy's matrix products and log-sum-exp and by the sparse
-engine (its packing of the head included, its compilation not), in turn in one process; the
-smallest time of each counts. The kept weights lie at random, so that no unit is without one.
+Energy scores of rows in memory, by NumPy's matrix products and log-sum-exp, by the sparse
+engine and by the one for few classes (packing of the head included, compilation not), in turn in
+one process; the smallest time of each counts. The kept weights lie at random, so that no unit is
+without one.
 With ``--constants``, those of the cost model of `skdice.engines._choice` are fitted to the times
 of this run with one thread, which others on the machine disturb least, and printed.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from scipy.optimize import nnls
@@ -22,8 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from skdice._rows import block_slices
 from skdice._scores import energy
-from skdice.engines import _choice, dense_logits
-from skdice.engines._sparse import SparseLayer
+from skdice.engines import FewClassesLayer, SparseLayer, _choice, dense_logits
 
 SHAPES = [
     (20_000, 2048, 1000),
@@ -41,10 +42,17 @@ def dense_scores(X, coef, intercept, slices, n_threads):
     )
 
 
-def sparse_scores(X, coef, intercept, slices, n_threads):
-    layer = SparseLayer(coef, intercept)
+def kernel_scores(layer_type, X, coef, intercept, slices, n_threads):
+    layer = layer_type(coef, intercept)
     with ThreadPoolExecutor(n_threads) as pool:
         return np.concatenate(list(pool.map(lambda rows: layer.scores(X[rows], "energy"), slices)))
+
+
+ENGINES = {
+    "dense": dense_scores,
+    "sparse": partial(kernel_scores, SparseLayer),
+    "few": partial(kernel_scores, FewClassesLayer),
+}
 
 
 def timed(function, *arguments):
@@ -57,19 +65,22 @@ def timed(function, *arguments):
 
 def print_constants(measured) -> None:
     """Fit the cost model to measured times, by their relative errors."""
-    for name, counts, column in (
-        ("DENSE", lambda p: _choice.dense_counts(*p[:3], p[5]), 1),
-        ("SPARSE", lambda p: _choice.sparse_counts(*p[:4], p[5]), 2),
+    for name, counts in (
+        ("dense", lambda p: _choice.dense_counts(*p[:3], p[5])),
+        ("sparse", lambda p: _choice.sparse_counts(*p[:4], p[5])),
+        ("few", lambda p: _choice.few_counts(*p[:3], p[5])),
     ):
         for size in (4, 8):
-            chosen = [each for each in measured if each[0][4:] == (f"f{size}", 1)]
-            seconds = np.array([each[column] for each in chosen])
+            chosen = [
+                each for each in measured if each[0][4:] == (f"f{size}", 1) and name in each[1]
+            ]
+            seconds = np.array([each[1][name] for each in chosen])
             table = np.array([counts(each[0]) for each in chosen]) / seconds[:, np.newaxis]
             constants, _ = nnls(table * 1e-9, np.ones(len(chosen)))
             error = np.abs(table * 1e-9 @ constants - 1)
             numbers = ", ".join(f"{each:.3g}" for each in constants)
             print(
-                f"{name}[{size}] = ({numbers})  "
+                f"{name.upper()}[{size}] = ({numbers})  "
                 f"relative error {np.median(error):.2f}, at most {error.max():.2f}"
             )
 
@@ -87,7 +98,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     measured = []
     worst = 0.0
-    print("rows      features classes  dtype   threads sparsity   dense s  sparse s  ratio  chosen")
+    print(
+        "rows      features classes  dtype   threads sparsity   dense s  sparse s     few s  chosen"
+    )
     for n_rows, n_features, n_classes in shapes:
         uniform = rng.random((n_classes, n_features), dtype=np.float32)
         for dtype in (np.float32, np.float64):
@@ -98,29 +111,33 @@ def main() -> None:
             for n_threads in arguments.threads:
                 for sparsity in arguments.sparsities:
                     coef = (uniform - dtype(0.5)) * (uniform >= sparsity) / dtype(20)
-                    seconds = {dense_scores: [], sparse_scores: []}
+                    spent = {name: [] for name in ENGINES}
+                    if coef.nbytes > _choice.MOST_WEIGHT_BYTES:
+                        del spent["few"]
                     with threadpool_limits(n_threads):
                         for _ in range(arguments.repeats):
                             results = []
-                            for function, times in seconds.items():
-                                spent, scores = timed(
-                                    function, X, coef, intercept, slices, n_threads
+                            for name, times in spent.items():
+                                each, scores = timed(
+                                    ENGINES[name], X, coef, intercept, slices, n_threads
                                 )
-                                times.append(spent)
+                                times.append(each)
                                 results.append(scores)
-                            np.testing.assert_allclose(*results, rtol=1e-5)
-                    dense, sparse = (min(times) for times in seconds.values())
+                            for scores in results[1:]:
+                                np.testing.assert_allclose(scores, results[0], rtol=1e-5)
+                    seconds = {name: min(times) for name, times in spent.items()}
                     n_kept = np.count_nonzero(coef)
                     problem = (n_rows, n_features, n_classes, n_kept, np.dtype(dtype), n_threads)
                     choice = _choice.choose_engine(*problem)
-                    worst = max(
-                        worst, {"dense": dense, "sparse": sparse}[choice] / min(dense, sparse)
-                    )
-                    measured.append((problem, dense, sparse))
+                    behind = seconds[choice] / min(seconds.values())
+                    worst = max(worst, behind)
+                    measured.append((problem, seconds))
                     print(
                         f"{n_rows:<9} {n_features:<8} {n_classes:<8} {np.dtype(dtype)} "
-                        f"{n_threads:>7} {sparsity:>8} {dense:9.4f} {sparse:9.4f} "
-                        f"{sparse / dense:6.2f}  {choice}",
+                        f"{n_threads:>7} {sparsity:>8} "
+                        + " ".join(f"{seconds.get(name, np.nan):9.4f}" for name in ENGINES)
+                        + f"  {choice}"
+                        + (f" ({behind:.2f} times the fastest)" if behind > 1 else ""),
                         flush=True,
                     )
     print(f"the chosen engine's time is at most {worst:.2f} times the smaller one")

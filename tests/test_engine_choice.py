@@ -42,23 +42,26 @@ def negated_sum(logits):
 @pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen", negated_sum])
 @pytest.mark.parametrize("shaping", [None, ReAct(), ASH()], ids=repr)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_both_engines_score_alike(engine, dtype, shaping, score_func):
+def test_all_engines_score_alike(engine, dtype, shaping, score_func):
     head, X = problem(dtype)
     detector = DICEDetector(head, sparsity=0.8, shaping=shaping, score_func=score_func)
     results = []
-    for name in ("dense", "sparse"):
+    for name in ("dense", "sparse", "few"):
         engine(name)
         detector.fit(X)
         scores, logits = detector.score_samples(X), detector.logits(X)
         assert scores.dtype == logits.dtype == (np.float64 if dtype == np.float64 else np.float32)
         results.append([scores, logits, [detector.offset_]])
-    for dense, sparse in zip(*results, strict=True):
-        np.testing.assert_allclose(sparse, dense, rtol=5 * TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for dense, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_allclose(
+                other, dense, rtol=5 * TOLERANCE[dtype], atol=TOLERANCE[dtype]
+            )
 
 
 @pytest.mark.parametrize("sparsity", [0, 0.1, 0.7, 0.95])
-@pytest.mark.parametrize("name", ["dense", "sparse"])
-def test_either_engine_is_the_papers_formula(engine, name, sparsity):
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
+def test_each_engine_is_the_papers_formula(engine, name, sparsity):
     head, X = problem(np.float64)
     engine(name)
     found = DICEDetector(head, sparsity=sparsity).fit(X).score_samples(X)
@@ -67,7 +70,7 @@ def test_either_engine_is_the_papers_formula(engine, name, sparsity):
     )
 
 
-@pytest.mark.parametrize("name", ["dense", "sparse"])
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
 def test_blocks_threads_and_sources_change_nothing(engine, name, tmp_path):
     head, X = problem(np.float32)
     engine(name)
@@ -79,9 +82,23 @@ def test_blocks_threads_and_sources_change_nothing(engine, name, tmp_path):
             np.testing.assert_allclose(detector.score_samples(rows), expected, rtol=1e-6)
 
 
-def test_the_sparse_engine_names_the_row_that_overflows(engine):
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_number_of_threads_gives_the_same_bits(engine, name, dtype):
+    head, X = problem(dtype)
+    engine(name)
+    detector = DICEDetector(head, batch_size=100, n_jobs=1).fit(X)
+    scores, logits = detector.score_samples(X), detector.logits(X)
+    for n_jobs in (None, 2, 5):
+        detector.set_params(n_jobs=n_jobs)
+        assert np.array_equal(detector.score_samples(X), scores)
+        assert np.array_equal(detector.logits(X), logits)
+
+
+@pytest.mark.parametrize("name", ["sparse", "few"])
+def test_the_kernels_name_the_row_that_overflows(engine, name):
     head, X = problem(np.float32)
-    engine("sparse")
+    engine(name)
     detector = DICEDetector(head).fit(X)
     X[1234] = 3e38
     with pytest.raises(ValueError, match="the score of row 1234 is"):
@@ -117,7 +134,7 @@ def test_the_search_is_the_same_by_both_engines(engine):
 
 def test_verbose_names_the_engine(engine, capsys):
     head, X = problem(np.float32)
-    for name in ("dense", "sparse"):
+    for name in ("dense", "sparse", "few"):
         engine(name)
         DICEDetector(head, verbose=1).fit(X).score_samples(X)
         assert f"scores, {name} engine" in capsys.readouterr().err
@@ -130,6 +147,7 @@ def test_without_numba_all_is_dense(engine, monkeypatch):
         monkeypatch.setattr(module, "has_numba", lambda: False)
     for module in (skdice._scoring, skdice._path):
         monkeypatch.setattr(module, "SparseLayer", None)  # would fail
+    monkeypatch.setattr(skdice._scoring, "FewClassesLayer", None)
     expected = DICEDetector(head, sparsity=0.5).fit(X).score_samples(X)
     np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
 
@@ -159,7 +177,7 @@ def test_a_numba_that_cannot_be_used_is_done_without(monkeypatch):
         assert not has_numba()
 
 
-@pytest.mark.parametrize("name", ["dense", "sparse"])
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
 def test_what_a_shaping_makes_infinite_is_found_in_pruned_units_too(engine, name):
     rng = np.random.default_rng(0)
     X = rng.uniform(1, 2, (900, 40))
@@ -172,6 +190,33 @@ def test_what_a_shaping_makes_infinite_is_found_in_pruned_units_too(engine, name
     X[7, 5] = 0
     with np.errstate(divide="ignore"), pytest.raises(ValueError, match="score of row 7 is nan"):
         detector.score_samples(X)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen", negated_sum])
+@pytest.mark.parametrize("shaping", [None, ReAct(threshold=1.0)], ids=repr)
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_the_engine_that_reads_once_names_the_value_that_is_not_finite(
+    engine, n_jobs, shaping, score_func, value
+):
+    head, X = problem(np.float32)
+    # Of which nothing is kept; and others that all classes have negative, or not, weights for.
+    weight = np.where(np.arange(140) == 5, -9.0, head.weight)
+    weight[:, 7], weight[:, 8] = 4, np.where(np.arange(30) % 2, 4, -4)
+    engine("few")
+    detector = DICEDetector(
+        (weight, head.bias),
+        shaping=shaping,
+        score_func=score_func,
+        batch_size=300,
+        n_jobs=n_jobs,
+    ).fit(X)
+    for column in (5, 7, 8, 139):
+        broken = X.copy()
+        broken[1234, column] = value
+        for method in (detector.score_samples, detector.logits, detector.calibrate):
+            with pytest.raises(ValueError, match=f"in row 1234, column {column};"):
+                method(broken)
 
 
 @pytest.mark.parametrize("n_jobs", [None, 1])

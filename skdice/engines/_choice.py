@@ -24,7 +24,7 @@ SPARSE = {
     8: (0.0527, 0.105, 1.03, 0.679, 52.9, 2.46, 26.2),
 }
 # Few classes, per row: multiplication, logit, feature, row.
-FEW = {4: (0.0155, 0.5, 0.1, 10.0), 8: (0.031, 1.0, 0.2, 10.0)}
+FEW = {4: (0.0198, 1.21, 0.009, 14.0), 8: (0.0456, 0.466, 0.0105, 26.4)}
 # Rows that one core scores in less than this by matrix products are always left to these. Beyond
 # it, the first call of a process pays for the import of numba, half a second, and the first of
 # an installation for the compilation, a few seconds; those that follow gain.

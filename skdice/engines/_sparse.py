@@ -100,10 +100,22 @@ def pack_head(
         Number of levels.
     """
     n_classes, n_features = coef.shape
-    kept = coef != 0
-    if level is not None:
-        kept &= level < n_levels
-    used = np.flatnonzero(kept.any(axis=0))
+    n_blocks = -(-n_classes // BLOCK_CLASSES)
+    block_classes = np.linspace(0, n_classes, n_blocks + 1).astype(np.int64)
+
+    def kept_weights(first: int, stop: int) -> NDArray[np.bool_]:
+        # Of one block at a time: next to a large head there is little room.
+        kept: NDArray[np.bool_] = coef[first:stop] != 0
+        if level is not None:
+            kept &= level[first:stop] < n_levels
+        return kept
+
+    n_kept, is_used = 0, np.zeros(n_features, np.bool_)
+    for block in pairwise(block_classes):
+        kept = kept_weights(*block)
+        n_kept += int(np.count_nonzero(kept))
+        is_used |= kept.any(axis=0)
+    used = np.flatnonzero(is_used)
     n_panels = -(-len(used) // PANEL_COLUMNS)
     # As even as can be.
     panels = [
@@ -116,16 +128,19 @@ def pack_head(
     panel_squares, square_columns, square_offsets = _squares(
         panels, n_features, SQUARE_BYTES // coef.itemsize
     )
-    n_blocks = -(-n_classes // BLOCK_CLASSES)
-    block_classes = np.linspace(0, n_classes, n_blocks + 1).astype(np.int64)
     parts = []
+    offsets, weights = np.empty(n_kept, np.uint16), np.empty(n_kept, coef.dtype)
+    filled = 0
     for first, stop in pairwise(block_classes):
+        kept = kept_weights(first, stop)
         for n in range(n_levels):
-            here = kept[first:stop]
-            if level is not None:
-                here = here & (level[first:stop] == n)
-            parts.append(_runs(coef[first:stop], here, first_columns, offset_of_column))
-    runs_of_panels, run_classes, run_lengths, offsets, weights = (
+            here = kept if level is None else kept & (level[first:stop] == n)
+            runs = _runs(coef[first:stop], here, first_columns, offset_of_column)
+            parts.append(runs[:3])
+            end = filled + len(runs[3])
+            offsets[filled:end], weights[filled:end] = runs[3:]
+            filled = end
+    runs_of_panels, run_classes, run_lengths = (
         np.concatenate(each) for each in zip(*parts, strict=True)
     )
     first_runs = np.zeros((n_blocks * n_levels, n_panels + 1), np.int64)
