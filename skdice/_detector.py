@@ -101,11 +101,11 @@ class DICEDetector(BaseDICE):
 
     Attributes
     ----------
-    mean_activation_ : ndarray of shape (n_features_in_,), float64
+    mean_activation_ : ndarray of shape (n_features,), float64
         Mean activation of the in-distribution rows.
-    mask_ : ndarray of shape (n_classes, n_features_in_), bool
+    mask_ : ndarray of shape (n_classes, n_features), bool
         True where a weight is kept.
-    coef_ : ndarray of shape (n_classes, n_features_in_)
+    coef_ : ndarray of shape (n_classes, n_features)
         The masked weight, in the dtype of the head.
     intercept_ : ndarray of shape (n_classes,)
         The head's bias, never pruned.
@@ -123,7 +123,7 @@ class DICEDetector(BaseDICE):
         Rows in the mean activation.
     n_features_in_ : int
         Number of features seen in fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had them, all strings.
 
     See Also

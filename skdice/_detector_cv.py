@@ -70,7 +70,7 @@ class DICEDetectorCV(BaseDICE):
         for one class, with that class left out of the head and of the fitted rows: the mean
         over up to 10 classes per fold, at as many times the cost. Prefer real outliers: on
         the two networks measured none of these found the pruning that helps, and the last once
-        chose one that hurts (docs/choosing_sparsity.rst).
+        chose one that hurts (docs/user_guide/choosing_sparsity.rst).
     shaping : transformer, list of transformers, or None, default=None
         As in `DICEDetector`; of a list, which may hold None, each is tried with each sparsity.
     score_func, contamination, device, batch_size, n_jobs, verbose

@@ -1,0 +1,101 @@
+"""The site: ``sphinx-build -n -W --keep-going docs OUTPUT``. Needs no network."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# Before SciPy is imported: scikit-learn checks array API support only with it.
+os.environ["SCIPY_ARRAY_API"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import skdice
+
+project = "skdice"
+author = "The skdice developers"
+copyright = f"2026, {author}"  # noqa: A001
+version = release = skdice.__version__
+
+extensions = [
+    "command_help",
+    "mathml",
+    "matplotlib.sphinxext.plot_directive",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["changes", "gallery", "_ext", "_build"]
+templates_path = ["_templates"]
+# Names in single backticks, as in the docstrings, are references where there is such a name.
+default_role = "py:obj"
+
+# A reference to a name of skdice that does not exist is an error. Those of other projects are
+# checked by nobody here, as their inventories need a network: see below.
+nitpick_ignore_regex = [("py:.*", r"(?!skdice\b).*")]
+# The reference of other projects is linked where the build is asked to fetch their inventories:
+# sphinx-build -t online.
+if tags.has("online"):  # noqa: F821
+    intersphinx_mapping = {
+        "matplotlib": ("https://matplotlib.org/stable/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "python": ("https://docs.python.org/3/", None),
+        "scipy": ("https://docs.scipy.org/doc/scipy/", None),
+        "sklearn": ("https://scikit-learn.org/stable/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+
+autodoc_typehints = "none"
+autosummary_generate = True
+autosummary_ignore_module_all = False
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+html_math_renderer = "mathml"
+plot_formats = [("png", 120)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_rcparams = {"savefig.bbox": "tight"}
+plot_apply_rcparams = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": False,
+    "only_warn_on_example_error": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "min_reported_time": 5,
+    "backreferences_dir": "auto_gallery/backreferences",
+    "doc_module": ("skdice",),
+    "image_srcset": ["2x"],
+}
+# As in the tests: an example that warns is wrong.
+warnings.filterwarnings("error", module=r"skdice(\.|$)")
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skdice"
+html_static_path = ["_static"]
+html_css_files = ["skdice.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": [], "getting_started": [], "cli": [], "performance": [], "changelog": []}
+html_sidebars |= {"when_dice_does_not_help": [], "contributing": []}

@@ -1,0 +1,42 @@
+"""Every public name is in the API reference, and nothing else is."""
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import skdice
+
+PAGE = Path(__file__).parents[1] / "docs" / "api.rst"
+# How blocks of rows become scores: named for the package's own modules, not for its users.
+INTERNAL = {"skdice.engines"}
+
+
+def public_names() -> set[str]:
+    names = {f"skdice.{name}" for name in skdice.__all__}
+    for module in pkgutil.iter_modules(skdice.__path__, "skdice."):
+        if not module.name.startswith("skdice._") and module.name not in INTERNAL:
+            names |= {
+                f"{module.name}.{each}" for each in importlib.import_module(module.name).__all__
+            }
+    return names
+
+
+def documented_names() -> list[str]:
+    names, module, in_summary = [], None, False
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith(".. module:: "):
+            module = line.split()[-1]
+        elif line.startswith(".. autosummary::"):
+            in_summary = True
+        elif in_summary and re.fullmatch(r"   \w+", line):
+            names.append(f"{module}.{line.strip()}")
+        elif line and not line.startswith("   "):
+            in_summary = False
+    return names
+
+
+def test_every_public_name_is_in_the_reference():
+    documented = documented_names()
+    assert set(documented) == public_names()
+    assert len(documented) == len(set(documented))
