@@ -78,6 +78,8 @@ sphinx_gallery_conf = {
     "backreferences_dir": "auto_gallery/backreferences",
     "doc_module": ("skdice",),
     "image_srcset": ["2x"],
+    # A picture is shown, not its name.
+    "ignore_repr_types": r"matplotlib|skdice\.plotting",
 }
 # As in the tests: an example that warns is wrong.
 warnings.filterwarnings("error", module=r"skdice(\.|$)")

@@ -34,10 +34,10 @@ ax.imshow(detector.mask_[:, order], aspect="auto", cmap="binary", interpolation=
 ax.set(xlabel="unit, by its mean activation", ylabel="class", title="weights kept (black)")
 
 # %%
-# The units of one class, trousers, before and after. In the paper's figure the outliers' terms vary
-# widely at units that contribute little in-distribution, and pruning makes their logits vary less. On
-# this network the digits' terms there are small and mostly negative. Without them the digits' logits
-# rise by more than those of good rows, so that pruning this much hurts.
+# The units of one class, trousers, before and after. In the paper's figure the outliers' terms
+# vary widely at units that contribute little in-distribution, and pruning makes their logits vary
+# less. On this network the digits' terms there are small and mostly negative. Without them the
+# digits' logits rise by more than those of good rows, so that pruning this much hurts.
 trousers = data.id_test[data.id_test_labels == 1]
 UnitContributionDisplay.from_estimator(
     detector, trousers, {"mnist": data.ood["mnist"]}, class_index=1
