@@ -31,7 +31,7 @@ ax.legend()
 figure, ax = plt.subplots(figsize=(8, 2.6), layout="constrained")
 order = np.argsort(detector.mean_activation_)[::-1]
 ax.imshow(detector.mask_[:, order], aspect="auto", cmap="binary", interpolation="none")
-ax.set(xlabel="unit, by its mean activation", ylabel="class", title="weights kept (black)")
+_ = ax.set(xlabel="unit, by its mean activation", ylabel="class", title="weights kept (black)")
 
 # %%
 # The units of one class, trousers, before and after. In the paper's figure the outliers' terms

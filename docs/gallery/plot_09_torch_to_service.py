@@ -59,8 +59,8 @@ detector = DICEDetector(extraction.head, sparsity=0).fit(extraction.features)
 detector.calibrate(extract_features(model, heldout[::2]).features, method="conformal")
 
 # %%
-# The attached module takes what the model takes. It is a torch module like any other: save it,
-# script it, export it to ONNX.
+# The attached module takes what the model takes. It is a torch module like any other: save it, or
+# export it to ONNX.
 service = attach(model, detector)
 with torch.no_grad():
     for name, batch in {
