@@ -26,7 +26,7 @@ print(f"{(detector.predict(data.id_test) == -1).mean():.1%} of unseen rows flagg
 # flag among the rest. At this size the two methods differ by one row of the 50.
 rng = np.random.default_rng(0)
 flagged = {"quantile": [], "conformal": []}
-for _ in range(300):
+for _ in range(100):
     order = rng.permutation(len(data.id_test))
     few, rest = data.id_test[order[:50]], data.id_test[order[50:]]
     for method, shares in flagged.items():
