@@ -36,9 +36,9 @@ for each in detectors.values():
 compare(detectors, data.id_test, data.ood)
 
 # %%
-# No score is the best on every set. ASH and SCALE were made for networks with many more features. On
-# this one SCALE is not much better than chance, and ASH ranks outliers above good rows: its AUROC is
-# far below 50 %. The curves of three others:
+# No score is the best on every set. ASH and SCALE were made for networks with many more features.
+# On this one SCALE is not much better than chance, and ASH ranks outliers above good rows:
+# its AUROC is far below 50 %. The curves of three others:
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
 for ax, name in zip(axes, ("MSP", "energy", "DICE 0.1 + ReAct"), strict=True):
     OODRocCurveDisplay.from_estimator(detectors[name], data.id_test, data.ood, ax=ax)
