@@ -166,11 +166,7 @@ def main() -> None:
         __doc__.splitlines()[0], None if root is None else Path(root) / "cifar10-densenet"
     )
     options.add_argument("--dataset", choices=sorted(CIFAR), default="cifar10")
-    arguments = options.parse_args()
-    if arguments.features is None:
-        options.error("name the folder of features: --features FOLDER")
-    if (arguments.checkpoint is None) != (arguments.data is None):
-        options.error("images need both, --checkpoint and --data")
+    arguments = reproduction.parse(options)
     if arguments.data is not None:
         from densenet import densenet_of
 

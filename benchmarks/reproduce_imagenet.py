@@ -87,11 +87,7 @@ EXPERIMENT = reproduction.Experiment(
 
 def main() -> None:
     options = reproduction.parser(__doc__.splitlines()[0], None)
-    arguments = options.parse_args()
-    if arguments.features is None:
-        options.error("name the folder of features: --features FOLDER")
-    if (arguments.checkpoint is None) != (arguments.data is None):
-        options.error("images need both, --checkpoint and --data")
+    arguments = reproduction.parse(options)
     if arguments.data is not None:
         from resnet import resnet_of
 

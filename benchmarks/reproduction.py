@@ -102,6 +102,16 @@ def parser(description: str, features: Path | None) -> argparse.ArgumentParser:
     return options
 
 
+def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the arguments, after looking whether they are enough."""
+    arguments = options.parse_args()
+    if arguments.features is None:
+        options.error("name the folder of features: --features FOLDER")
+    if (arguments.checkpoint is None) != (arguments.data is None):
+        options.error("images need both, --checkpoint and --data")
+    return arguments
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """Read a state dict, which may lie in a checkpoint; nothing but tensors is built."""
     import torch
