@@ -20,6 +20,24 @@ hypothesis.settings.register_profile("skdice", deadline=None)
 hypothesis.settings.load_profile("skdice")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--least-passed",
+        type=int,
+        default=0,
+        help="fail if fewer tests pass: what is skipped for want of an extra must not be all",
+    )
+
+
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    least = session.config.getoption("--least-passed")
+    passed = len(reporter.stats.get("passed", ())) if reporter else 0
+    if passed < least:
+        reporter.write_line(f"\n{passed} tests passed, expected at least {least}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def fashion():
     return load_fashion_mnist_ood()

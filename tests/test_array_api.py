@@ -2,9 +2,13 @@
 
 import pickle
 
+import pytest
+
+pytest.importorskip("array_api_strict")
+pytest.importorskip("torch")
+
 import array_api_strict
 import numpy as np
-import pytest
 import torch
 from sklearn import config_context
 from sklearn.utils.estimator_checks import estimator_checks_generator

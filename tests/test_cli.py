@@ -64,6 +64,7 @@ def test_demo_figures_are_those_of_the_detector(demo, fashion):
 
 
 def test_demo_draws_a_picture(demo):
+    pytest.importorskip("matplotlib")
     folder, _ = demo
     content = (folder / "demo.png").read_bytes()
     assert content.startswith(b"\x89PNG")
@@ -114,6 +115,7 @@ def test_help_and_version(capsys):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, fashion):
+    pytest.importorskip("h5py")
     folder = tmp_path_factory.mktemp("files")
     save_features(folder / "train.npy", fashion.id_train)
     save_features(folder / "test.h5", fashion.id_test, labels=fashion.id_test_labels)

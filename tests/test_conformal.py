@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from sklearn.exceptions import NotFittedError
 
 import skdice
@@ -51,6 +50,11 @@ def test_by_hand(detector):
         detector.pvalues([[-1.0], [0.0], [0.5], [18.0], [99.0]]), [0.05, 0.1, 0.1, 1.0, 1.0]
     )
     assert list(detector.predict([[0.5], [1.0]])) == [-1, 1]
+
+
+def test_p_values_of_a_tensor(detector):
+    torch = pytest.importorskip("torch")
+    detector.calibrate(np.arange(19.0)[:, None], 0.1, method="conformal")
     assert detector.pvalues(torch.tensor([[0.5]])).tolist() == [0.1]
 
 

@@ -2,9 +2,13 @@
 
 import copy
 
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn

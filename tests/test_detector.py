@@ -7,7 +7,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from reference import dice_scores
 from scipy.special import logsumexp
 from sklearn import config_context
@@ -271,6 +270,12 @@ def test_scoring_dtype_follows_the_features(small, dtype, scored):
     assert isinstance(detector.offset_, float)
 
 
+def test_a_layer_in_place_of_a_head_is_refused(small):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=r"instance of Linear.*from_torch"):
+        DICEDetector(torch.nn.Linear(12, 5)).fit(small[1])
+
+
 def test_data_frames_keep_their_column_names(small):
     head, X = small
     frame = pd.DataFrame(X, columns=[f"unit{i}" for i in range(X.shape[1])])
@@ -432,7 +437,6 @@ def test_a_class_without_any_weight_is_a_warning():
         ({"head": None}, ValueError, r"LinearHead\.from_torch\(model\.fc\)"),
         ({"head": "logits"}, ValueError, "'head' parameter .* Got 'logits'"),
         ({"head": [[1.0]]}, ValueError, r"Got an instance of list.*a tuple \(weight, bias\)"),
-        ({"head": torch.nn.Linear(12, 5)}, ValueError, r"instance of Linear.*from_torch"),
         ({"contamination": 5}, ValueError, r"did you mean 0\.05\?"),
         ({"sparsity": 90}, ValueError, r"Got 90 instead.*did you mean 0\.9\?"),
         ({"sparsity": 1.5}, ValueError, r"Got 1\.5 instead"),

@@ -133,6 +133,7 @@ def test_the_search_is_the_same_by_both_engines(engine):
 
 
 def test_verbose_names_the_engine(engine, capsys):
+    pytest.importorskip("numba")
     head, X = problem(np.float32)
     for name in ("dense", "sparse", "few"):
         engine(name)
@@ -153,6 +154,7 @@ def test_without_numba_all_is_dense(engine, monkeypatch):
 
 
 def test_a_numba_that_cannot_be_used_is_done_without(monkeypatch):
+    pytest.importorskip("numba")
     numba = types.SimpleNamespace(
         config=types.SimpleNamespace(DISABLE_JIT=False),
         version_info=types.SimpleNamespace(short=(0, 58)),

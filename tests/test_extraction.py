@@ -2,8 +2,11 @@ import copy
 from collections import OrderedDict
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset

@@ -7,11 +7,17 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("h5py")
+pytest.importorskip("pyarrow")
+pytest.importorskip("torch")
+pytest.importorskip("zarr")
+
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import torch
 import zarr
 from safetensors.numpy import load_file, save_file

@@ -3,8 +3,11 @@
 import gc
 import pickle
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
 import torch
 
 from skdice import DICEDetector, LinearHead

@@ -2,8 +2,11 @@ import copy
 import pickle
 import tracemalloc
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris

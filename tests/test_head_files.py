@@ -1,8 +1,11 @@
 import pickle
 import sys
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
 import torch
 from safetensors.torch import save_file
 

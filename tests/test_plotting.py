@@ -2,10 +2,13 @@ import subprocess
 import sys
 from itertools import combinations
 
+import pytest
+
+pytest.importorskip("matplotlib")
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from sklearn.ensemble import IsolationForest

@@ -3,8 +3,12 @@
 import json
 import warnings
 
-import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("PIL")
+
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn

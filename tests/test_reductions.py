@@ -10,6 +10,8 @@ from hypothesis.extra.numpy import arrays
 from skdice import _mean
 from skdice._mean import RunningMean, add_rows, column_sums
 from skdice._quantiles import quantiles
+
+pytest.importorskip("numba")
 from skdice._sum_kernel import compiled_column_sums
 from skdice._threshold import score_threshold
 

@@ -1,0 +1,201 @@
+"""The paper's CIFAR table, from images or from features, with the authors' own network.
+
+    python benchmarks/reproduce_cifar.py --checkpoint checkpoint_100.pth.tar --data FOLDER \\
+        --features FEATURES [--dataset cifar100] [--device cuda] [--output table.rst]
+    python benchmarks/reproduce_cifar.py --features FEATURES
+
+The checkpoint is in the repository of the paper (deeplearning-wisc/dice on GitHub), at
+``checkpoints/CIFAR-10/densenet/`` and ``checkpoints/CIFAR-100/densenet/``. In the folder --data,
+each archive unpacked:
+
+=============  =========================  ======  ==============================================
+set            place                      images  from
+=============  =========================  ======  ==============================================
+cifar10        cifar-10-batches-bin/      60,000  cifar-10-binary.tar.gz of
+                                                  https://www.cs.toronto.edu/~kriz/cifar.html
+cifar100       cifar-100-binary/          60,000  cifar-100-binary.tar.gz, there
+svhn           test_32x32.mat             26,032  http://ufldl.stanford.edu/housenumbers/
+lsun_crop      LSUN/                      10,000  https://www.dropbox.com/s/fhtsw1m3qxlwj6h/LSUN.tar.gz
+lsun_resize    LSUN_resize/               10,000  https://www.dropbox.com/s/moqh2wh8696c3yl/LSUN_resize.tar.gz
+isun           iSUN/                       8,925  https://www.dropbox.com/s/ssz7qxfqae0cca5/iSUN.tar.gz
+places365      places365/                 10,000  http://data.csail.mit.edu/places/places365/test_256.tar
+textures       dtd/images/                 5,640  dtd-r1.0.1.tar.gz of
+                                                  https://www.robots.ox.ac.uk/~vgg/data/dtd/
+=============  =========================  ======  ==============================================
+
+Of Places365 the authors drew 10,000 of 328,500 images at random, and of SVHN a script of theirs
+selects a part; which images these are is not published with the code, so that a full set's
+figures may differ from the paper's by the draw. The binary form of CIFAR is read as it needs no
+pickle. Archives left in --data are compared with the checksums below.
+
+Images are scaled to a short side of 32, cropped to the centre and normalised. Feature files
+that are in FEATURES already are kept, so that an interrupted run goes on. Without --data the
+table is made from them at once; SKDICE_DATA names the default, its ``cifar10-densenet``. The
+published figures of the CIFAR networks are left out of it: no public copy of them could be read
+to check them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import reproduction
+from scipy.io import loadmat
+
+from skdice.extraction._images import ImageFolder
+from skdice.shaping import ReAct
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+MD5 = {
+    "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+    "cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+    "LSUN.tar.gz": "458a0a0ab8e5f1cb4516d7400568e460",
+    "LSUN_resize.tar.gz": "278b7b31c8cb7e804a1465a8ce03a2dc",
+    "dtd-r1.0.1.tar.gz": "fff73e5086ae6bdbea199a49dfb8a4c1",
+}
+PLACES = {
+    "svhn": "test_32x32.mat",
+    "lsun_crop": "LSUN",
+    "lsun_resize": "LSUN_resize",
+    "isun": "iSUN",
+    "places365": "places365",
+    "textures": "dtd/images",
+}
+SIZES = {
+    "svhn": 26_032,
+    "lsun_crop": 10_000,
+    "lsun_resize": 10_000,
+    "isun": 8_925,
+    "places365": 10_000,
+    "textures": 5_640,
+}
+NOTE = (
+    "The paper's own figures for CIFAR are left out: no public copy of their table could be read "
+    "here to check them."
+)
+KEPT = f"""\
+The energy score on what is left of the head, by what the weights are ranked by. At random: the
+mean over {len(reproduction.SEEDS)} draws."""
+# Folder, files of the training and of the test images, and how many labels begin a record.
+CIFAR = {
+    "cifar10": (
+        "cifar-10-batches-bin",
+        [f"data_batch_{n}.bin" for n in range(1, 6)],
+        ["test_batch.bin"],
+        1,
+    ),
+    "cifar100": ("cifar-100-binary", ["train.bin"], ["test.bin"], 2),
+}
+
+
+def read_cifar(paths: list[Path], n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (n, 3, 32, 32) and the last label of each record, the fine one of CIFAR-100."""
+    size = n_labels + 3 * 32 * 32
+    parts = []
+    for path in paths:
+        values = np.fromfile(path, np.uint8)
+        if not len(values) or len(values) % size:
+            raise ValueError(f"{path} has {len(values)} bytes, expected records of {size}")
+        parts.append(values.reshape(-1, size))
+    records = np.concatenate(parts)
+    return records[:, n_labels:].reshape(-1, 3, 32, 32), records[:, n_labels - 1]
+
+
+def read_svhn(path: Path) -> np.ndarray:
+    """Return images (n, 3, 32, 32)."""
+    images = loadmat(path, variable_names=["X"]).get("X")
+    if images is None or images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
+        raise ValueError(f"{path} is not SVHN's cropped form: expected X, uint8 (32, 32, 3, n)")
+    return images.transpose(3, 2, 0, 1)
+
+
+class ImageArray:
+    """Normalised batches of images (n, 3, height, width), uint8, with labels where there are."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, batch_size: int) -> None:
+        self._images, self._labels, self._batch_size = images, labels, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        import torch
+
+        mean, std = (np.array(each, np.float32)[:, None, None] for each in (MEAN, STD))
+        for start in range(0, len(self._images), self._batch_size):
+            where = slice(start, start + self._batch_size)
+            images = torch.from_numpy((self._images[where].astype(np.float32) / 255 - mean) / std)
+            if self._labels is None:
+                yield images
+            else:
+                yield images, torch.from_numpy(self._labels[where].astype(np.int64))
+
+
+def sources(
+    data: Path, dataset: str, ood: dict[str, Path], batch_size: int
+) -> dict[str, Callable[[], Any]]:
+    """Return by the name of the feature file what gives its batches."""
+    folder, train, test, n_labels = CIFAR[dataset]
+    if not (data / folder).is_dir():
+        raise FileNotFoundError(f"there is no {data / folder}; see --help for where it is from")
+
+    def cifar(names: list[str]) -> ImageArray:
+        images, labels = read_cifar([data / folder / name for name in names], n_labels)
+        return ImageArray(images, labels, batch_size)
+
+    def batches(path: Path) -> Any:
+        if path.suffix == ".mat":
+            return ImageArray(read_svhn(path), None, batch_size)
+        return ImageFolder(path, batch_size, resize=32, crop=32, mean=MEAN, std=STD)
+
+    return {
+        "id_train": lambda: cifar(train),
+        "id_test": lambda: cifar(test),
+        **{f"ood_{name}": lambda path=path: batches(path) for name, path in ood.items()},
+    }
+
+
+def main() -> None:
+    root = os.environ.get("SKDICE_DATA")
+    options = reproduction.parser(
+        __doc__.splitlines()[0], None if root is None else Path(root) / "cifar10-densenet"
+    )
+    options.add_argument("--dataset", choices=sorted(CIFAR), default="cifar10")
+    arguments = reproduction.parse(options)
+    if arguments.data is not None:
+        from densenet import densenet_of
+
+        reproduction.check_archives(arguments.data, MD5)
+        ood = reproduction.places(arguments.data, PLACES, arguments.set)
+        network = densenet_of(reproduction.load_state(arguments.checkpoint))
+        given = sources(arguments.data, arguments.dataset, ood, arguments.batch_size)
+        reproduction.extract(network, given, arguments.features, arguments.device)
+    experiment = reproduction.Experiment(
+        title=f"{arguments.dataset}, the authors' DenseNet-101",
+        sets=SIZES,
+        n_test=10_000,
+        sparsity=0.9,
+        sparsity_with_react=0.9,
+        clip=ReAct(quantile=0.9),
+        note=NOTE,
+    )
+    features = reproduction.read(arguments.features, experiment)
+    parts = [
+        reproduction.heading(experiment.title, "="),
+        reproduction.settings(features, experiment),
+        reproduction.heading("Methods", "-"),
+        reproduction.method_table(features, experiment),
+        reproduction.heading("Which weights are kept", "-"),
+        KEPT,
+        reproduction.ablation_tables(features, experiment),
+    ]
+    reproduction.publish("\n\n".join(parts), arguments.output)
+
+
+if __name__ == "__main__":
+    main()
