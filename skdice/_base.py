@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._computation import Computation
 from skdice._head import LinearHead
-from skdice._mean import RunningMean
+from skdice._mean import FeatureStatistics
 from skdice._rows import Rows, array_source, check_rows, is_plain, scoring_dtype
 from skdice._sklearn import (
     Interval,
@@ -65,7 +65,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     n_samples_seen_: int
     n_features_in_: int
     feature_names_in_: NDArray[Any]
-    _running_mean: RunningMean
+    _statistics: FeatureStatistics
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Fit on in-distribution rows."""
@@ -369,7 +369,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     def _set_fitted(
         self,
         head: LinearHead,
-        mean: RunningMean,
+        statistics: FeatureStatistics,
         mean_activation: NDArray[np.float64],
         mask: NDArray[np.bool_],
         contribution_threshold: float,
@@ -377,8 +377,8 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     ) -> None:
         # Of another threshold.
         self.__dict__.pop("calibration_scores_", None)
-        self._running_mean = mean
-        self.n_samples_seen_ = mean.n_rows
+        self._statistics = statistics
+        self.n_samples_seen_ = statistics.n_samples
         self.mean_activation_ = mean_activation
         self.mask_, self.contribution_threshold_ = mask, contribution_threshold
         self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))

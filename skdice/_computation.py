@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import array_api_compat
 import numpy as np
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from skdice.engines import (
     ArrayLayer,
     Plan,
     available_threads,
+    block_threads,
     choose_engine,
     torch_blocks,
     torch_device,
@@ -209,7 +209,7 @@ class Computation:
         """Return the fastest engine of the CPU, and its number of threads."""
         n_classes, n_features = self.coef.shape
         shape, dtype = (rows.shape[0], n_features, n_classes), scoring_dtype(rows.dtype)
-        dense_threads = effective_n_jobs(self.n_jobs) if n_blocks > 1 else 1
+        dense_threads = block_threads(self.n_jobs) if n_blocks > 1 else 1
         # Most are too few rows whatever the head keeps; a single one is spared the rest.
         if choose_engine(*shape, 0, dtype, 1) == "dense" or not has_numba():
             return "dense", dense_threads
@@ -219,7 +219,7 @@ class Computation:
             # As many as the matrix products of the dense engine would take.
             n_threads = available_threads()
         else:
-            n_threads = effective_n_jobs(self.n_jobs)
+            n_threads = block_threads(self.n_jobs)
         n_threads = min(n_threads, n_blocks)
         n_kept = int(np.count_nonzero(self.coef))
         engine = choose_engine(*shape, n_kept, dtype, n_threads)

@@ -15,11 +15,12 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 
 from skdice._base import BaseDICE, inlier_rows
 from skdice._detector import DICEDetector
-from skdice._mean import RunningMean, add_rows
+from skdice._mean import FeatureStatistics, add_rows
 from skdice._path import check_sparsities, path_scores
 from skdice._rows import check_rows
 from skdice._scoring import fitted_shaping
 from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, Trial, fold_trials, predicted_classes
+from skdice.engines import block_threads
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -287,8 +288,9 @@ class DICEDetectorCV(BaseDICE):
         self, trial: Trial, shapings: Sequence[Any], sparsities: Sequence[float]
     ) -> list[float]:
         """Return the metric of each candidate on one trial."""
-        mean = RunningMean(trial.head.n_features)
-        add_rows(mean, trial.fitted, batch_size=self.batch_size, n_jobs=self.n_jobs)
+        statistics = FeatureStatistics(trial.head.n_features)
+        n_threads = max(2, block_threads(self.n_jobs))
+        add_rows(statistics, trial.fitted, batch_size=self.batch_size, n_threads=n_threads)
         scorer = get_scorer(self.scoring)
         results: list[float] = []
         for shaping in shapings:
@@ -297,7 +299,7 @@ class DICEDetectorCV(BaseDICE):
                 [
                     path_scores(
                         trial.head,
-                        mean.mean(),
+                        statistics.mean(),
                         shaped,
                         each,
                         sparsities,
