@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from skdice._dask import DaskRows, in_order
 from skdice._extras import has_numba
 from skdice._rows import (
     ArrayRows,
@@ -117,8 +118,15 @@ class Computation:
         return "logits" if self.score_func is None else "scores"
 
     def collect(self, rows: Rows) -> Any:
-        """Return the values of all rows, in the library and on the device of the rows."""
+        """Return the values of all rows, in the library and on the device of the rows.
+
+        Of rows of a Dask array, a lazy array with the same chunks.
+        """
         source, dtype = array_source(rows), scoring_dtype(rows.dtype)
+        if isinstance(rows, DaskRows):
+            # A task has one thread: others work beside it.
+            in_task = replace(self, n_jobs=1, verbose=0)
+            return rows.map(in_task, dtype, len(self.coef) if self.score_func is None else None)
         shape = (rows.shape[0], *([len(self.coef)] if self.score_func is None else []))
         if source is None:
             out = np.empty(shape, dtype)
@@ -141,6 +149,12 @@ class Computation:
     def numpy_blocks(self, rows: Rows) -> Iterator[tuple[slice, FloatArray]]:
         """Yield the slice and the values of each block of rows, in order, as NumPy arrays."""
         dtype = scoring_dtype(rows.dtype)
+        if isinstance(rows, DaskRows):
+            stop = 0
+            for block in in_order(self.collect(rows)):
+                start, stop = stop, stop + len(block)
+                yield slice(start, stop), block
+            return
         for where, values in self._blocks(rows):
             block = to_numpy(values)
             self._check(block, rows, where.start)

@@ -14,10 +14,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from skdice._base import BaseDICE, inlier_rows
+from skdice._base import BaseDICE, in_distribution
 from skdice._head import LinearHead
 from skdice._mean import FeatureStatistics, add_rows
-from skdice._rows import Rows, SelectedRows
+from skdice._rows import Rows
 from skdice._scores import SCORES
 from skdice._scoring import fitted_shaping
 from skdice._sklearn import (
@@ -26,8 +26,6 @@ from skdice._sklearn import (
     StrOptions,
 )
 from skdice._sparsify import sparsity_mask
-from skdice._threshold import score_threshold
-from skdice._xp import to_numpy
 from skdice.engines import CUDA_DEVICE, DEVICES, block_threads
 
 FloatArray = NDArray[np.floating[Any]]
@@ -228,23 +226,23 @@ class DICEDetector(BaseDICE):
             No head is given, widths do not match, a value is not finite, no row is
             in-distribution, or a parameter is out of its range.
         """
-        self._validate_parameters()
+        self._validate_parameters(X)
         with self._unchanged_on_error():
             rows = self._validate_rows(X, reset=True)
             head = self._resolve_head(rows.shape[1])
-            inliers = inlier_rows(rows, y)
-            if inliers is not None:
-                if not inliers.any():
-                    raise ValueError(
-                        f"all {len(inliers)} rows are labelled -1, which marks known outliers: no "
-                        "in-distribution row is left to fit on. Where folds are cut from labels in "
-                        "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
-                    )
-                rows = SelectedRows(rows, inliers)
+            n_given, rows = rows.shape[0], in_distribution(rows, y)
             statistics = self._add_rows(FeatureStatistics(rows.shape[1]), rows)
+            if statistics.n_samples == 0:
+                raise ValueError(
+                    f"all {n_given} rows are labelled -1, which marks known outliers: no "
+                    "in-distribution row is left to fit on. Where folds are cut from labels in "
+                    "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
+                    if y is not None
+                    else "Found array with 0 sample(s) while a minimum of 1 is required."
+                )
             shaping = fitted_shaping(self.shaping, rows, self.verbose)
             self._set_state(head, statistics, shaping)
-            self.offset_ = score_threshold(to_numpy(self._score(rows)), self.contamination)
+            self.offset_ = self._threshold(rows, self.contamination)
             self._follow(X)
         return self
 
@@ -276,7 +274,7 @@ class DICEDetector(BaseDICE):
             The shaping has to learn from all rows at once, as a quantile does, so there
             is no partial fit.
         """
-        self._validate_parameters()
+        self._validate_parameters(X)
         with self._unchanged_on_error():
             statistics = FeatureStatistics()
             if hasattr(self, "_statistics"):
@@ -286,9 +284,7 @@ class DICEDetector(BaseDICE):
             else:
                 rows = self._validate_rows(X, reset=statistics.n_features is None)
                 head = self._resolve_head(rows.shape[1])
-                inliers = inlier_rows(rows, y)
-                if inliers is not None:
-                    rows = SelectedRows(rows, inliers)
+                rows = in_distribution(rows, y)
                 statistics.merge(self._add_rows(FeatureStatistics(rows.shape[1]), rows))
             self._statistics = statistics
             if statistics.n_samples == 0:  # outliers alone, so far
@@ -315,9 +311,7 @@ class DICEDetector(BaseDICE):
     def _merge(self, statistics: FeatureStatistics, X: FeatureStatistics, y: Any) -> int:
         """Merge statistics of other rows into those so far; return the number of features."""
         if y is not None:
-            raise ValueError(
-                "y is given with statistics, which have no rows: leave it out"
-            )
+            raise ValueError("y is given with statistics, which have no rows: leave it out")
         if X.n_features is None:
             raise ValueError("the statistics have no rows and no number of features")
         statistics.merge(X)

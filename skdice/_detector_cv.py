@@ -190,7 +190,7 @@ class DICEDetectorCV(BaseDICE):
             There are no outliers, a fold lacks a class, widths do not match, a value is not
             finite, or a parameter is out of its range.
         """
-        self._validate_parameters()
+        self._validate_parameters(X)
         sparsities = check_sparsities(SPARSITIES if self.sparsities is None else self.sparsities)
         listed = isinstance(self.shaping, list | tuple)
         shapings = list(self.shaping) if listed else [self.shaping]

@@ -10,9 +10,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._dask import DaskRows
 from skdice._extras import has_numba
 from skdice._rows import (
     ArrayRows,
+    ChunkRows,
     Rows,
     SelectedRows,
     array_source,
@@ -193,6 +195,8 @@ class FeatureStatistics:
             self._set_width(shape[1])
             return self
         rows = check_rows(X)
+        if isinstance(rows, np.ndarray):
+            rows = ChunkRows(rows)
         added = FeatureStatistics(rows.shape[1])
         add_rows(added, rows, n_threads=1)
         return self.merge(added)
@@ -283,6 +287,9 @@ def add_rows(
     verbose : int
         Above 0, a progress bar.
     """
+    if isinstance(X, DaskRows):
+        statistics.merge(X.reduce(partial(_chunk_statistics, batch_size=batch_size), _merged))
+        return
     row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
     slices = block_slices(X.shape[0], row_bytes, batch_size)
     source = array_source(X)
@@ -304,6 +311,19 @@ def add_rows(
     )
     for rows, each in blocks:
         statistics.add_sums(rows.stop - rows.start, each)
+
+
+def _chunk_statistics(rows: Rows, batch_size: int | None) -> FeatureStatistics:
+    statistics = FeatureStatistics(rows.shape[1])
+    add_rows(statistics, rows, batch_size=batch_size, n_threads=1)
+    return statistics
+
+
+def _merged(statistics: list[FeatureStatistics]) -> FeatureStatistics:
+    whole = FeatureStatistics()
+    for each in statistics:
+        whole.merge(each)
+    return whole
 
 
 def _block_sums(X: Rows) -> Callable[[FloatArray], Float64Array]:
