@@ -121,19 +121,20 @@ class DaskRows(LazyRows):
             name="reduce",
             chunks=(1,) * n_chunks,
             dtype=np.dtype(object),
+            n_columns=1,
         )
         merged = da.reduction(
             results,
             chunk=_unchanged,
             combine=_Merged(merge),
             aggregate=_Merged(merge),
-            axis=0,
+            axis=(0, 1),
             keepdims=True,
-            split_every=MERGED,
+            split_every={0: MERGED, 1: 2},
             dtype=np.dtype(object),
-            meta=np.empty(0, object),
+            meta=np.empty((0, 0), object),
         )
-        (result,) = merged.compute()
+        ((result,),) = merged.compute()
         found: Result = result
         return found
 
@@ -152,13 +153,19 @@ class DaskRows(LazyRows):
         chunks = self.array.chunks[0]
         if self.labels is not None:
             chunks = (np.nan,) * len(chunks)
-        return self._per_chunk(
+        values = self._per_chunk(
             _values_of_chunk,
             function,
             name=function.name,
             chunks=chunks,
             dtype=np.dtype(dtype),
-            n_columns=n_columns,
+            n_columns=n_columns or 1,
+        )
+        if n_columns is not None:
+            return values
+        # Only here, as Dask makes one task of what is before it and what keeps both axes.
+        return values.map_blocks(
+            _one_axis, drop_axis=1, dtype=dtype, meta=np.empty(0, dtype), token="skdice-column"
         )
 
     def _per_chunk(
@@ -169,7 +176,7 @@ class DaskRows(LazyRows):
         name: str,
         chunks: tuple[float, ...],
         dtype: np.dtype[Any],
-        n_columns: int | None = None,
+        n_columns: int,
     ) -> Any:
         da = import_extra("dask.array", "dask")
         layers = import_extra("dask.layers", "dask")
@@ -177,10 +184,9 @@ class DaskRows(LazyRows):
         known = not np.isnan(self.shape[0])
         place = (layers.ArraySliceDep if known else layers.ArrayBlockIdDep)(self.array.chunks[:1])
         labels = (None, None) if self.labels is None else (self.labels, rows)
-        out = rows if n_columns is None else rows + "c"
         return da.blockwise(
             task,
-            out,
+            rows + columns,
             self.array,
             rows + columns,
             place,
@@ -189,11 +195,9 @@ class DaskRows(LazyRows):
             _shared(argument),
             None,
             token=f"skdice-{name}",
-            new_axes={} if n_columns is None else {"c": n_columns},
-            adjust_chunks={rows: chunks},
+            adjust_chunks={rows: chunks, columns: (n_columns,)},
             dtype=dtype,
-            meta=np.empty((0,) * len(out), dtype),
-            concatenate=False,
+            meta=np.empty((0, 0), dtype),
             align_arrays=False,
         )
 
@@ -301,29 +305,31 @@ def _unchanged(results: NDArray[Any], axis: Any = None, keepdims: bool = True) -
 
 def _alone(result: Any) -> NDArray[Any]:
     """Return an array that holds one object."""
-    array = np.empty(1, object)
-    array[0] = result
+    array = np.empty((1, 1), object)
+    array[0, 0] = result
     return array
+
+
+def _one_axis(column: NDArray[Any]) -> NDArray[Any]:
+    return column[:, 0]
 
 
 def _swapped(scores: NDArray[Any], x: Any, function: Callable[..., NDArray[Any]]) -> Any:
     return function(x, scores)
 
 
-def _chunk_rows(block: Any, place: Any, labels: NDArray[Any] | None) -> Rows:
+def _chunk_rows(block: NDArray[Any], place: Any, labels: NDArray[Any] | None) -> Rows:
     """Return the rows of a chunk.
 
     Parameters
     ----------
-    block : ndarray (n, n_features), or a list of it alone
+    block : ndarray (n, n_features)
         The chunk.
     place : tuple
         Of the slice of its rows, or where that is not known, its number among the chunks.
     labels : ndarray (n,) or None
         Rows labelled -1 are left out.
     """
-    while isinstance(block, list):
-        (block,) = block
     (where,) = place
     if isinstance(where, slice):
         rows: Rows = ChunkRows(block, where.start)
@@ -343,4 +349,4 @@ def _result_of_chunk(block: Any, place: Any, labels: Any, function: Any) -> NDAr
 def _values_of_chunk(block: Any, place: Any, labels: Any, function: Any) -> NDArray[Any]:
     rows = _chunk_rows(block, place, labels)
     values: NDArray[Any] = function.collect(rows)
-    return values
+    return values if values.ndim == 2 else values[:, None]
