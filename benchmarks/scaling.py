@@ -1,6 +1,6 @@
 """Scaling over worker processes, bytes over the network, and load of the scheduler.
 
-    python benchmarks/scaling.py [--rows 400000] [--features 1024] [--classes 1000]
+    python benchmarks/scaling.py [--rows 200000] [--features 1024] [--classes 1000]
 
 Strong scaling takes the same rows with 1 and 2 workers of one thread each, weak scaling so many
 rows per worker. The chunks, of float16, are made by the workers; making them is timed by itself
@@ -66,7 +66,7 @@ def measure(
     seconds, between, network, tasks = [], [], [], []
     for _ in range(repeats):
         scheduler = client.cluster.scheduler
-        transitions, workers, bytes_before = count_tasks(scheduler), sent_by_workers(client), 0
+        transitions, workers = count_tasks(scheduler), sent_by_workers(client)
         bytes_before = loopback_bytes()
         started = time.perf_counter()
         result = function()
@@ -94,7 +94,7 @@ def increment(n: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--features", type=int, default=1024)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--chunk-rows", type=int, default=10_000)
@@ -150,7 +150,7 @@ def main() -> None:
             f"{network / 1e6:.1f} MB, of which scores {4 * X.shape[0] / 1e6:.1f} MB; the masked "
             f"weight has {head_bytes / 1e6:.1f} MB"
         )
-        n_tasks = 5000
+        n_tasks = 2000
         wait(client.map(increment, range(100), key="warm"))
         started = time.perf_counter()
         wait(client.map(increment, range(n_tasks), pure=False))
