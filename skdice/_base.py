@@ -18,16 +18,37 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._computation import Computation
+from skdice._dask import DaskRows, map_scores
 from skdice._head import LinearHead
-from skdice._mean import RunningMean
-from skdice._rows import Rows, array_source, check_rows, is_plain, scoring_dtype
+from skdice._mean import FeatureStatistics
+from skdice._rows import (
+    Rows,
+    SelectedRows,
+    array_source,
+    check_rows,
+    is_plain,
+    named,
+    scoring_dtype,
+)
 from skdice._sklearn import (
     Interval,
     InvalidParameterError,
     validate_parameters,
 )
-from skdice._threshold import conformal_pvalues, conformal_threshold, score_threshold
-from skdice._xp import check_same_namespace, device_of, from_numpy, is_followed, to_numpy
+from skdice._threshold import (
+    conformal_pvalues,
+    conformal_threshold,
+    distributed_threshold,
+    score_threshold,
+)
+from skdice._xp import (
+    check_same_namespace,
+    device_of,
+    from_numpy,
+    is_dask,
+    is_followed,
+    to_numpy,
+)
 from skdice.engines import torch_device
 
 FloatArray = NDArray[np.floating[Any]]
@@ -65,7 +86,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     n_samples_seen_: int
     n_features_in_: int
     feature_names_in_: NDArray[Any]
-    _running_mean: RunningMean
+    _statistics: FeatureStatistics
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Fit on in-distribution rows."""
@@ -114,12 +135,14 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        scores = to_numpy(self._score(rows))
         if method == "conformal":
+            scores = self._score(rows)
+            # Kept with the detector, whichever workers computed them.
+            scores = scores.compute() if is_dask(scores) else to_numpy(scores)
             self.offset_ = conformal_threshold(scores, share)
             self.calibration_scores_ = np.sort(scores)
         else:
-            self.offset_ = score_threshold(scores, share)
+            self.offset_ = self._threshold(rows, share)
             self.__dict__.pop("calibration_scores_", None)
         return self
 
@@ -152,6 +175,8 @@ class BaseDICE(OutlierMixin, BaseEstimator):
                 "held-out in-distribution rows and method='conformal' first."
             )
         scores, source = self._score(rows), array_source(rows)
+        if isinstance(rows, DaskRows):
+            return map_scores(conformal_pvalues, scores, self.calibration_scores_)
         values = conformal_pvalues(self.calibration_scores_, to_numpy(scores))
         return values if source is None else from_numpy(values, source.xp, source.device)
 
@@ -299,7 +324,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
             self.shaping_,
         )
 
-    def _validate_parameters(self) -> None:
+    def _validate_parameters(self, X: Any) -> None:
         if not isinstance(self.head, LinearHead | tuple) and not (
             isinstance(self.head, str) and self.head == "identity"
         ):
@@ -313,7 +338,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
                 "(weight, bias), or head='identity' if the rows are logits already."
             )
         validate_parameters(self)
-        if self.device is not None:
+        if self.device is not None and not is_dask(X):
             torch_device(self.device)  # one that is not here is told before any work
 
     def _decide(self, X: Any, method: str) -> Any:
@@ -337,7 +362,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         if names_and_width_known and is_plain(X) and X.shape[1] == self.n_features_in_:
             return rows
         # Names and number of the features; check_array would pull a lazy source into memory.
-        validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
+        validate_data(self, named(X, rows), reset=reset, skip_check_array=True)
         return rows
 
     def _resolve_head(self, n_features: int) -> LinearHead:
@@ -369,7 +394,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     def _set_fitted(
         self,
         head: LinearHead,
-        mean: RunningMean,
+        statistics: FeatureStatistics,
         mean_activation: NDArray[np.float64],
         mask: NDArray[np.bool_],
         contribution_threshold: float,
@@ -377,8 +402,8 @@ class BaseDICE(OutlierMixin, BaseEstimator):
     ) -> None:
         # Of another threshold.
         self.__dict__.pop("calibration_scores_", None)
-        self._running_mean = mean
-        self.n_samples_seen_ = mean.n_rows
+        self._statistics = statistics
+        self.n_samples_seen_ = statistics.n_samples
         self.mean_activation_ = mean_activation
         self.mask_, self.contribution_threshold_ = mask, contribution_threshold
         self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))
@@ -409,6 +434,13 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         """Return the scores of validated rows."""
         return self._computation(self.score_func).collect(rows)
 
+    def _threshold(self, rows: Rows, contamination: float) -> float:
+        """Return the threshold below which the share of validated rows falls."""
+        scores = self._score(rows)
+        if isinstance(rows, DaskRows):
+            return distributed_threshold(scores, contamination)
+        return score_threshold(to_numpy(scores), contamination)
+
     def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:
         """Return validated rows, the dtype of their scores, and those scores block by block."""
         check_is_fitted(self, "coef_")
@@ -432,6 +464,14 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
         return tags
+
+
+def in_distribution(rows: Rows, y: ArrayLike | None) -> Rows:
+    """Return the rows that are not labelled -1."""
+    if isinstance(rows, DaskRows):
+        return rows if y is None else rows.without_outliers(y)
+    inliers = inlier_rows(rows, y)
+    return rows if inliers is None else SelectedRows(rows, inliers)
 
 
 def inlier_rows(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:

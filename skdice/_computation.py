@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import array_api_compat
 import numpy as np
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from skdice._dask import DaskRows, in_order
 from skdice._extras import has_numba
 from skdice._rows import (
     ArrayRows,
@@ -35,6 +35,7 @@ from skdice.engines import (
     ArrayLayer,
     Plan,
     available_threads,
+    block_threads,
     choose_engine,
     torch_blocks,
     torch_device,
@@ -117,8 +118,15 @@ class Computation:
         return "logits" if self.score_func is None else "scores"
 
     def collect(self, rows: Rows) -> Any:
-        """Return the values of all rows, in the library and on the device of the rows."""
+        """Return the values of all rows, in the library and on the device of the rows.
+
+        Of rows of a Dask array, a lazy array with the same chunks.
+        """
         source, dtype = array_source(rows), scoring_dtype(rows.dtype)
+        if isinstance(rows, DaskRows):
+            # A task has one thread: others work beside it.
+            in_task = replace(self, n_jobs=1, verbose=0)
+            return rows.map(in_task, dtype, len(self.coef) if self.score_func is None else None)
         shape = (rows.shape[0], *([len(self.coef)] if self.score_func is None else []))
         if source is None:
             out = np.empty(shape, dtype)
@@ -141,6 +149,12 @@ class Computation:
     def numpy_blocks(self, rows: Rows) -> Iterator[tuple[slice, FloatArray]]:
         """Yield the slice and the values of each block of rows, in order, as NumPy arrays."""
         dtype = scoring_dtype(rows.dtype)
+        if isinstance(rows, DaskRows):
+            stop = 0
+            for block in in_order(self.collect(rows)):
+                start, stop = stop, stop + len(block)
+                yield slice(start, stop), block
+            return
         for where, values in self._blocks(rows):
             block = to_numpy(values)
             self._check(block, rows, where.start)
@@ -209,7 +223,7 @@ class Computation:
         """Return the fastest engine of the CPU, and its number of threads."""
         n_classes, n_features = self.coef.shape
         shape, dtype = (rows.shape[0], n_features, n_classes), scoring_dtype(rows.dtype)
-        dense_threads = effective_n_jobs(self.n_jobs) if n_blocks > 1 else 1
+        dense_threads = block_threads(self.n_jobs) if n_blocks > 1 else 1
         # Most are too few rows whatever the head keeps; a single one is spared the rest.
         if choose_engine(*shape, 0, dtype, 1) == "dense" or not has_numba():
             return "dense", dense_threads
@@ -219,7 +233,7 @@ class Computation:
             # As many as the matrix products of the dense engine would take.
             n_threads = available_threads()
         else:
-            n_threads = effective_n_jobs(self.n_jobs)
+            n_threads = block_threads(self.n_jobs)
         n_threads = min(n_threads, n_blocks)
         n_kept = int(np.count_nonzero(self.coef))
         engine = choose_engine(*shape, n_kept, dtype, n_threads)

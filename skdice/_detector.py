@@ -14,10 +14,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from skdice._base import BaseDICE, inlier_rows
+from skdice._base import BaseDICE, in_distribution
 from skdice._head import LinearHead
-from skdice._mean import RunningMean, add_rows
-from skdice._rows import Rows, SelectedRows
+from skdice._mean import FeatureStatistics, add_rows
+from skdice._rows import Rows
 from skdice._scores import SCORES
 from skdice._scoring import fitted_shaping
 from skdice._sklearn import (
@@ -26,9 +26,7 @@ from skdice._sklearn import (
     StrOptions,
 )
 from skdice._sparsify import sparsity_mask
-from skdice._threshold import score_threshold
-from skdice._xp import to_numpy
-from skdice.engines import CUDA_DEVICE, DEVICES
+from skdice.engines import CUDA_DEVICE, DEVICES, block_threads
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -228,23 +226,23 @@ class DICEDetector(BaseDICE):
             No head is given, widths do not match, a value is not finite, no row is
             in-distribution, or a parameter is out of its range.
         """
-        self._validate_parameters()
+        self._validate_parameters(X)
         with self._unchanged_on_error():
             rows = self._validate_rows(X, reset=True)
             head = self._resolve_head(rows.shape[1])
-            inliers = inlier_rows(rows, y)
-            if inliers is not None:
-                if not inliers.any():
-                    raise ValueError(
-                        f"all {len(inliers)} rows are labelled -1, which marks known outliers: no "
-                        "in-distribution row is left to fit on. Where folds are cut from labels in "
-                        "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
-                    )
-                rows = SelectedRows(rows, inliers)
-            mean = self._add_rows(RunningMean(rows.shape[1]), rows)
+            n_given, rows = rows.shape[0], in_distribution(rows, y)
+            statistics = self._add_rows(FeatureStatistics(rows.shape[1]), rows)
+            if statistics.n_samples == 0:
+                raise ValueError(
+                    f"all {n_given} rows are labelled -1, which marks known outliers: no "
+                    "in-distribution row is left to fit on. Where folds are cut from labels in "
+                    "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
+                    if y is not None
+                    else "Found array with 0 sample(s) while a minimum of 1 is required."
+                )
             shaping = fitted_shaping(self.shaping, rows, self.verbose)
-            self._set_state(head, mean, shaping)
-            self.offset_ = score_threshold(to_numpy(self._score(rows)), self.contamination)
+            self._set_state(head, statistics, shaping)
+            self.offset_ = self._threshold(rows, self.contamination)
             self._follow(X)
         return self
 
@@ -258,8 +256,9 @@ class DICEDetector(BaseDICE):
 
         Parameters
         ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features of in-distribution inputs.
+        X : array-like or source of rows, of shape (n_samples, n_features), or FeatureStatistics
+            Penultimate features of in-distribution inputs, or the `FeatureStatistics` of
+            them that other processes gathered.
         y : array-like of shape (n_samples,), default=None
             Rows labelled -1 are left out, as in `fit`.
 
@@ -275,33 +274,53 @@ class DICEDetector(BaseDICE):
             The shaping has to learn from all rows at once, as a quantile does, so there
             is no partial fit.
         """
-        self._validate_parameters()
+        self._validate_parameters(X)
         with self._unchanged_on_error():
-            first = not hasattr(self, "_running_mean")
-            rows = self._validate_rows(X, reset=first)
-            head = self._resolve_head(rows.shape[1])
-            inliers = inlier_rows(rows, y)
-            if inliers is not None:
-                rows = SelectedRows(rows, inliers)
-            mean = RunningMean(rows.shape[1]) if first else self._running_mean.copy()
-            self._running_mean = self._add_rows(mean, rows)
-            if mean.n_rows == 0:  # outliers alone, so far
+            statistics = FeatureStatistics()
+            if hasattr(self, "_statistics"):
+                statistics.merge(self._statistics)
+            if isinstance(X, FeatureStatistics):
+                head = self._resolve_head(self._merge(statistics, X, y))
+            else:
+                rows = self._validate_rows(X, reset=statistics.n_features is None)
+                head = self._resolve_head(rows.shape[1])
+                rows = in_distribution(rows, y)
+                statistics.merge(self._add_rows(FeatureStatistics(rows.shape[1]), rows))
+            self._statistics = statistics
+            if statistics.n_samples == 0:  # outliers alone, so far
                 return self
             # What learns nothing needs one row for its number of features.
-            shaping = fitted_shaping(self.shaping, mean.mean()[None])
-            self._set_state(head, mean, shaping)
+            shaping = fitted_shaping(self.shaping, statistics.mean()[None])
+            self._set_state(head, statistics, shaping)
             # A threshold from before belongs to another mask.
             if hasattr(self, "offset_"):
                 del self.offset_
             self._follow(X)
         return self
 
-    def _add_rows(self, mean: RunningMean, rows: Rows) -> RunningMean:
-        add_rows(mean, rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose)
-        return mean
+    def _add_rows(self, statistics: FeatureStatistics, rows: Rows) -> FeatureStatistics:
+        add_rows(
+            statistics,
+            rows,
+            batch_size=self.batch_size,
+            n_threads=max(2, block_threads(self.n_jobs)),
+            verbose=self.verbose,
+        )
+        return statistics
 
-    def _set_state(self, head: LinearHead, mean: RunningMean, shaping: Any) -> None:
-        mean_activation = mean.mean()
+    def _merge(self, statistics: FeatureStatistics, X: FeatureStatistics, y: Any) -> int:
+        """Merge statistics of other rows into those so far; return the number of features."""
+        if y is not None:
+            raise ValueError("y is given with statistics, which have no rows: leave it out")
+        if X.n_features is None:
+            raise ValueError("the statistics have no rows and no number of features")
+        statistics.merge(X)
+        if not hasattr(self, "n_features_in_"):
+            self.n_features_in_ = X.n_features
+        return X.n_features
+
+    def _set_state(self, head: LinearHead, statistics: FeatureStatistics, shaping: Any) -> None:
+        mean_activation = statistics.mean()
         overflow = np.flatnonzero(~np.isfinite(mean_activation))
         if len(overflow):
             raise ValueError(
@@ -318,4 +337,4 @@ class DICEDetector(BaseDICE):
                 UserWarning,
                 stacklevel=3,
             )
-        self._set_fitted(head, mean, mean_activation, mask, threshold, shaping)
+        self._set_fitted(head, statistics, mean_activation, mask, threshold, shaping)

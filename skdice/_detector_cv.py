@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils.parallel import Parallel, delayed
 
 from skdice._base import BaseDICE, inlier_rows
 from skdice._detector import DICEDetector
-from skdice._mean import RunningMean, add_rows
+from skdice._head import LinearHead
+from skdice._mean import FeatureStatistics, add_rows
 from skdice._path import check_sparsities, path_scores
-from skdice._rows import check_rows
+from skdice._rows import Rows, check_rows
 from skdice._scoring import fitted_shaping
 from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, Trial, fold_trials, predicted_classes
+from skdice.engines import block_threads
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -37,6 +42,82 @@ class _Scored(OutlierMixin, BaseEstimator):
         return self.scores
 
     score_samples = decision_function
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What a fold compares, and how.
+
+    Parameters
+    ----------
+    shapings : sequence of transformer or None
+        Each with each of the sparsities.
+    sparsities : sequence of float
+        In ascending order.
+    score_func, scoring, batch_size, verbose
+        Of the search.
+    """
+
+    shapings: Sequence[Any]
+    sparsities: Sequence[float]
+    score_func: str | Callable[[FloatArray], FloatArray]
+    scoring: Any
+    batch_size: int | None
+    verbose: int | bool
+
+    def measure(self, trial: Trial, n_threads: int) -> list[float]:
+        """Return the metric of each candidate on one trial."""
+        statistics = FeatureStatistics(trial.head.n_features)
+        add_rows(statistics, trial.fitted, batch_size=self.batch_size, n_threads=n_threads)
+        scorer = get_scorer(self.scoring)
+        results: list[float] = []
+        for shaping in self.shapings:
+            shaped = fitted_shaping(shaping, trial.fitted)
+            y_score = np.concatenate(
+                [
+                    path_scores(
+                        trial.head,
+                        statistics.mean(),
+                        shaped,
+                        each,
+                        self.sparsities,
+                        self.score_func,
+                        self.batch_size,
+                        self.verbose,
+                    )
+                    for each in trial.sources
+                ],
+                axis=1,
+            )
+            unused = np.zeros((len(trial.y_true), 1))
+            results += [float(scorer(_Scored(each), unused, trial.y_true)) for each in y_score]
+        return results
+
+
+def fold_scores(
+    head: LinearHead,
+    rows: Rows,
+    labels: NDArray[np.int_],
+    outliers: Any,
+    classes: NDArray[np.intp] | None,
+    fold: tuple[NDArray[Any], NDArray[Any]],
+    candidates: _Candidates,
+    n_threads: int,
+) -> FloatArray:
+    """Return the metric of each candidate on one fold, the mean over its trials.
+
+    Parameters
+    ----------
+    head, rows, labels, fold, outliers, classes
+        As in `fold_trials`.
+    candidates : _Candidates
+        What is compared.
+    n_threads : int
+        Threads that sum the rows.
+    """
+    trials = fold_trials(head, rows, labels, fold, outliers, classes)
+    measured: FloatArray = np.mean([candidates.measure(each, n_threads) for each in trials], axis=0)
+    return measured
 
 
 class DICEDetectorCV(BaseDICE):
@@ -189,7 +270,7 @@ class DICEDetectorCV(BaseDICE):
             There are no outliers, a fold lacks a class, widths do not match, a value is not
             finite, or a parameter is out of its range.
         """
-        self._validate_parameters()
+        self._validate_parameters(X)
         sparsities = check_sparsities(SPARSITIES if self.sparsities is None else self.sparsities)
         listed = isinstance(self.shaping, list | tuple)
         shapings = list(self.shaping) if listed else [self.shaping]
@@ -205,18 +286,22 @@ class DICEDetectorCV(BaseDICE):
             classes = predicted_classes(head, rows) if leaves_out else None
             labels = np.where(is_inlier, 1, -1)
             folds = list(self._folds(labels))
-            scores = np.array(
-                [
-                    np.mean(
-                        [
-                            self._trial_scores(trial, shapings, sparsities)
-                            for trial in fold_trials(head, rows, labels, fold, outliers, classes)
-                        ],
-                        axis=0,
-                    )
-                    for fold in folds
-                ]
+            candidates = _Candidates(
+                shapings, sparsities, self.score_func, self.scoring, self.batch_size, self.verbose
             )
+            # In a `joblib.parallel_config` context, folds at a time; rows in a file stay here.
+            in_memory = isinstance(rows, np.ndarray)
+            together = effective_n_jobs(None) > 1 and in_memory
+            n_threads = 1 if together else max(2, block_threads(self.n_jobs))
+            jobs = (
+                # What is large and the same is a value of its own, which a cluster is sent once.
+                delayed(fold_scores)(
+                    head, rows, labels, outliers, classes, fold, candidates, n_threads
+                )
+                for fold in folds
+            )
+            parallel = Parallel(n_jobs=None if in_memory else 1, prefer="threads")
+            scores = np.array(parallel(jobs))
             self._set_results(scores, shapings if listed else None, sparsities)
             self.n_splits_ = len(folds)
             best = self._candidates(shapings, sparsities)[self.best_index_]
@@ -282,36 +367,6 @@ class DICEDetectorCV(BaseDICE):
         else:
             splitter = check_cv(self.cv, labels, classifier=True)
         return iter(splitter.split(np.zeros((len(labels), 1)), labels))
-
-    def _trial_scores(
-        self, trial: Trial, shapings: Sequence[Any], sparsities: Sequence[float]
-    ) -> list[float]:
-        """Return the metric of each candidate on one trial."""
-        mean = RunningMean(trial.head.n_features)
-        add_rows(mean, trial.fitted, batch_size=self.batch_size, n_jobs=self.n_jobs)
-        scorer = get_scorer(self.scoring)
-        results: list[float] = []
-        for shaping in shapings:
-            shaped = fitted_shaping(shaping, trial.fitted)
-            y_score = np.concatenate(
-                [
-                    path_scores(
-                        trial.head,
-                        mean.mean(),
-                        shaped,
-                        each,
-                        sparsities,
-                        self.score_func,
-                        self.batch_size,
-                        self.verbose,
-                    )
-                    for each in trial.sources
-                ],
-                axis=1,
-            )
-            unused = np.zeros((len(trial.y_true), 1))
-            results += [float(scorer(_Scored(each), unused, trial.y_true)) for each in y_score]
-        return results
 
     @staticmethod
     def _candidates(

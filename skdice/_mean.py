@@ -1,23 +1,25 @@
-"""The float64 mean of all rows, which never holds them."""
+"""Mergeable float64 sums of all rows, which never hold them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
+from skdice._dask import DaskRows
 from skdice._extras import has_numba
 from skdice._rows import (
     ArrayRows,
+    ChunkRows,
     Rows,
     SelectedRows,
     array_source,
     block_slices,
+    check_rows,
     load_block,
     map_blocks,
     scoring_dtype,
@@ -118,73 +120,176 @@ def array_column_sums(xp: Any, block: Any) -> Float64Array:
     return np.stack([sums, np.zeros_like(sums)])
 
 
-class RunningMean:
-    """Column means of rows that come in blocks, by compensated float64 summation.
+class FeatureStatistics:
+    """Mean activation of features that come in blocks, on any number of machines.
 
-    The result does not depend on how the rows are split, beyond the last digits. (Blocks of
-    more than 256 rows without a negative value are summed plainly, to n * 1e-16 of their
-    own sum: that shows only where another block cancels it almost wholly.)
+    Each worker of Ray, Spark, MPI or any other engine adds its blocks of rows to an object of
+    its own, which is small to send; merged in any order, and given to
+    `DICEDetector.partial_fit`, they are as good as the rows. The sums are float64 and
+    compensated, so that the mean does not depend on blocks, workers or the order of merging
+    beyond the last digits. (Blocks of more than 256 rows without a negative value are summed
+    plainly, to n * 1e-16 of their own sum: that shows only where another block cancels it
+    almost wholly.)
 
     Parameters
     ----------
-    n_columns : int
-        Columns of every block.
+    n_features : int, default=None
+        Number of features; None takes that of the first block, or of what is merged first.
 
     Attributes
     ----------
-    n_rows : int
+    n_features : int or None
+        Number of features, None as long as there is nothing to tell it.
+    n_samples : int
         Rows so far.
-    total, error : ndarray of shape (n_columns,), float64
+    total, error : ndarray of shape (n_features,), float64
         Sum of the rows, and what rounding took from it.
+
+    See Also
+    --------
+    DICEDetector.partial_fit : Takes the statistics in place of rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdice import DICEDetector, FeatureStatistics
+    >>> X = np.random.default_rng(0).random((1000, 4))
+    >>> of_workers = [FeatureStatistics().add(block) for block in np.split(X, [100, 700])]
+    >>> statistics = FeatureStatistics()
+    >>> for each in of_workers:
+    ...     statistics = statistics.merge(each)
+    >>> statistics
+    FeatureStatistics(n_samples=1000, n_features=4)
+    >>> bool(np.allclose(statistics.mean(), X.mean(axis=0), rtol=1e-14))
+    True
+    >>> DICEDetector(head="identity", sparsity=0).partial_fit(statistics).n_samples_seen_
+    1000
     """
 
-    def __init__(self, n_columns: int) -> None:
-        self.n_rows = 0
-        self.total = np.zeros(n_columns)
-        self.error = np.zeros(n_columns)
+    def __init__(self, n_features: int | None = None) -> None:
+        self.n_samples = 0
+        self.n_features = n_features
+        self.total = np.zeros(n_features or 0)
+        self.error = np.zeros(n_features or 0)
 
-    def copy(self) -> RunningMean:
-        """Return an independent copy, so that an update can be taken back."""
-        twin = RunningMean(len(self.total))
-        twin.n_rows = self.n_rows
-        twin.total, twin.error = self.total.copy(), self.error.copy()
-        return twin
+    def add(self, X: Any) -> Self:
+        """Add rows, by one thread.
 
-    def add(self, n_rows: int, sums: Float64Array) -> None:
-        """Add the `column_sums` (2, n_columns) of so many rows."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.total, rounding = _two_sum(self.total, sums[0])
-            self.error += sums[1] + rounding
-        self.n_rows += n_rows
+        Parameters
+        ----------
+        X : array-like or source of rows, of shape (n_samples, n_features)
+            Features; no rows at all add nothing.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            A value is not finite (the message names the first such row of X), or the number
+            of features is another than before. The statistics are left as they were.
+        """
+        shape = np.shape(X)
+        if len(shape) == 2 and shape[0] == 0 and shape[1] > 0:
+            self._set_width(shape[1])
+            return self
+        rows = check_rows(X)
+        if isinstance(rows, np.ndarray):
+            rows = ChunkRows(rows)
+        added = FeatureStatistics(rows.shape[1])
+        add_rows(added, rows, n_threads=1)
+        return self.merge(added)
+
+    def merge(self, other: FeatureStatistics) -> Self:
+        """Add the rows of other statistics, which do not change.
+
+        Parameters
+        ----------
+        other : FeatureStatistics
+            Of other rows of the same features.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            The numbers of features differ.
+        """
+        if other.n_features is not None:
+            self._set_width(other.n_features)
+            self.add_sums(other.n_samples, np.stack([other.total, other.error]))
+        return self
 
     def mean(self) -> Float64Array:
-        """Return the column means (n_columns,)."""
-        return (self.total + self.error) / self.n_rows
+        """Return the mean activation.
+
+        Returns
+        -------
+        ndarray of shape (n_features,), float64
+
+        Raises
+        ------
+        ValueError
+            There are no rows yet.
+        """
+        if self.n_samples == 0:
+            raise ValueError("the statistics have no rows yet: there is no mean")
+        return (self.total + self.error) / self.n_samples
+
+    def copy(self) -> FeatureStatistics:
+        """Return an independent copy."""
+        return FeatureStatistics(self.n_features).merge(self)
+
+    def add_sums(self, n_samples: int, sums: Float64Array) -> None:
+        """Add the `column_sums` (2, n_features) of so many rows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.total, rounding = _two_sum(self.total, sums[0])
+            self.error = self.error + (sums[1] + rounding)
+        self.n_samples += n_samples
+
+    def _set_width(self, n_features: int) -> None:
+        if self.n_features is None:
+            self.n_features = n_features
+            self.total, self.error = np.zeros((2, n_features))
+        elif self.n_features != n_features:
+            raise ValueError(
+                f"these rows have {n_features} features, but those before have {self.n_features}"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n_samples={self.n_samples}, n_features={self.n_features})"
 
 
 def add_rows(
-    mean: RunningMean,
+    statistics: FeatureStatistics,
     X: Rows,
     *,
     batch_size: int | None = None,
-    n_jobs: int | None = None,
+    n_threads: int | None = None,
     verbose: int | bool = 0,
 ) -> None:
-    """Add all rows of a source to a mean, those of an array on a GPU where they lie.
+    """Add all rows of a source to statistics, those of an array on a GPU where they lie.
 
     Parameters
     ----------
-    mean : RunningMean
+    statistics : FeatureStatistics
         Changed in place.
     X : source of rows, of shape (n_samples, n_features)
         What is added.
     batch_size : int or None
         Rows per block.
-    n_jobs : int or None
-        Threads; two at least.
+    n_threads : int or None
+        Threads that sum; None is two: the thread that would read ahead sums as well, as one
+        alone is slower than the memory.
     verbose : int
         Above 0, a progress bar.
     """
+    if isinstance(X, DaskRows):
+        statistics.merge(X.reduce(partial(_chunk_statistics, batch_size=batch_size), _merged))
+        return
     row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
     slices = block_slices(X.shape[0], row_bytes, batch_size)
     source = array_source(X)
@@ -194,19 +299,31 @@ def add_rows(
             sums = array_column_sums(source.xp, X.native(rows))
             if not np.isfinite(sums).all():
                 load_block(X, rows)  # names the row
-            mean.add(rows.stop - rows.start, sums)
+            statistics.add_sums(rows.stop - rows.start, sums)
         return
     blocks = map_blocks(
         _block_sums(X),
         X,
         slices,
-        # The thread that would read ahead sums as well: one alone is slower than the memory.
-        n_threads=max(2, effective_n_jobs(n_jobs)),
+        n_threads=2 if n_threads is None else n_threads,
         description="mean activation",
         verbose=verbose,
     )
     for rows, each in blocks:
-        mean.add(rows.stop - rows.start, each)
+        statistics.add_sums(rows.stop - rows.start, each)
+
+
+def _chunk_statistics(rows: Rows, batch_size: int | None) -> FeatureStatistics:
+    statistics = FeatureStatistics(rows.shape[1])
+    add_rows(statistics, rows, batch_size=batch_size, n_threads=1)
+    return statistics
+
+
+def _merged(statistics: list[FeatureStatistics]) -> FeatureStatistics:
+    whole = FeatureStatistics()
+    for each in statistics:
+        whole.merge(each)
+    return whole
 
 
 def _block_sums(X: Rows) -> Callable[[FloatArray], Float64Array]:

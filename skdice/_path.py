@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skdice._extras import has_numba
 from skdice._head import LinearHead
-from skdice._mean import RunningMean, add_rows
+from skdice._mean import FeatureStatistics, add_rows
 from skdice._rows import Rows, block_slices, check_rows, map_blocks, scoring_dtype
 from skdice._scoring import (
     block_scorer,
@@ -95,11 +95,11 @@ def sparsity_path(
             raise ValueError(
                 f"{name} has {each.shape[1]} features, but the head expects {head.n_features}"
             )
-    mean = RunningMean(fitted.shape[1])
-    add_rows(mean, fitted, batch_size=batch_size, verbose=verbose)
+    statistics = FeatureStatistics(fitted.shape[1])
+    add_rows(statistics, fitted, batch_size=batch_size, verbose=verbose)
     return path_scores(
         head,
-        mean.mean(),
+        statistics.mean(),
         fitted_shaping(shaping, fitted, verbose),
         rows,
         check_sparsities(sparsities),

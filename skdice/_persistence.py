@@ -22,7 +22,7 @@ import skdice
 from skdice import shaping as shaping_module
 from skdice._detector import DICEDetector
 from skdice._head import LinearHead
-from skdice._mean import RunningMean
+from skdice._mean import FeatureStatistics
 from skdice._sklearn import validate_parameters
 from skdice._xp import to_numpy
 from skdice.features import _safetensors
@@ -47,8 +47,8 @@ def save(detector: DICEDetector, path: str | Path) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "mask": to_numpy(detector.mask_),
         "mean_activation": to_numpy(detector.mean_activation_).astype(np.float64),
-        "activation_total": detector._running_mean.total,
-        "activation_error": detector._running_mean.error,
+        "activation_total": detector._statistics.total,
+        "activation_error": detector._statistics.error,
     }
     head = detector._resolve_head(detector.n_features_in_)
     coef = to_numpy(detector.coef_)
@@ -189,9 +189,10 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
     if not isinstance(fitted["n_samples_seen"], int) or fitted["n_samples_seen"] < 1:
         raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}")
-    mean = RunningMean(n_features)
-    mean.n_rows = fitted["n_samples_seen"]
-    mean.total, mean.error = arrays["activation_total"], arrays["activation_error"]
+    statistics = FeatureStatistics(n_features)
+    statistics.n_samples = fitted["n_samples_seen"]
+    statistics.total = arrays["activation_total"]
+    statistics.error = arrays["activation_error"]
     detector.n_features_in_ = n_features
     if names is not None:
         detector.feature_names_in_ = np.array(names, dtype=object)
@@ -200,7 +201,7 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         raise ValueError(f"its shaping was fitted on {shaping.n_features_in_!r} features")
     detector._set_fitted(
         resolved,
-        mean,
+        statistics,
         arrays["mean_activation"],
         arrays["mask"],
         _number("contribution_threshold", fitted["contribution_threshold"]),

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 from tqdm import tqdm
 
-from skdice._xp import is_followed, to_numpy
+from skdice._xp import is_dask, is_followed, to_numpy
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -149,6 +149,33 @@ class ArrayRows(LazyRows):
         return self.xp.empty(shape, dtype=getattr(self.xp, dtype.name), device=self.device)
 
 
+class ChunkRows(LazyRows):
+    """Rows in memory that are a chunk of a larger matrix, read by the thread that uses them.
+
+    Other chunks keep the other processors busy: nothing is read ahead.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_samples, n_features)
+        The chunk.
+    first : int, default=0
+        Its first row in the whole.
+    chunk : int, default=None
+        Number of the chunk, where its first row in the whole is not known.
+    """
+
+    def __init__(self, array: NDArray[Any], first: int = 0, chunk: int | None = None) -> None:
+        self.array, self._first, self._chunk = array, first, chunk
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def number(self, row: int) -> int | str:
+        """Return which row of the whole a row is, or where it is in the chunk."""
+        return self._first + row if self._chunk is None else f"{row} of chunk {self._chunk}"
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return self.array[start:stop]
+
+
 class SelectedRows(LazyRows):
     """Some rows of a source, in their order.
 
@@ -170,9 +197,9 @@ class SelectedRows(LazyRows):
         xp, array = self.source.xp, self.source.array
         return xp.take(array, xp.asarray(self._indices[rows], device=self.source.device), axis=0)
 
-    def number(self, row: int) -> int:
+    def number(self, row: int) -> int | str:
         """Return which row of the source a selected row is."""
-        return int(self._indices[row])
+        return row_number(self.source, int(self._indices[row]))
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         wanted = self._indices[start:stop]
@@ -230,6 +257,10 @@ def check_rows(X: Any, name: str = "X") -> Rows:
     """
     if is_plain(X) and X.size:
         return X
+    if is_dask(X):
+        from skdice._dask import dask_rows
+
+        return dask_rows(X, name)
     if isinstance(X, str | PathLike):
         raise TypeError(
             f"{name} is the path {str(X)!r}: open it with skdice.features.open_features"
@@ -255,6 +286,21 @@ def check_rows(X: Any, name: str = "X") -> Rows:
         raise ValueError(f"{name} has dtype {X.dtype}, expected real numbers")
     rows: Rows = X
     return rows
+
+
+def named(X: Any, rows: Rows) -> Any:
+    """Return what has the names and the number of the features of X, for scikit-learn to look at.
+
+    Parameters
+    ----------
+    X : array-like or source of rows
+        What the user gave.
+    rows : source of rows
+        What `check_rows` made of it.
+    """
+    if is_dask(X) and hasattr(X, "columns"):
+        return X._meta  # a data frame of pandas without rows
+    return X if hasattr(X, "shape") and not is_dask(X) else rows
 
 
 def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -290,9 +336,9 @@ def array_source(X: Rows) -> ArrayRows | None:
     return source if isinstance(source, ArrayRows) else None
 
 
-def row_number(X: Rows, row: int) -> int:
+def row_number(X: Rows, row: int) -> int | str:
     """Return the number under which the user knows a row."""
-    return X.number(row) if isinstance(X, SelectedRows) else row
+    return X.number(row) if isinstance(X, SelectedRows | ChunkRows) else row
 
 
 def load_block(X: Rows, rows: slice, *, validate: bool = True) -> FloatArray:
@@ -349,8 +395,9 @@ def iterate_blocks(
         row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
         slices = block_slices(X.shape[0], row_bytes, batch_size)
     # A single block, such as a single row, is spared the thread and the bar.
-    if len(slices) == 1 and not verbose:
-        yield slices[0], load_block(X, slices[0], validate=validate)
+    if (len(slices) == 1 and not verbose) or _is_chunk(X):
+        for rows in slices:
+            yield rows, load_block(X, rows, validate=validate)
         return
     load = partial(load_block, X, validate=validate)
     blocks = _read_ahead(load, slices) if slices else iter(())
@@ -358,6 +405,10 @@ def iterate_blocks(
         for rows, block in zip(slices, blocks, strict=True):
             yield rows, block
             bar.update(rows.stop - rows.start)
+
+
+def _is_chunk(X: Rows) -> bool:
+    return isinstance(X.source if isinstance(X, SelectedRows) else X, ChunkRows)
 
 
 def _read_ahead(load: Callable[[slice], FloatArray], slices: list[slice]) -> Iterator[FloatArray]:

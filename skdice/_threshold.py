@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._dask import DaskRows
+from skdice._quantiles import order_statistics
+
 
 def score_threshold(scores: NDArray[np.floating[Any]], contamination: float) -> float:
     """Return the smallest score with more than `contamination` of the scores at or below it.
@@ -31,12 +34,26 @@ def score_threshold(scores: NDArray[np.floating[Any]], contamination: float) -> 
     >>> score_threshold(np.arange(100.0), 0.05)
     5.0
     """
-    n = len(scores)
+    n_below = rows_below(len(scores), contamination)
+    return float(np.partition(scores, n_below)[n_below])
+
+
+def distributed_threshold(scores: Any, contamination: float) -> float:
+    """Return the `score_threshold` of a lazy Dask array of scores, which stay on its workers.
+
+    They are kept there meanwhile, for two passes that count them, three in float64.
+    """
+    rows = DaskRows(scores.persist()[:, None])
+    values, _ = order_statistics(rows, lambda n: [rows_below(n, contamination)])
+    (value,) = values.values()
+    return float(value)
+
+
+def rows_below(n: int, contamination: float) -> int:
+    """Return how many of n rows fall below the threshold."""
     n_below = floor(contamination * n)
     # A product a hair off a whole number must not cost a row: 0.29 * 100 is 28.999...
-    if (n_below + 1) / n <= contamination:
-        n_below += 1
-    return float(np.partition(scores, n_below)[n_below])
+    return n_below + 1 if (n_below + 1) / n <= contamination else n_below
 
 
 def conformal_threshold(scores: NDArray[np.floating[Any]], contamination: float) -> float:

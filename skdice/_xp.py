@@ -24,6 +24,13 @@ def is_followed(X: Any) -> bool:
     )
 
 
+def is_dask(X: Any) -> bool:
+    """Tell whether X is a Dask array, DataFrame or Series, without importing Dask."""
+    return type(X).__module__.partition(".")[0] in ("dask", "dask_expr") and hasattr(
+        X, "__dask_graph__"
+    )
+
+
 def device_of(array: Any) -> Any:
     """Return the device of an array."""
     return array_api_compat.device(array)

@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdice._dask import DaskRows
 from skdice._quantiles import quantiles
-from skdice._rows import Rows, check_rows, iterate_blocks, scoring_dtype
+from skdice._rows import Rows, check_rows, iterate_blocks, named, scoring_dtype
 from skdice._sklearn import Interval, validate_parameters
 
 __all__ = ["ASH", "VRA", "ReAct", "Scale"]
@@ -66,6 +67,11 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not hasattr(self, "n_features_in_"):  # used without a fit, which would have looked
             validate_parameters(self)
         rows = self._validate(X, reset=False)
+        if isinstance(rows, DaskRows):
+            raise TypeError(
+                "transform takes rows in memory; those of a Dask collection are shaped by "
+                f"DICEDetector(shaping={self!r}), or by X.map_blocks(shaping.transform)"
+            )
         out = np.empty(rows.shape, scoring_dtype(rows.dtype))
         for where, block in iterate_blocks(rows):
             out[where] = self.shape_block(block)
@@ -86,10 +92,12 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _validate(self, X: Any, *, reset: bool) -> Rows:
         rows = check_rows(X)
-        validate_data(self, X if hasattr(X, "shape") else rows, reset=reset, skip_check_array=True)
+        validate_data(self, named(X, rows), reset=reset, skip_check_array=True)
         return rows
 
     def _fit(self, X: Rows, verbose: int | bool) -> None:
+        if isinstance(X, DaskRows):
+            return  # a pass over a cluster for nothing: bad rows are refused where they are used
         # Nothing to learn, but bad rows are refused here as everywhere.
         for _ in iterate_blocks(X, description="shaping", verbose=verbose):
             pass

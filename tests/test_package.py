@@ -38,6 +38,7 @@ def test_public_names():
     assert skdice.__all__ == [
         "DICEDetector",
         "DICEDetectorCV",
+        "FeatureStatistics",
         "LinearHead",
         "load",
         "sparsity_path",

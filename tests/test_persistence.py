@@ -263,7 +263,7 @@ def test_skops_keeps_every_bit_with_named_trusted_types(small):
     assert set(trusted) <= {
         "skdice._detector.DICEDetector",
         "skdice._head.LinearHead",
-        "skdice._mean.RunningMean",
+        "skdice._mean.FeatureStatistics",
         "skdice.shaping.ReAct",
     }
     loaded = skops.io.loads(content, trusted=trusted)

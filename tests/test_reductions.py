@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from skdice import _mean
-from skdice._mean import RunningMean, add_rows, column_sums
+from skdice._mean import FeatureStatistics, add_rows, column_sums
 from skdice._quantiles import quantiles
 
 pytest.importorskip("numba")
@@ -55,12 +55,12 @@ def test_quantiles_of_every_kind_of_array(X):
 @pytest.fixture(scope="module", params=["numpy", "compiled"])
 def mean_of(request):
     def mean(*blocks, half=False):
-        running = RunningMean(blocks[0].shape[1])
+        running = FeatureStatistics(blocks[0].shape[1])
         for block in blocks:
             compiled = request.param == "compiled"
             sums = compiled_column_sums(block) if compiled else column_sums(block, half=half)
-            running.add(len(block), sums)
-        assert running.n_rows == sum(len(block) for block in blocks)
+            running.add_sums(len(block), sums)
+        assert running.n_samples == sum(len(block) for block in blocks)
         return running.mean()
 
     return mean
@@ -161,7 +161,7 @@ def test_large_sources_are_summed_by_compiled_code(monkeypatch):
     found = []
     for limit in (len(X) * 7, len(X) * 7 + 1):
         monkeypatch.setattr(_mean, "COMPILED_VALUES", limit)
-        running = RunningMean(7)
+        running = FeatureStatistics(7)
         add_rows(running, X, batch_size=100)
         found.append(running.mean())
     np.testing.assert_allclose(*found, rtol=1e-15)

@@ -38,8 +38,7 @@ def fit(arguments: Namespace) -> None:
         score_func=arguments.score,
         contamination=arguments.contamination,
     )
-    features = open_rows(arguments.features, arguments.key)
-    with naming(arguments.features):
+    with naming(arguments.features), opened(arguments) as features:
         detector.set_params(verbose=arguments.verbose).fit(features)
     detector.set_params(verbose=0).save(arguments.output)
     report(
@@ -63,15 +62,15 @@ def calibrate(arguments: Namespace) -> None:
     output = arguments.output or arguments.detector
     refuse_overwriting(output, arguments.features)
     detector = load(arguments.detector)
-    features = open_rows(arguments.features, arguments.key)
-    with naming(arguments.features):
+    with naming(arguments.features), opened(arguments) as features:
+        n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(
             features, arguments.contamination, method=arguments.method
         )
     detector.set_params(verbose=0).save(output)
     report(
         arguments,
-        {"output": str(output), "rows": features.shape[0], "threshold": detector.offset_},
+        {"output": str(output), "rows": n_rows, "threshold": detector.offset_},
         "threshold {threshold:.6g} from {rows:,} rows; wrote {output}",
     )
 
@@ -81,8 +80,7 @@ def score(arguments: Namespace) -> None:
     if arguments.output is not None:
         refuse_overwriting(arguments.output, arguments.features, arguments.detector)
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
-    features = open_rows(arguments.features, arguments.key)
-    with naming(arguments.features):
+    with naming(arguments.features), opened(arguments) as features:
         score_rows(arguments, detector, features)
 
 
@@ -185,6 +183,24 @@ def report(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
         print(json.dumps(facts))
     elif not arguments.quiet:
         print(sentence.format(**facts), file=sys.stderr)
+
+
+@contextmanager
+def opened(arguments: Namespace) -> Iterator[Any]:
+    """Open the features of a command, with --scheduler as chunks that its workers read."""
+    if arguments.scheduler is None:
+        yield open_rows(arguments.features, arguments.key)
+        return
+    if arguments.features == "-":
+        raise ValueError("--scheduler reads files that its workers see, not standard input")
+    distributed = import_extra("distributed", "dask")
+    from skdice.features._distributed import distributed_features
+
+    with distributed.Client(arguments.scheduler):
+        try:
+            yield distributed_features(arguments.features, arguments.key)
+        except distributed.KilledWorker as error:
+            raise OSError(str(error)) from error
 
 
 def open_rows(path: str, key: str | None) -> Rows:

@@ -97,6 +97,7 @@ def build_parser() -> ArgumentParser:
         help="react, vra, ash or scale; react:threshold=1.0 or react:quantile=0.9, say",
     )
     _contamination(fit, 0.05)
+    _scheduler(fit)
     _output(fit, "the detector file", required=True)
     _common(fit)
 
@@ -158,6 +159,7 @@ def build_parser() -> ArgumentParser:
     _detector(calibrate)
     _features(calibrate)
     _contamination(calibrate, None)
+    _scheduler(calibrate)
     calibrate.add_argument(
         "--method",
         choices=["quantile", "conformal"],
@@ -174,6 +176,7 @@ def build_parser() -> ArgumentParser:
     )
     _detector(score)
     _features(score)
+    _scheduler(score)
     _output(
         score,
         "a .npy file for the scores, or a .parquet file for score and label (default: a line per "
@@ -226,6 +229,15 @@ def _detector(parser: ArgumentParser) -> None:
 def _features(parser: ArgumentParser) -> None:
     parser.add_argument("features", metavar="FEATURES", help="a feature file")
     parser.add_argument("--key", help="name of the array in the feature file")
+
+
+def _scheduler(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="compute on a Dask cluster, such as tcp://10.0.0.1:8786, whose workers read the files "
+        "under the path given here",
+    )
 
 
 def _contamination(parser: ArgumentParser, default: float | None) -> None:

@@ -11,7 +11,7 @@ from skdice.engines._few import FewClassesLayer
 from skdice.engines._fused import FUSED_SCORES, FusedScore
 from skdice.engines._plan import Plan
 from skdice.engines._sparse import TILE_ROWS, SparseLayer
-from skdice.engines._threads import available_threads
+from skdice.engines._threads import available_threads, block_threads
 
 __all__ = [
     "CUDA_DEVICE",
@@ -24,6 +24,7 @@ __all__ = [
     "Plan",
     "SparseLayer",
     "available_threads",
+    "block_threads",
     "choose_engine",
     "choose_path_engine",
     "dense_logits",

@@ -1,10 +1,10 @@
-"""How many threads an engine of this package may take: as many as the BLAS does."""
+"""How many threads this process may take."""
 
 from __future__ import annotations
 
 from functools import cache
 
-from joblib import cpu_count
+from joblib import cpu_count, effective_n_jobs
 from threadpoolctl import ThreadpoolController
 
 
@@ -12,6 +12,20 @@ from threadpoolctl import ThreadpoolController
 def _controller() -> ThreadpoolController:
     # Finding the libraries takes milliseconds; asking them, microseconds.
     return ThreadpoolController()
+
+
+def block_threads(n_jobs: int | None) -> int:
+    """Return how many threads of this process work on blocks of rows.
+
+    Those of joblib, but not as many as a cluster has that joblib's context may name.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        Of the detector.
+    """
+    limit = n_jobs if n_jobs is not None and n_jobs > 0 else cpu_count()
+    return int(min(effective_n_jobs(n_jobs), limit))
 
 
 def available_threads() -> int:

@@ -104,9 +104,23 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
     array([0, 1])
     """
     path = Path(path)
+    paths = shard_paths(path)
+    if paths == [path]:
+        return open_shard(path, key)
+    return ShardedRows(paths, partial(open_shard, key=key))
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """Return the files of a folder or a pattern in order, or the one file itself.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As in `open_features`.
+    """
     is_shards = path.is_dir() and path.suffix != ".zarr"
     if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
-        return open_archive(path).open(key)
+        return [path]
     if path.is_dir():
         shards = [each for each in path.iterdir() if is_shard(each)]
     elif _is_pattern(path):
@@ -126,12 +140,13 @@ def open_features(path: str | Path, key: str | None = None) -> Rows:
             f"the rows of {path} are in the sorted order of the file names, {shards[0].name}, "
             f"{shards[1].name}, ...: number the files with leading zeros to have another",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return ShardedRows(shards, partial(_open_shard, key=key))
+    return shards
 
 
-def _open_shard(path: Path, key: str | None) -> Rows:
+def open_shard(path: Path, key: str | None) -> Rows:
+    """Return the rows of one file."""
     return open_archive(path).open(key)
 
 

@@ -64,36 +64,39 @@ def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
     path = Path(path)
     if path.suffix not in (".npy", ".parquet"):
         raise ValueError(f"cannot write scores to {path}: expected .npy or .parquet")
-    rows, dtype, blocks = detector._score_blocks(X)
+    _, dtype, blocks = detector._score_blocks(X)
     with replacing(path) as temporary:
         if path.suffix == ".npy":
-            _write_npy(temporary, blocks, rows.shape[0], dtype)
-        else:
-            _write_parquet(temporary, blocks, getattr(detector, "offset_", None), dtype)
-    return rows.shape[0]
+            return _write_npy(temporary, blocks, dtype)
+        return _write_parquet(temporary, blocks, getattr(detector, "offset_", None), dtype)
 
 
-def _write_npy(path: Path, blocks: Blocks, n_rows: int, dtype: np.dtype[Any]) -> None:
+def _write_npy(path: Path, blocks: Blocks, dtype: np.dtype[Any]) -> int:
+    header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False}
+    n_rows = 0
     with path.open("wb") as file:
-        header = {
-            "descr": npy_format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": (n_rows,),
-        }
-        npy_format.write_array_header_1_0(file, header)
+        npy_format.write_array_header_1_0(file, header | {"shape": (0,)})
         for scores in blocks:
             file.write(np.ascontiguousarray(scores).data)
+            n_rows += len(scores)
+        # Not known before of a Dask collection; NumPy leaves room for it to grow.
+        file.seek(0)
+        npy_format.write_array_header_1_0(file, header | {"shape": (n_rows,)})
+    return n_rows
 
 
-def _write_parquet(path: Path, blocks: Blocks, offset: float | None, dtype: np.dtype[Any]) -> None:
+def _write_parquet(path: Path, blocks: Blocks, offset: float | None, dtype: np.dtype[Any]) -> int:
     pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
     fields = [("score", pa.from_numpy_dtype(dtype))]
     if offset is not None:
         fields.append(("label", pa.int8()))
     schema = pa.schema(fields)
+    n_rows = 0
     with pq.ParquetWriter(path, schema) as writer:
         for scores in blocks:
+            n_rows += len(scores)
             columns = [pa.array(scores)]
             if offset is not None:
                 columns.append(pa.array(np.where(scores - offset >= 0, 1, -1).astype(np.int8)))
             writer.write_batch(pa.record_batch(columns, schema=schema))
+    return n_rows

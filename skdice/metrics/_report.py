@@ -331,13 +331,8 @@ def score_rows(detector: Any, X: Any) -> FloatArray:
     """Return the scores of rows as a NumPy array, wherever they are computed."""
     if not isinstance(detector, BaseDICE):
         return np.asarray(detector.score_samples(X))
-    rows, dtype, blocks = detector._score_blocks(X)
-    scores = np.empty(rows.shape[0], dtype)
-    start = 0
-    for block in blocks:
-        scores[start : start + len(block)] = block
-        start += len(block)
-    return scores
+    _, dtype, blocks = detector._score_blocks(X)
+    return np.concatenate([np.empty(0, dtype), *blocks])
 
 
 def _class_labels(y_id: ArrayLike, rows: Rows, n_classes: int) -> NDArray[np.intp]:
