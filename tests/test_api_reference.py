@@ -5,7 +5,11 @@ import pkgutil
 import re
 from pathlib import Path
 
+import pytest
+
 import skdice
+
+pytest.importorskip("matplotlib")
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.rst"
 # How blocks of rows become scores: named for the package's own modules, not for its users.

@@ -13,6 +13,8 @@ import pytest
 
 from skdice.cli._main import build_parser
 
+pytest.importorskip("matplotlib")
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text(encoding="utf-8")
