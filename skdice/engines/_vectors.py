@@ -136,7 +136,7 @@ def _exponential(builder: Any, x: Any) -> Any:
     """
     vector = x.type
     if isinstance(vector.element, ir.FloatType):
-        integer, digits, smallest = ir.IntType(32), 23, -87.0
+        integer, digits, bias, smallest = ir.IntType(32), 23, 127, -87.0
         log2_high, log2_low = 0.693359375, -2.12194440e-4
         series = [
             1.9875691500e-4,
@@ -147,7 +147,7 @@ def _exponential(builder: Any, x: Any) -> Any:
             5.0000001201e-1,
         ]
     else:
-        integer, digits, smallest = ir.IntType(64), 52, -708.0
+        integer, digits, bias, smallest = ir.IntType(64), 52, 1023, -708.0
         log2_high, log2_low = 6.93145751953125e-1, 1.42860682030941723212e-6
         series = [1 / factorial(k) for k in range(13, 1, -1)]
     integers = ir.VectorType(integer, vector.count)
@@ -155,8 +155,9 @@ def _exponential(builder: Any, x: Any) -> Any:
     def constant(value: float) -> Any:
         return filled(vector, value)
 
-    # Added to a number this large, x / log 2 is rounded to a whole, in the lowest bits.
-    whole = constant(1.5 * 2.0**digits)
+    # Added to a number this large, x / log 2 is rounded to a whole, in the lowest bits; there
+    # it is n + bias, the exponent of 2**n.
+    whole = constant(1.5 * 2.0**digits + bias)
     shifted = multiply_add(builder, x, constant(1 / np.log(2.0)), whole)
     n = builder.fsub(shifted, whole)
     r = multiply_add(builder, n, constant(-log2_high), x)
@@ -166,12 +167,12 @@ def _exponential(builder: Any, x: Any) -> Any:
         value = multiply_add(builder, value, r, constant(coefficient))
     value = multiply_add(builder, value, builder.fmul(r, r), r)
     value = builder.fadd(value, constant(1.0))
-    # 2**n: n is added to the exponent.
-    exponent = builder.shl(
+    scale = builder.shl(
         builder.bitcast(shifted, integers),
         ir.Constant(integers, [ir.Constant(integer, digits)] * vector.count),
     )
-    value = builder.bitcast(builder.add(builder.bitcast(value, integers), exponent), vector)
+    # A product, as the sum of the bits could make a number of a NaN.
+    value = builder.fmul(value, builder.bitcast(scale, vector))
     # The comparison is false for NaN, which so passes.
     vanishes = builder.fcmp_ordered("<", x, constant(smallest))
     return builder.select(vanishes, constant(0.0), value)
