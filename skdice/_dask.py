@@ -28,6 +28,11 @@ UNKNOWN_GROUP = 256
 LARGEST_GROUP = 4096
 # Kinds of labels that can be -1.
 NUMERIC_KINDS = "iufbO"
+NOT_IN_MEMORY = (
+    "the rows of a Dask collection stay on its workers; this needs them in memory: give a "
+    "part of them, such as X[:10000].compute(). DICEDetector takes Dask collections in "
+    "fit, partial_fit and calibrate and in all methods that score"
+)
 
 
 class DaskRows(LazyRows):
@@ -51,11 +56,7 @@ class DaskRows(LazyRows):
         self.shape, self.dtype = array.shape, array.dtype
 
     def __getitem__(self, rows: slice, /) -> NoReturn:
-        raise TypeError(
-            "the rows of a Dask collection stay on its workers; this needs them in memory: give a "
-            "part of them, such as X[:10000].compute(). DICEDetector takes Dask collections in "
-            "fit, partial_fit and calibrate and in all methods that score"
-        )
+        raise TypeError(NOT_IN_MEMORY)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:]
@@ -82,11 +83,11 @@ class DaskRows(LazyRows):
             labels = np.asarray(y)
         if labels.ndim != 1:
             raise ValueError(f"y has shape {labels.shape}, expected (n_samples,)")
-        if labels.dtype.kind not in NUMERIC_KINDS:
-            return self
         known = not np.isnan([*self.shape[:1], *labels.shape]).any()
         if known and labels.shape[0] != self.shape[0]:
             raise ValueError(f"y has {labels.shape[0]} labels, but X has {self.shape[0]} rows")
+        if labels.dtype.kind not in NUMERIC_KINDS:
+            return self
         if not is_dask(labels):
             labels = da.from_array(labels != -1, chunks=(chunks,)) * 2 - 1
         elif known:
@@ -199,6 +200,7 @@ class DaskRows(LazyRows):
             dtype=dtype,
             meta=np.empty((0, 0), dtype),
             align_arrays=False,
+            rows_dtype=self.dtype,
         )
 
 
@@ -214,7 +216,7 @@ def dask_rows(X: Any, name: str = "X") -> DaskRows:
     """
     if hasattr(X, "to_dask_array"):
         X = X.to_dask_array()
-    if not (hasattr(X, "chunks") and hasattr(X, "rechunk")):
+    if not isinstance(X, import_extra("dask.array", "dask").Array):
         raise TypeError(f"{name} is a {type(X).__name__}, expected a Dask array or DataFrame")
     if X.ndim != 2:
         raise ValueError(f"{name} has shape {X.shape}, expected (n_samples, n_features)")
@@ -233,6 +235,13 @@ def dask_rows(X: Any, name: str = "X") -> DaskRows:
                 f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required."
             )
     return DaskRows(X if X.numblocks[1] == 1 else X.rechunk({1: -1}))
+
+
+def sliceable(rows: Rows) -> Rows:
+    """Return the rows, which slices will read; refuse at once those that have none."""
+    if isinstance(rows, DaskRows):
+        raise TypeError(NOT_IN_MEMORY)
+    return rows
 
 
 def map_scores(function: Callable[[NDArray[Any], Any], NDArray[Any]], scores: Any, x: Any) -> Any:
@@ -318,7 +327,9 @@ def _swapped(scores: NDArray[Any], x: Any, function: Callable[..., NDArray[Any]]
     return function(x, scores)
 
 
-def _chunk_rows(block: NDArray[Any], place: Any, labels: NDArray[Any] | None) -> Rows:
+def _chunk_rows(
+    block: NDArray[Any], place: Any, labels: NDArray[Any] | None, dtype: np.dtype[Any]
+) -> Rows:
     """Return the rows of a chunk.
 
     Parameters
@@ -329,7 +340,11 @@ def _chunk_rows(block: NDArray[Any], place: Any, labels: NDArray[Any] | None) ->
         Of the slice of its rows, or where that is not known, its number among the chunks.
     labels : ndarray (n,) or None
         Rows labelled -1 are left out.
+    dtype : dtype
+        Of the whole.
     """
+    # Whoever made the array may have named a dtype that its chunks do not have.
+    block = np.asarray(block, dtype)
     (where,) = place
     if isinstance(where, slice):
         rows: Rows = ChunkRows(block, where.start)
@@ -342,11 +357,15 @@ def _chunk_rows(block: NDArray[Any], place: Any, labels: NDArray[Any] | None) ->
     return SelectedRows(rows, np.asarray(labels != -1, dtype=np.bool_))
 
 
-def _result_of_chunk(block: Any, place: Any, labels: Any, function: Any) -> NDArray[Any]:
-    return _alone(function(_chunk_rows(block, place, labels)))
+def _result_of_chunk(
+    block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    return _alone(function(_chunk_rows(block, place, labels, rows_dtype)))
 
 
-def _values_of_chunk(block: Any, place: Any, labels: Any, function: Any) -> NDArray[Any]:
-    rows = _chunk_rows(block, place, labels)
+def _values_of_chunk(
+    block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    rows = _chunk_rows(block, place, labels, rows_dtype)
     values: NDArray[Any] = function.collect(rows)
     return values if values.ndim == 2 else values[:, None]

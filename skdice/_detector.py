@@ -233,8 +233,9 @@ class DICEDetector(BaseDICE):
             n_given, rows = rows.shape[0], in_distribution(rows, y)
             statistics = self._add_rows(FeatureStatistics(rows.shape[1]), rows)
             if statistics.n_samples == 0:
+                number = "" if np.isnan(n_given) else f"{n_given} "
                 raise ValueError(
-                    f"all {n_given} rows are labelled -1, which marks known outliers: no "
+                    f"all {number}rows are labelled -1, which marks known outliers: no "
                     "in-distribution row is left to fit on. Where folds are cut from labels in "
                     "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
                     if y is not None

@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils.parallel import Parallel, delayed
 
 from skdice._base import BaseDICE, inlier_rows
+from skdice._dask import sliceable
 from skdice._detector import DICEDetector
 from skdice._head import LinearHead
 from skdice._mean import FeatureStatistics, add_rows
@@ -277,7 +278,7 @@ class DICEDetectorCV(BaseDICE):
         if not shapings:
             raise ValueError("shaping is an empty list, expected at least one")
         with self._unchanged_on_error():
-            rows = self._validate_rows(X, reset=True)
+            rows = sliceable(self._validate_rows(X, reset=True))
             head = self._resolve_head(rows.shape[1])
             inliers = inlier_rows(rows, y)
             is_inlier = np.ones(rows.shape[0], np.bool_) if inliers is None else inliers
@@ -290,7 +291,9 @@ class DICEDetectorCV(BaseDICE):
                 shapings, sparsities, self.score_func, self.scoring, self.batch_size, self.verbose
             )
             # In a `joblib.parallel_config` context, folds at a time; rows in a file stay here.
-            in_memory = isinstance(rows, np.ndarray)
+            in_memory = isinstance(rows, np.ndarray) and (
+                outliers is None or isinstance(outliers, str | np.ndarray)
+            )
             together = effective_n_jobs(None) > 1 and in_memory
             n_threads = 1 if together else max(2, block_threads(self.n_jobs))
             jobs = (
@@ -348,7 +351,7 @@ class DICEDetectorCV(BaseDICE):
                 )
             return self.outliers
         if self.outliers is not None:
-            outliers = check_rows(self.outliers, "outliers")
+            outliers = sliceable(check_rows(self.outliers, "outliers"))
             if outliers.shape[1] != n_features:
                 raise ValueError(
                     f"outliers has {outliers.shape[1]} features, but X has {n_features}"

@@ -13,6 +13,7 @@ from sklearn.svm import SVC, NuSVC
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
+from skdice._dask import sliceable
 from skdice._head_files import pointwise, read_weight_and_bias
 from skdice._rows import check_rows, iterate_blocks, scoring_dtype
 from skdice._xp import to_numpy
@@ -314,7 +315,7 @@ class LinearHead:
         >>> head.bias
         array([-4.5, -0.5])
         """
-        features = check_rows(X)
+        features = sliceable(check_rows(X))
         labels = column_or_1d(y)
         if len(labels) != features.shape[0]:
             raise ValueError(f"y has {len(labels)} labels, but X has {features.shape[0]} rows")

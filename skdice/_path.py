@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._dask import sliceable
 from skdice._extras import has_numba
 from skdice._head import LinearHead
 from skdice._mean import FeatureStatistics, add_rows
@@ -89,7 +90,7 @@ def sparsity_path(
     >>> sparsity_path(data.head, data.id_train, data.id_test, [0, 0.1, 0.9]).shape
     (3, 3000)
     """
-    fitted, rows = check_rows(X_fit, "X_fit"), check_rows(X)
+    fitted, rows = check_rows(X_fit, "X_fit"), sliceable(check_rows(X))
     for name, each in (("X_fit", fitted), ("X", rows)):
         if each.shape[1] != head.n_features:
             raise ValueError(

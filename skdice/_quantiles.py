@@ -138,6 +138,8 @@ def order_statistics(
             np.cumsum(counts, out=counts)
         if n == 0:
             n_values = int(cumulative[0][-1])
+            if n_values == 0:  # chunks of unknown sizes may all be empty
+                raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
             # Leading bits of each sought value, and its rank among entries that share them.
             found = {rank: (0, rank) for rank in ranks(n_values)}
         for rank, (prefix, rank_within) in found.items():

@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 from joblib import parallel_config
 
-from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
+from skdice import (
+    DICEDetector,
+    DICEDetectorCV,
+    FeatureStatistics,
+    LinearHead,
+    sparsity_path,
+)
 from skdice.features import save_scores
 from skdice.metrics import evaluate
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
+dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 dd = pytest.importorskip("dask.dataframe")
 pd = pytest.importorskip("pandas")
@@ -118,6 +125,32 @@ def test_unknown_chunk_sizes(data):
         DICEDetector(head).fit(array, unknown(np.concatenate([y[1:], y[:1]] * 2)[: len(y) - 2]))
 
 
+@pytest.mark.parametrize(("declared", "actual"), [("f8", "f4"), ("f4", "f8"), ("f4", "u1")])
+def test_chunks_of_another_dtype_than_was_declared(data, declared, actual):
+    head, X, _ = data
+    X = X.clip(0, 250).astype(actual)
+    # As by map_blocks(function, dtype=float), where the function returns float32.
+    array = da.from_array(X, chunks=(170, 12)).map_blocks(
+        lambda block: block, dtype=declared, meta=np.empty((0, 0), declared)
+    )
+    X = X.astype(declared)
+    expected = DICEDetector(head, shaping=ReAct(0.7)).fit(X)
+    assert_same(DICEDetector(head, shaping=ReAct(0.7)).fit(array), expected, X, array)
+
+
+def test_a_collection_that_turns_out_to_be_empty_is_refused(data):
+    head, X, _ = data
+    empty = unknown(X)[unknown(X)[:, 0] < 0]
+    detector = DICEDetector(head).fit(X)
+    before = detector.offset_
+    for use in (DICEDetector(head).fit, detector.calibrate, ReAct().fit):
+        with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\)"):
+            use(empty)
+    assert detector.offset_ == before
+    with pytest.raises(ValueError, match=r"^all rows are labelled -1"):
+        DICEDetector(head).fit(unknown(X), unknown(np.full(len(X), -1)))
+
+
 def test_thousands_of_chunks_of_one_row(data):
     head, X, _ = data
     expected = DICEDetector(head, shaping=ReAct(0.8)).fit(X)
@@ -153,7 +186,7 @@ def test_labels_of_every_kind(data, kind):
 def test_labels_that_do_not_fit_are_refused_before_anything_is_computed(data):
     head, X, y = data
     array = da.from_array(X, chunks=(300, 12)).map_blocks(fail, dtype=X.dtype, meta=X[:0])
-    for labels in (y[:10], da.from_array(y[:10])):
+    for labels in (y[:10], da.from_array(y[:10]), np.full(10, "cat")):
         with pytest.raises(ValueError, match="y has 10 labels, but X has 1000 rows"):
             DICEDetector(head).fit(array, labels)
     with pytest.raises(ValueError, match=r"y has shape \(1000, 1\)"):
@@ -204,6 +237,8 @@ def test_a_series_and_sparse_chunks_are_refused(data):
     detector = DICEDetector(head).fit(rows)
     with pytest.raises(ValueError, match="expected"):
         detector.predict(dd.from_pandas(pd.Series([1.0, 2.0]), npartitions=1))
+    with pytest.raises(TypeError, match=r"X is a Delayed.*, expected a Dask array or DataFrame"):
+        detector.predict(dask.delayed(rows))
     import scipy.sparse
 
     sparse = da.zeros((10, 12)).map_blocks(scipy.sparse.csr_matrix)
@@ -252,6 +287,7 @@ def test_data_frames_keep_their_column_names(data):
     detector = DICEDetector(head).fit(lazy, dd.from_pandas(pd.Series(y), npartitions=3))
     assert list(detector.feature_names_in_) == list(frame.columns)
     assert detector.offset_ == pytest.approx(expected.offset_, rel=1e-12)
+    assert repr(FeatureStatistics().add(lazy)) == "FeatureStatistics(n_samples=1000, n_features=12)"
     scores = detector.score_samples(lazy)
     np.testing.assert_allclose(scores.compute(), expected.score_samples(frame), rtol=1e-12)
     with pytest.raises(ValueError, match="feature names should match"):
@@ -305,9 +341,10 @@ def test_evaluation_takes_dask_collections(data):
     assert repr(report) == repr(evaluate(detector, X, {"other": X + 1}))
 
 
-def test_what_needs_rows_in_memory_says_so(data):
+@pytest.mark.parametrize("sizes", ["known", "unknown"])
+def test_what_needs_rows_in_memory_says_so(data, sizes):
     head, X, y = data
-    array = da.from_array(X, chunks=(99, 12))
+    array = da.from_array(X, chunks=(99, 12)) if sizes == "known" else unknown(X)
     message = "stay on its workers.*X\\[:10000\\].compute\\(\\)"
     with pytest.raises(TypeError, match=message):
         DICEDetectorCV(head).fit(array, y)

@@ -281,6 +281,10 @@ def test_the_command_tells_what_is_wrong_on_the_workers(cluster, files, capsys, 
     ):
         assert main([*fit, features]) == 2
         assert re.search(f"^skdice: .*{message}", capsys.readouterr().err, re.MULTILINE)
+    (files / "empty").mkdir()
+    save_features(files / "empty" / "part.npy", np.empty((0, 64)))
+    assert main([*fit, "empty"]) == 2
+    assert "Found array with 0 sample(s)" in capsys.readouterr().err
     bad = np.ones((50, 64))
     bad[33, 3] = np.inf
     save_features(files / "bad.npy", bad)

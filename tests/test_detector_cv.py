@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
@@ -129,6 +130,18 @@ def test_files_and_known_outliers_beside(fashion, labelled, tmp_path):
             scores = detector.score_samples(np.concatenate([inside[test], outside]))
             auroc = roc_auc_score(np.repeat([1, -1], [400, 400]), scores)
             assert found.cv_results_[f"split{n}_test_score"][place] == pytest.approx(auroc)
+
+
+def test_outliers_in_a_file_stay_with_this_process(fashion, labelled, tmp_path):
+    """A mapped file cannot be sent to other processes, as rows in memory are."""
+    X, y = labelled
+    np.save(tmp_path / "out.npy", X[y == -1])
+    outliers = open_features(tmp_path / "out.npy")
+    search = DICEDetectorCV(fashion.head, SPARSITIES, outliers=outliers, cv=2)
+    expected = search.fit(X[y == 1]).cv_results_["mean_test_score"]
+    with parallel_config(backend="loky", n_jobs=2):
+        found = search.fit(X[y == 1]).cv_results_["mean_test_score"]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", PSEUDO_OUTLIERS)

@@ -40,7 +40,7 @@ def distributed_features(path: str | Path, key: str | None = None) -> Any:
         warnings.warn(message, UserWarning, stacklevel=2)
     return da.from_array(
         files,
-        chunks=(files.chunks, -1),
+        chunks=(files.chunks or (0,), -1),
         name=f"skdice-features-{dask.base.tokenize(files)}",
         asarray=False,
         fancy=False,
