@@ -191,7 +191,7 @@ class FeatureStatistics:
             of features is another than before. The statistics are left as they were.
         """
         # The number of rows of a Dask data frame is not known, and cannot be compared.
-        shape = () if hasattr(X, "to_dask_array") else np.shape(X)
+        shape: tuple[int, ...] = () if hasattr(X, "to_dask_array") else np.shape(X)
         if len(shape) == 2 and shape[0] == 0 and shape[1] > 0:
             self._set_width(shape[1])
             return self
