@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdice._dask import sliceable
 from skdice._head_files import pointwise, read_weight_and_bias
 from skdice._rows import check_rows, iterate_blocks, scoring_dtype
+from skdice._scattered import packed_by_name, scattered
 from skdice._xp import to_numpy
 
 
@@ -100,6 +102,9 @@ class LinearHead:
             values.setflags(write=False)
             object.__setattr__(self, name, values)
 
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
+        return packed_by_name(self) or super().__reduce_ex__(protocol)
+
     def __sizeof__(self) -> int:
         # By it a cluster tells that a head is worth sending once, rather than with every task.
         return object.__sizeof__(self) + self.weight.nbytes + self.bias.nbytes
@@ -142,6 +147,46 @@ class LinearHead:
     def n_features(self) -> int:
         """Number of penultimate features, the columns of the weight."""
         return int(self.weight.shape[1])
+
+    def scattered(self, client: Any) -> AbstractContextManager[None]:
+        """Send the head to each worker of a Dask cluster once, for as long as a block runs.
+
+        In the block, this head and those equal to it are pickled as a name that only the
+        workers of the cluster know. `sklearn.model_selection.GridSearchCV` would send the
+        head with every fit otherwise; nothing else needs this. A worker that joins or
+        restarts meanwhile gets the head, too.
+
+        Parameters
+        ----------
+        client : distributed.Client
+            Of the cluster.
+
+        Returns
+        -------
+        context manager
+            To be entered with ``with``.
+
+        Raises
+        ------
+        TypeError
+            `client` is something else.
+        RuntimeError
+            The head is in such a block already.
+        ImportError
+            The extra ``dask`` is not installed.
+
+        Examples
+        --------
+        >>> from distributed import Client
+        >>> from joblib import parallel_config
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from skdice import DICEDetector
+        >>> def search_on(client, head, X, y):
+        ...     search = GridSearchCV(DICEDetector(head), {"sparsity": [0, 0.5]}, scoring="roc_auc")
+        ...     with parallel_config(backend="dask"), head.scattered(client):
+        ...         return search.fit(X, y)
+        """
+        return scattered(self, client)
 
     @classmethod
     def from_torch(cls, module: Any) -> LinearHead:
