@@ -351,6 +351,9 @@ def test_sparsity_curve_of_a_grid_search_over_a_pipeline(fashion, labelled, ax):
     np.testing.assert_array_equal(negated, np.sort(-search.cv_results_["mean_test_fpr"]))
     with pytest.raises(ValueError, match="metric is 'f1', but the search has auc, fpr"):
         SparsityCurveDisplay.from_estimator(search, metric="f1")
+    search.refit = False
+    with pytest.raises(ValueError, match="metric is None, but the search has auc, fpr"):
+        SparsityCurveDisplay.from_estimator(search)
 
 
 def test_a_search_that_skips_combinations(fashion, labelled, ax):

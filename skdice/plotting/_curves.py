@@ -43,12 +43,13 @@ def candidate_of(params: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def curves_of(
-    results: Mapping[str, Any], column: str
+    results: Mapping[str, Any], metric: str | None
 ) -> tuple[FloatArray, dict[str, FloatArray], dict[str, FloatArray]]:
     """Return the sparsities of `cv_results_`, and means and deviations of each curve there."""
+    column = metric or "score"
     if f"mean_test_{column}" not in results:
         known = [name.removeprefix("mean_test_") for name in results if "mean_test_" in name]
-        raise ValueError(f"metric is {column!r}, but the search has {', '.join(known)}")
+        raise ValueError(f"metric is {metric!r}, but the search has {', '.join(known)}")
     candidates = [candidate_of(each) for each in results["params"]]
     twice = [each for n, each in enumerate(candidates) if each in candidates[:n]]
     if twice:

@@ -145,8 +145,8 @@ class SparsityCurveDisplay:
         several = getattr(search, "multimetric_", False)
         if metric is None and several and isinstance(search.refit, str):
             metric = search.refit
-        results, column = search.cv_results_, metric or "score"
-        sparsities, scores, deviations = curves_of(results, column)
+        results = search.cv_results_
+        sparsities, scores, deviations = curves_of(results, metric)
         if score_name is None:
             score_name = metric_name(metric or search.scoring, negate_score)
         # The choice went by another metric where another is asked for.
