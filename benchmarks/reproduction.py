@@ -308,7 +308,7 @@ def method_table(features: Features, experiment: Experiment) -> str:
         if label in experiment.published:
             published = experiment.published[label]
             rows.append(["  published", *(cell(published.get(name)) for name in columns)])
-    return rst_table(["", *columns], rows)
+    return rst_table(["method", *columns], rows)
 
 
 def mean_of(rates: Mapping[str, tuple[float, float]], names: Iterable[str]) -> tuple[float, float]:

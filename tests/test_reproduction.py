@@ -252,6 +252,20 @@ def test_the_mean_is_shown_only_where_all_sets_are_whole(rng):
     np.testing.assert_allclose(detector.score_samples(sets["a"]), expected, rtol=1e-12)
 
 
+def test_the_tables_show_their_columns_when_they_are_rendered():
+    """A row whose first cell is blank is no row of a simple table."""
+    docutils_core = pytest.importorskip("docutils.core")
+    text = (BENCHMARKS / "results" / "2026-11-23-cifar.rst").read_text()
+    nodes = pytest.importorskip("docutils.nodes")
+    headers = [
+        [entry.astext() for entry in head.findall(nodes.entry)]
+        for head in docutils_core.publish_doctree(text).findall(nodes.thead)
+    ]
+    assert {"svhn", "lsun_crop", "textures", "mean"} <= set(headers[0])
+    assert len(headers) == 4
+    assert all(each for header in headers for each in header)
+
+
 @pytest.mark.parametrize("ranking", ["magnitude", "unit_activation", "contribution"])
 def test_masked_heads_keep_what_the_ranking_keeps(small, ranking):
     import reproduction
