@@ -149,13 +149,15 @@ def block_scorer(
 
     def custom(block: FloatArray) -> FloatArray:
         logits = layer(block)
+        # Looked at before: a function may hide what overflowed, or write over it.
+        finite = np.isfinite(logits).all(axis=1)
         scores = np.asarray(score_func(logits))
         if scores.shape != (len(block),):
             raise ValueError(
                 f"score_func returned shape {scores.shape} for logits of shape {logits.shape}, "
                 f"expected ({len(block)},)"
             )
-        return scores
+        return scores if finite.all() else np.where(finite, scores, np.nan)
 
     return custom
 

@@ -107,6 +107,23 @@ def test_the_kernels_name_the_row_that_overflows(engine, name):
         detector.logits(X)
 
 
+def surest_class(logits):
+    return logits.argmax(axis=1)
+
+
+@pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen", surest_class])
+@pytest.mark.parametrize("n_classes", [1, 2, 7])
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
+def test_a_row_whose_logits_overflow_has_no_score(engine, name, n_classes, score_func):
+    X = np.ones((100, 20), np.float32)
+    weight = np.eye(n_classes, 20, dtype=np.float32) + 1
+    engine(name)
+    detector = DICEDetector((weight, None), sparsity=0, score_func=score_func).fit(X)
+    X[3, 0] = 3e38  # its logit of the first class alone is infinite
+    with pytest.raises(ValueError, match="the score of row 3 is"):
+        detector.score_samples(X)
+
+
 @pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_path_is_the_same_by_both_engines(engine, dtype, score_func):
