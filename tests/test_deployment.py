@@ -94,6 +94,19 @@ def test_without_a_threshold_nothing_is_flagged(small):
     assert not module.is_ood(rows_of(X, "float64")).any()
 
 
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_the_detector_would_refuse_is_flagged(small, settings, value):
+    head, X = small
+    module = DICEDetector(head, **settings).fit(X).to_torch()
+    rows = rows_of(X, "float64")
+    expected = module.is_ood(rows)
+    rows[7, 3] = value
+    expected[7] = True
+    for form in (module, torch.jit.script(module)):
+        assert torch.equal(form.is_ood(rows), expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
