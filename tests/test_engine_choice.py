@@ -211,6 +211,49 @@ def test_what_a_shaping_makes_infinite_is_found_in_pruned_units_too(engine, name
         detector.score_samples(X)
 
 
+class Fitted(ReAct):
+    """Clips at a value of its own."""
+
+    def fit(self, X, y=None):
+        super().fit(X)
+        self.threshold_ = 0.25
+        return self
+
+
+class Shaped(ReAct):
+    """Clips, and takes a root."""
+
+    def shape_block(self, block):
+        return np.sqrt(super().shape_block(block))
+
+
+class Transformed(ReAct):
+    """Clips, and squares."""
+
+    def transform(self, X):
+        return super().transform(X) ** 2
+
+
+OWN = {
+    Fitted(): lambda X, c: np.minimum(X, 0.25),
+    Shaped(): lambda X, c: np.sqrt(np.minimum(X, c)),
+    Transformed(): lambda X, c: np.minimum(X, c) ** 2,
+}
+
+
+@pytest.mark.parametrize("shaping", OWN, ids=repr)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_what_is_derived_from_a_shaping_is_used_as_it_is(library, shaping):
+    head, X = problem(np.float64)
+    detector = DICEDetector(head, shaping=shaping).fit(X)
+    rows = X if library == "numpy" else pytest.importorskip("torch").from_numpy(X)
+    logits = OWN[shaping](X, np.quantile(X, 0.9)) @ detector.coef_.T + detector.intercept_
+    np.testing.assert_allclose(detector.logits(rows), logits, rtol=1e-10, atol=1e-10)
+    if library == "torch":
+        with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
+            detector.to_torch()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen", negated_sum])
 @pytest.mark.parametrize("shaping", [None, ReAct(threshold=1.0)], ids=repr)
