@@ -46,7 +46,7 @@ def fashion():
 @pytest.fixture(scope="session")
 def cifar10():
     """Folder of the real CIFAR-10 features of the paper's own network."""
-    if "SKDICE_DATA" not in os.environ:
+    if not os.environ.get("SKDICE_DATA"):
         pytest.skip("SKDICE_DATA does not name the folder of the paper's features")
     return Path(os.environ["SKDICE_DATA"]) / "cifar10-densenet"
 
