@@ -4,8 +4,7 @@
     [SKDICE_DATA=...] python benchmarks/agreement.py [--output agreement.rst]
 
 pytorch-ood's detector is run. The authors' code is no package, and OpenOOD was not to be had as
-one:
-the few lines that make their mask and score are written here anew, from their source
+one: the few lines that make their mask and score are written here anew, from their source
 (``models/route.py`` of deeplearning-wisc/dice; ``openood/postprocessors/dice_postprocessor.py`` of
 Jingkang50/OpenOOD), and the table says so.
 """

@@ -296,9 +296,10 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         """Return a torch module that scores features as this detector does.
 
         Its ``forward(features)`` returns the scores (n,); ``is_ood(features)`` tells which
-        rows are out-of-distribution; ``threshold`` is a buffer, NaN where there is none. It
-        can be scripted, and exported to ONNX. Rows in double precision are scored in it,
-        all others in single precision.
+        rows are out-of-distribution, as are those that are not finite, which it cannot
+        refuse; ``threshold`` is a buffer, NaN where there is none. It can be scripted, and
+        exported to ONNX. Rows in double precision are scored in it, all others in single
+        precision.
 
         Returns
         -------

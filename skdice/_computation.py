@@ -62,7 +62,7 @@ def named_plan(
     shaping : fitted transformer or None
         Of the detector.
     """
-    if not isinstance(score_func, str):
+    if not isinstance(score_func, str) or not is_builtin(shaping):
         return None
     match shaping:
         case None:

@@ -71,16 +71,21 @@ def gen(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
     ``-sum(p**g * (1 - p)**g)`` over the softmax probabilities p of the M most likely
     classes, with the authors' g = 0.1 and M = 100 (all classes where there are fewer).
     Both factors are taken through their logarithms, so that neither a p that
-    underflows nor a 1 - p that cancels costs precision.
+    underflows nor a 1 - p that cancels costs precision. NaN for a row with a logit that is
+    not finite.
 
     >>> import numpy as np
     >>> gen(np.array([[0.0, 0.0]])).round(6)
     array([-1.741101])
     """
     n_classes = logits.shape[1]
+    # What is not finite would come out as if it were certain.
+    spoilt = ~np.isfinite(logits).all(axis=1)
     if n_classes == 1:
         # The one class has probability 1: no entropy, whatever the logit.
-        return np.zeros(len(logits), dtype=logits.dtype)
+        scores = np.zeros(len(logits), dtype=logits.dtype)
+        scores[spoilt] = np.nan
+        return scores
     ordered = logits if overwrite else logits.copy()
     n_top = min(GEN_TOP_CLASSES, n_classes)
     ordered.partition(sorted({n_classes - n_top, n_classes - 2}), axis=1)
@@ -97,6 +102,7 @@ def gen(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
     # No class but the first can exceed 1/2, so 1 - p is exact enough there.
     entropy: FloatArray = np.exp(GEN_GAMMA * (log_p + np.log1p(-np.exp(log_p)))).sum(axis=1)
     entropy += np.exp(GEN_GAMMA * (rest - 2 * log_total))[:, 0]
+    entropy[spoilt] = np.nan
     return -entropy
 
 

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from skdice._rows import Rows, all_finite, row_number
 from skdice._scores import SCORES
 from skdice.engines import FUSED_SCORES, FewClassesLayer, FusedScore, SparseLayer, dense_logits
-from skdice.shaping import Shaping
+from skdice.shaping import ASH, VRA, ReAct, Scale
 
 FloatArray = NDArray[np.floating[Any]]
 BlockFunction = Callable[[FloatArray], FloatArray]
@@ -24,22 +24,23 @@ def fitted_shaping(shaping: Any, rows: Rows, verbose: int | bool = 0) -> Any:
         return None
     shaping = clone(shaping)
     return (
-        shaping.fit_rows(rows, verbose=verbose)
-        if isinstance(shaping, Shaping)
-        else shaping.fit(rows, None)
+        shaping.fit_rows(rows, verbose=verbose) if is_builtin(shaping) else shaping.fit(rows, None)
     )
 
 
 def is_builtin(shaping: Any) -> bool:
-    """Tell whether a shaping is none of the user's own, which may not be made for threads."""
-    return shaping is None or isinstance(shaping, Shaping)
+    """Tell whether a shaping is none of the user's own.
+
+    Those may not be made for threads; and what is derived from one of skdice may do another thing.
+    """
+    return shaping is None or type(shaping) in (ReAct, VRA, ASH, Scale)
 
 
 def shape_block(shaping: Any, block: FloatArray) -> FloatArray:
     """Return a block of validated features after a fitted shaping, or None."""
     if shaping is None:
         return block
-    if isinstance(shaping, Shaping):  # the block is validated already
+    if is_builtin(shaping):  # the block is validated already
         return _spoil_rows(shaping.shape_block(block))
     shaped = np.asarray(shaping.transform(block), dtype=block.dtype)
     if shaped.shape != block.shape:
@@ -149,13 +150,15 @@ def block_scorer(
 
     def custom(block: FloatArray) -> FloatArray:
         logits = layer(block)
+        # Looked at before: a function may hide what overflowed, or write over it.
+        finite = np.isfinite(logits).all(axis=1)
         scores = np.asarray(score_func(logits))
         if scores.shape != (len(block),):
             raise ValueError(
                 f"score_func returned shape {scores.shape} for logits of shape {logits.shape}, "
                 f"expected ({len(block)},)"
             )
-        return scores
+        return scores if finite.all() else np.where(finite, scores, np.nan)
 
     return custom
 

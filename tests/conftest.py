@@ -12,7 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from skdice import LinearHead
+from skdice import DICEDetector, LinearHead
 from skdice.datasets import load_fashion_mnist_ood
 
 # How long an example takes says nothing about what must be true.
@@ -46,7 +46,7 @@ def fashion():
 @pytest.fixture(scope="session")
 def cifar10():
     """Folder of the real CIFAR-10 features of the paper's own network."""
-    if "SKDICE_DATA" not in os.environ:
+    if not os.environ.get("SKDICE_DATA"):
         pytest.skip("SKDICE_DATA does not name the folder of the paper's features")
     return Path(os.environ["SKDICE_DATA"]) / "cifar10-densenet"
 
@@ -57,3 +57,34 @@ def small():
     rng = np.random.default_rng(7)
     head = LinearHead(rng.normal(size=(5, 12)), rng.normal(size=5))
     return head, np.maximum(rng.normal(size=(200, 12)), 0)
+
+
+@pytest.fixture(scope="session")
+def fitted(fashion):
+    return DICEDetector(fashion.head, sparsity=0.7).fit(fashion.id_train)
+
+
+@pytest.fixture(scope="session")
+def labelled(fashion):
+    """Rows of the embedded sets, and 1 for in-distribution, -1 for outliers."""
+    X = np.concatenate([fashion.id_test[:400], fashion.ood["mnist"][:200]])
+    return X, np.repeat([1, -1], [400, 200])
+
+
+@pytest.fixture
+def ax():
+    from matplotlib.figure import Figure
+
+    return Figure().subplots()
+
+
+@pytest.fixture
+def matplotlib_left_alone():
+    """Whatever is drawn, the settings of matplotlib stay as they were."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before

@@ -162,6 +162,19 @@ def test_the_generalised_entropy_hides_nothing(library, n_classes):
             detector.score_samples(library(np.array([[1.0, 1.0], [bad, 1.0]])))
 
 
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+def test_large_logits_cost_no_precision(library, score):
+    # The five classes' logits lie close together, and far from zero.
+    logits = (10_000 + np.array([[0, 3.0, -5, -20, -1000], [1, 1, 1, 1, 1]])).astype(np.float32)
+    detector = DICEDetector("identity", sparsity=0, score_func=score).fit(logits)
+    expected = detector.score_samples(logits.astype(float))
+    with config_context(array_api_dispatch=True):
+        scores = to_numpy(detector.score_samples(library(logits)))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shaping", [ASH(), Scale(0.5)], ids=repr)
 @pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
 def test_ties_are_shaped_alike_everywhere(problem, library, shaping):

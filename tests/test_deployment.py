@@ -1,6 +1,8 @@
 """The detector as a torch module: eager, scripted, exported and in ONNX Runtime."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -94,6 +96,19 @@ def test_without_a_threshold_nothing_is_flagged(small):
     assert not module.is_ood(rows_of(X, "float64")).any()
 
 
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_the_detector_would_refuse_is_flagged(small, settings, value):
+    head, X = small
+    module = DICEDetector(head, **settings).fit(X).to_torch()
+    rows = rows_of(X, "float64")
+    expected = module.is_ood(rows)
+    rows[7, 3] = value
+    expected[7] = True
+    for form in (module, torch.jit.script(module)):
+        assert torch.equal(form.is_ood(rows), expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -142,6 +157,24 @@ def test_attached_gives_logits_and_score_in_one_pass(build, tmp_path):
     in_onnx = onnx_run(attached, images[:4], images.numpy(), tmp_path)
     np.testing.assert_allclose(in_onnx[0], logits.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(in_onnx[1], scores.numpy(), rtol=1e-5)
+
+
+def test_threads_share_an_attached_model(small):
+    head, X = small
+    layer = nn.Linear(12, 5, dtype=torch.float64)
+    layer.load_state_dict({"weight": torch.tensor(head.weight), "bias": torch.tensor(head.bias)})
+    attached = attach(nn.Sequential(nn.Identity(), layer), DICEDetector(head).fit(X))
+    together = threading.Barrier(2)
+
+    def meet(layer, inputs, output):
+        together.wait(10)  # the other thread's rows have entered the layer by now
+
+    attached.watched.layer.register_forward_hook(meet)
+    blocks = [rows_of(X[:7], "float64"), rows_of(X[7:20], "float64")]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(attached, blocks))
+    for (_, scores), block in zip(results, blocks, strict=True):
+        assert torch.equal(scores, attached.scorer(block))
 
 
 def test_attach_to_a_linear_layer_alone(small):

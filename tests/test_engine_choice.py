@@ -107,6 +107,23 @@ def test_the_kernels_name_the_row_that_overflows(engine, name):
         detector.logits(X)
 
 
+def surest_class(logits):
+    return logits.argmax(axis=1)
+
+
+@pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen", surest_class])
+@pytest.mark.parametrize("n_classes", [1, 2, 7])
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
+def test_a_row_whose_logits_overflow_has_no_score(engine, name, n_classes, score_func):
+    X = np.ones((100, 20), np.float32)
+    weight = np.eye(n_classes, 20, dtype=np.float32) + 1
+    engine(name)
+    detector = DICEDetector((weight, None), sparsity=0, score_func=score_func).fit(X)
+    X[3, 0] = 3e38  # its logit of the first class alone is infinite
+    with pytest.raises(ValueError, match="the score of row 3 is"):
+        detector.score_samples(X)
+
+
 @pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_path_is_the_same_by_both_engines(engine, dtype, score_func):
@@ -192,6 +209,49 @@ def test_what_a_shaping_makes_infinite_is_found_in_pruned_units_too(engine, name
     X[7, 5] = 0
     with np.errstate(divide="ignore"), pytest.raises(ValueError, match="score of row 7 is nan"):
         detector.score_samples(X)
+
+
+class Fitted(ReAct):
+    """Clips at a value of its own."""
+
+    def fit(self, X, y=None):
+        super().fit(X)
+        self.threshold_ = 0.25
+        return self
+
+
+class Shaped(ReAct):
+    """Clips, and takes a root."""
+
+    def shape_block(self, block):
+        return np.sqrt(super().shape_block(block))
+
+
+class Transformed(ReAct):
+    """Clips, and squares."""
+
+    def transform(self, X):
+        return super().transform(X) ** 2
+
+
+OWN = {
+    Fitted(): lambda X, c: np.minimum(X, 0.25),
+    Shaped(): lambda X, c: np.sqrt(np.minimum(X, c)),
+    Transformed(): lambda X, c: np.minimum(X, c) ** 2,
+}
+
+
+@pytest.mark.parametrize("shaping", OWN, ids=repr)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_what_is_derived_from_a_shaping_is_used_as_it_is(library, shaping):
+    head, X = problem(np.float64)
+    detector = DICEDetector(head, shaping=shaping).fit(X)
+    rows = X if library == "numpy" else pytest.importorskip("torch").from_numpy(X)
+    logits = OWN[shaping](X, np.quantile(X, 0.9)) @ detector.coef_.T + detector.intercept_
+    np.testing.assert_allclose(detector.logits(rows), logits, rtol=1e-10, atol=1e-10)
+    if library == "torch":
+        with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
+            detector.to_torch()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,34 +1,37 @@
 import pickle
 import sys
 
-import pytest
-
-pytest.importorskip("torch")
-
 import numpy as np
-import torch
-from safetensors.torch import save_file
+import pytest
+from safetensors.numpy import save_file
 
 from skdice import LinearHead
 
 W = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 B = np.array([0.5, -0.5], np.float32)
 HEAD = LinearHead(W, B)
-STATE = {"weight": torch.from_numpy(W.copy()), "bias": torch.from_numpy(B.copy())}
+STATE = {"weight": W, "bias": B}
 
 
-def write(path, tensors):
+def tensors_of(arrays):
+    torch = pytest.importorskip("torch")
+    return {name: torch.from_numpy(each.copy()) for name, each in arrays.items()}
+
+
+def write(path, arrays):
     if path.suffix == ".npz":
-        np.savez(path, **{name: each.numpy() for name, each in tensors.items()})
+        np.savez(path, **arrays)
     elif path.suffix == ".safetensors":
-        save_file(tensors, path)
+        save_file(arrays, path)
     else:
-        torch.save(tensors, path)
+        pytest.importorskip("torch").save(tensors_of(arrays), path)
     return path
 
 
 @pytest.fixture(params=[".npz", ".safetensors", ".pt", ".pth", ".bin"])
 def path(request, tmp_path):
+    if request.param not in (".npz", ".safetensors"):
+        pytest.importorskip("torch")
     return tmp_path / f"head{request.param}"
 
 
@@ -43,23 +46,23 @@ def test_prefix(path):
 
 
 def test_without_bias(path):
-    assert LinearHead.from_file(write(path, {"weight": STATE["weight"]})) == LinearHead(W)
+    assert LinearHead.from_file(write(path, {"weight": W})) == LinearHead(W)
 
 
 def test_convolution(path):
-    kernel = STATE["weight"][..., None, None].clone()
+    kernel = W[..., None, None].copy()
     assert LinearHead.from_file(write(path, {"weight": kernel})) == LinearHead(W)
 
 
 def test_wrong_prefix_lists_the_layers(path):
-    write(path, {"fc.weight": STATE["weight"], "conv.weight": STATE["weight"].clone()})
+    write(path, {"fc.weight": W, "conv.weight": W})
     for prefix in (None, "head"):
         with pytest.raises(ValueError, match=r"layers in the file: conv, fc\. Name one with pre"):
             LinearHead.from_file(path, prefix=prefix)
 
 
 def test_a_layer_of_another_shape_is_refused(path):
-    write(path, {"weight": torch.zeros(2, 3, 3, 3)})
+    write(path, {"weight": np.zeros((2, 3, 3, 3))})
     with pytest.raises(ValueError, match=r"weight has shape \(2, 3, 3, 3\)"):
         LinearHead.from_file(path)
 
@@ -80,27 +83,32 @@ def test_truncated_files_are_refused(path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_bfloat16(tmp_path, suffix):
-    path = write(tmp_path / f"head{suffix}", {k: v.to(torch.bfloat16) for k, v in STATE.items()})
+    torch, path = pytest.importorskip("torch"), tmp_path / f"head{suffix}"
+    state = {name: each.to(torch.bfloat16) for name, each in tensors_of(STATE).items()}
+    if suffix == ".pt":
+        torch.save(state, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(state, path)
     assert LinearHead.from_file(path) == HEAD
 
 
 def test_the_layer_that_can_be_meant_is_named(tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    torch.save({"state_dict": {f"module.fc.{k}": v for k, v in STATE.items()}}, path)
+    torch, path = pytest.importorskip("torch"), tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": {f"module.fc.{k}": v for k, v in tensors_of(STATE).items()}}, path)
     with pytest.raises(ValueError, match=r"did you mean prefix='state_dict\.module\.fc'\?"):
         LinearHead.from_file(path, prefix="fc")
 
 
 def test_nested_checkpoint(tmp_path):
-    path = tmp_path / "checkpoint.pth"
-    nested = {"epoch": 3, "state_dict": {f"module.fc.{k}": v for k, v in STATE.items()}}
+    torch, path = pytest.importorskip("torch"), tmp_path / "checkpoint.pth"
+    nested = {"epoch": 3, "state_dict": {f"module.fc.{k}": v for k, v in tensors_of(STATE).items()}}
     torch.save(nested, path)
     assert LinearHead.from_file(path, prefix="state_dict.module.fc") == HEAD
 
 
 def test_legacy_torch_format(tmp_path):
-    path = tmp_path / "old.pth"
-    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    torch, path = pytest.importorskip("torch"), tmp_path / "old.pth"
+    torch.save(tensors_of(STATE), path, _use_new_zipfile_serialization=False)
     assert LinearHead.from_file(path) == HEAD
 
 
@@ -114,7 +122,7 @@ def test_no_code_runs(tmp_path, name):
     Payload.mark = tmp_path / "mark"
     path = tmp_path / name
     if name == "evil.pt":
-        torch.save({"weight": Payload()}, path)
+        pytest.importorskip("torch").save({"weight": Payload()}, path)
     elif name == "evil.npz":
         np.savez(path, weight=np.array([[Payload()]], dtype=object))
     else:
@@ -125,6 +133,7 @@ def test_no_code_runs(tmp_path, name):
 
 
 def test_a_whole_model_is_refused_with_advice(tmp_path):
+    torch = pytest.importorskip("torch")
     torch.save(torch.nn.Linear(3, 2), tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"torch\.save\(model\.state_dict\(\), path\)"):
         LinearHead.from_file(tmp_path / "model.pt")
@@ -142,7 +151,8 @@ def test_unknown_and_missing_files(tmp_path):
 
 
 def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
-    path = write(tmp_path / "head.pt", STATE)
+    path = tmp_path / "head.pt"
+    path.touch()
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"pip install 'skdice\[torch\]'"):
         LinearHead.from_file(path)

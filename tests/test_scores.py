@@ -85,3 +85,23 @@ def test_overwriting_changes_the_logits_only(name, n_classes):
 def test_confident_rows_score_higher(name):
     score = SCORES[name](np.array([[8.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
     assert score[0] > score[1]
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 150])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_have_no_finite_score(name, n_classes, value):
+    values = np.random.default_rng(0).normal(size=(4, n_classes))
+    values[1, n_classes // 2] = value
+    values[2] = -np.inf
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score = SCORES[name](values)
+    assert np.isfinite(score).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 150])
+def test_gen_has_no_score_where_a_logit_is_minus_infinity(n_classes):
+    values = np.random.default_rng(0).normal(size=(3, n_classes))
+    values[1, n_classes // 2] = -np.inf
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(gen(values)).tolist() == [False, True, False]

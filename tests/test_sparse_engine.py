@@ -1,7 +1,9 @@
 import itertools
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,6 +307,47 @@ def test_scores_are_right_where_the_kernel_cannot_be_cached(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[2. 2. 2.]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        """
+from skdice.engines import SparseLayer
+layer = SparseLayer(np.eye(8, dtype=np.float32), np.zeros(8, np.float32))
+print(layer.scores(np.full((3, 8), 2, np.float32), 'max_logit'))
+""",
+        """
+from skdice._sum_kernel import compiled_column_sums
+print(compiled_column_sums(np.full((1, 3), 2, np.float32))[0])
+""",
+    ],
+    ids=["scores", "sums"],
+)
+def test_results_are_right_where_the_disk_of_the_cache_is_full(tmp_path, use):
+    program = (
+        "import numpy as np\n"
+        "from numba.core import caching\n"
+        "def save(*args):\n"
+        "    raise OSError('No space left on device')\n"
+        "caching.IndexDataCacheFile.save = save\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program + use], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "[2. 2. 2.]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "file", ["_few_kernels.py", "_fused.py", "_layout.py", "_sparse_kernels.py", "_vectors.py"]
+)
+def test_a_kernel_is_not_taken_from_the_cache_after_a_change_of_its_code(monkeypatch, file):
+    from skdice.engines._vectors import digest_of_sources
+
+    before, read = digest_of_sources(), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == file))
+    assert digest_of_sources() != before
 
 
 def test_threads_follow_the_limits_of_the_blas():

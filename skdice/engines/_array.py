@@ -44,7 +44,7 @@ class ArrayLayer:
             case "max_logit":
                 return xp.max(logits, axis=1)
             case "msp":
-                return xp.exp(xp.max(logits, axis=1) - self._logsumexp(logits))
+                return 1 / xp.sum(xp.exp(logits - xp.max(logits, axis=1, keepdims=True)), axis=1)
             case "gen":
                 return self._gen(logits)
             case _:
@@ -92,10 +92,11 @@ class ArrayLayer:
         if n_classes == 1:
             return xp.where(finite, xp.zeros_like(nothing), nothing)
         ordered = xp.sort(logits, axis=1, descending=True)
-        top, others = ordered[:, :1], ordered[:, 1:]
-        rest = self._logsumexp(others)[:, None] - top
+        # From the top first: the logits may be large, and close together.
+        others = ordered[:, 1:] - ordered[:, :1]
+        rest = self._logsumexp(others)[:, None]
         log_total = xp.log1p(xp.exp(rest))
-        log_p = others[:, : min(GEN_TOP_CLASSES, n_classes) - 1] - top - log_total
+        log_p = others[:, : min(GEN_TOP_CLASSES, n_classes) - 1] - log_total
         terms = xp.exp(GEN_GAMMA * (log_p + xp.log1p(-xp.exp(log_p))))
         first = xp.exp(GEN_GAMMA * (rest - 2 * log_total))
         return xp.where(finite, -(xp.sum(terms, axis=1) + first[:, 0]), nothing)

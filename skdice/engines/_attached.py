@@ -1,22 +1,28 @@
 """A model and a detector in one forward pass; importing this imports torch."""
 
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
 
 
 class _Watched(nn.Module):
-    """The classification layer, which keeps what entered it last."""
+    """The classification layer, which keeps what entered it last, in each thread."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
-        self.seen: Tensor | None = None
+        # By thread: a service may have several in the model at once.
+        self._seen: dict[int, Tensor] = {}
 
     def forward(self, features: Tensor) -> Tensor:
-        self.seen = features
+        self._seen[get_ident()] = features
         logits: Tensor = self.layer(features)
         return logits
+
+    def take(self) -> Tensor | None:
+        """Return what entered the layer in this thread, and keep it no longer."""
+        return self._seen.pop(get_ident(), None)
 
 
 class AttachedModule(nn.Module):
@@ -44,9 +50,7 @@ class AttachedModule(nn.Module):
     def forward(self, *inputs: Any, **keywords: Any) -> tuple[Any, Tensor]:
         """Return the model's output, and the scores (n,)."""
         output = self.model(*inputs, **keywords)
-        features = self.watched.seen
-        # What was seen is not kept beyond the pass.
-        self.watched.seen = None
+        features = self.watched.take()
         assert features is not None, "the classification layer did not run"
         if features.ndim == 4:  # the maps that enter a 1x1 convolution
             features = features.mean((2, 3))

@@ -79,9 +79,14 @@ class DetectorModule(nn.Module):
 
     @torch.jit.export
     def is_ood(self, features: Tensor) -> Tensor:
-        """Tell for each row whether it is out-of-distribution: (n,), bool."""
+        """Tell for each row whether it is out-of-distribution: (n,), bool.
+
+        A row with a feature or a score that is not finite is, where there is a threshold.
+        """
         scores = self.forward(features)
-        return scores < self.threshold.to(scores.dtype)
+        sound = features.isfinite().all(1) & scores.isfinite()
+        below = scores < self.threshold.to(scores.dtype)
+        return (below | ~sound) & ~self.threshold.isnan()
 
     def shape(self, features: Tensor) -> Tensor:
         """Return the features after the shaping."""
@@ -116,10 +121,11 @@ class DetectorModule(nn.Module):
             return torch.zeros_like(logits[:, 0]).masked_fill(bad, torch.nan)
         n_top = min(self.gen_top_classes, n_classes)
         ordered = logits.sort(dim=1, descending=True).values
-        top, others = ordered[:, :1], ordered[:, 1:]
-        rest = others.logsumexp(1, keepdim=True) - top
+        # From the top first: the logits may be large, and close together.
+        others = ordered[:, 1:] - ordered[:, :1]
+        rest = others.logsumexp(1, keepdim=True)
         log_total = torch.log1p(rest.exp())
-        log_p = others[:, : n_top - 1] - top - log_total
+        log_p = others[:, : n_top - 1] - log_total
         terms = torch.exp(self.gen_gamma * (log_p + torch.log1p(-log_p.exp())))
         first = torch.exp(self.gen_gamma * (rest - 2 * log_total))
         return -(terms.sum(1) + first[:, 0]).masked_fill(bad, torch.nan)

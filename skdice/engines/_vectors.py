@@ -238,17 +238,21 @@ def array_type(item: Any, ndim: int, writable: bool = False) -> Any:
     return types.Array(from_dtype(np.dtype(item)), ndim, "C", readonly=not writable)
 
 
+def digest_of_sources() -> str:
+    """Return what changes with any file of the engines, all that a kernel is made of."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(each.read_bytes() for each in files)).hexdigest()[:16]
+
+
 def compile_kernel(function: Callable[..., None], signature: Any) -> Callable[..., None]:
     """Return a function compiled for a signature, or read from numba's cache on disk.
 
     numba finds out by the file of a function alone whether what it keeps of it is still right.
     So it keeps it under a name that tells of all files that a kernel is made of.
     """
-    files = [Path(__file__).parent / "_layout.py", *Path(__file__).parent.glob("*_kernels.py")]
-    sources = b"".join(each.read_bytes() for each in sorted([Path(__file__), *files]))
-    function.__qualname__ = f"{function.__name__}_{sha256(sources).hexdigest()[:16]}"
+    function.__qualname__ = f"{function.__name__}_{digest_of_sources()}"
     try:
         compiled: Callable[..., None] = njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no place where the cache could be written
+    except (RuntimeError, OSError):  # no place where the cache could be written, or a full one
         compiled = njit(signature, nogil=True)(function)
     return compiled
