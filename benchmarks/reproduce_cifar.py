@@ -30,9 +30,9 @@ pickle. Archives left in --data are compared with the checksums below.
 
 Images are scaled to a short side of 32, cropped to the centre and normalised. Feature files
 that are in FEATURES already are kept, so that an interrupted run goes on. Without --data the
-table is made from them at once; SKDICE_DATA names the default, its ``cifar10-densenet``. The
-published figures of the CIFAR networks are left out of it: no public copy of them could be read
-to check them.
+table is made from them at once, and FEATURES may be left out where SKDICE_DATA is set: it is the
+``cifar10-densenet`` in there. The published figures of the CIFAR networks are left out of it: no
+public copy of them could be read to check them.
 """
 
 from __future__ import annotations
@@ -162,11 +162,10 @@ def sources(
 
 def main() -> None:
     root = os.environ.get("SKDICE_DATA")
-    options = reproduction.parser(
-        __doc__.splitlines()[0], None if root is None else Path(root) / "cifar10-densenet"
-    )
+    options = reproduction.parser(__doc__.splitlines()[0])
     options.add_argument("--dataset", choices=sorted(CIFAR), default="cifar10")
-    arguments = reproduction.parse(options)
+    default = Path(root) / "cifar10-densenet" if root else None
+    arguments = reproduction.parse(options, default)
     if arguments.data is not None:
         from densenet import densenet_of
 

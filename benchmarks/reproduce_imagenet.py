@@ -86,7 +86,7 @@ EXPERIMENT = reproduction.Experiment(
 
 
 def main() -> None:
-    options = reproduction.parser(__doc__.splitlines()[0], None)
+    options = reproduction.parser(__doc__.splitlines()[0])
     arguments = reproduction.parse(options)
     if arguments.data is not None:
         from resnet import resnet_of

@@ -78,7 +78,7 @@ class Features:
     ood: Mapping[str, Any]
 
 
-def parser(description: str, features: Path | None) -> argparse.ArgumentParser:
+def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of the options that both scripts have."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--checkpoint", type=Path, help="state dict of the network")
@@ -93,7 +93,6 @@ def parser(description: str, features: Path | None) -> argparse.ArgumentParser:
     options.add_argument(
         "--features",
         type=Path,
-        default=features,
         help="folder of feature files: written from images with --data, read without",
     )
     options.add_argument("--batch-size", type=int, default=128)
@@ -102,13 +101,23 @@ def parser(description: str, features: Path | None) -> argparse.ArgumentParser:
     return options
 
 
-def parse(options: argparse.ArgumentParser) -> argparse.Namespace:
-    """Return the arguments, after looking whether they are enough."""
+def parse(options: argparse.ArgumentParser, features: Path | None = None) -> argparse.Namespace:
+    """Return the arguments, after looking whether they are enough.
+
+    Parameters
+    ----------
+    options : ArgumentParser
+        What `parser` made.
+    features : Path or None
+        Folder that is read where none is named. It is never written to.
+    """
     arguments = options.parse_args()
-    if arguments.features is None:
-        options.error("name the folder of features: --features FOLDER")
     if (arguments.checkpoint is None) != (arguments.data is None):
         options.error("images need both, --checkpoint and --data")
+    if arguments.features is None and arguments.data is None:
+        arguments.features = features
+    if arguments.features is None:
+        options.error("name the folder of features: --features FOLDER")
     return arguments
 
 

@@ -158,6 +158,11 @@ def block_scorer(
                 f"score_func returned shape {scores.shape} for logits of shape {logits.shape}, "
                 f"expected ({len(block)},)"
             )
+        if scores.dtype.kind not in "fiub":
+            raise ValueError(
+                f"score_func returned {scores.dtype} values such as {scores.flat[0]!r}, expected "
+                "real numbers"
+            )
         return scores if finite.all() else np.where(finite, scores, np.nan)
 
     return custom

@@ -41,7 +41,7 @@ def compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
     signature = types.void(rows, types.float64[::1], types.float64[::1])
     try:
         function: Callable[..., None] = njit(signature, nogil=True, cache=True)(_add_rows)
-    except (RuntimeError, OSError):  # no place where the cache could be written, or a full one
+    except Exception:  # of the cache: no place to write it, a full disk, a damaged file
         function = njit(signature, nogil=True)(_add_rows)
     return function
 

@@ -124,6 +124,22 @@ def test_a_row_whose_logits_overflow_has_no_score(engine, name, n_classes, score
         detector.score_samples(X)
 
 
+@pytest.mark.parametrize(
+    ("score_func", "value"),
+    [
+        (lambda logits: logits.max(axis=1).astype(complex), "complex128"),
+        (lambda logits: ["inside"] * len(logits), "'inside'"),
+        (lambda logits: [None] * len(logits), "None"),
+    ],
+)
+@pytest.mark.parametrize("name", ["dense", "sparse", "few"])
+def test_scores_that_are_no_real_numbers_are_refused(engine, name, score_func, value):
+    head, X = problem(np.float32)
+    engine(name)
+    with pytest.raises(ValueError, match=f"score_func returned .*{value}.* expected real numbers"):
+        DICEDetector(head, score_func=score_func).fit(X)
+
+
 @pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_path_is_the_same_by_both_engines(engine, dtype, score_func):

@@ -168,6 +168,24 @@ def test_cifar_from_images_to_the_table(tmp_path, rng):
         run("reproduce_cifar.py", *images, "--features", features)
 
 
+def test_given_features_are_not_written_to(tmp_path, rng, monkeypatch):
+    from densenet import DenseNet
+
+    data, given = tmp_path / "data", tmp_path / "given" / "cifar10-densenet"
+    (data / "cifar-10-batches-bin").mkdir(parents=True)
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        write_cifar(data / "cifar-10-batches-bin" / f"{name}.bin", 2, rng)
+    write_images(data / "iSUN", 2, rng, (32, 32))
+    given.mkdir(parents=True)
+    np.save(given / "mean_activation.npy", np.arange(3.0))
+    torch.save(DenseNet(10, **SMALL).state_dict(), tmp_path / "checkpoint.pth")
+    monkeypatch.setenv("SKDICE_DATA", str(given.parent))
+    with pytest.raises(AssertionError, match="name the folder of features"):
+        run("reproduce_cifar.py", "--checkpoint", tmp_path / "checkpoint.pth", "--data", data)
+    assert [path.name for path in given.iterdir()] == ["mean_activation.npy"]
+    assert np.load(given / "mean_activation.npy").tolist() == [0, 1, 2]
+
+
 def test_imagenet_from_images_to_the_table(tmp_path, rng):
     from resnet import ResNet
 

@@ -324,19 +324,36 @@ print(compiled_column_sums(np.full((1, 3), 2, np.float32))[0])
     ],
     ids=["scores", "sums"],
 )
-def test_results_are_right_where_the_disk_of_the_cache_is_full(tmp_path, use):
-    program = (
-        "import numpy as np\n"
-        "from numba.core import caching\n"
-        "def save(*args):\n"
-        "    raise OSError('No space left on device')\n"
-        "caching.IndexDataCacheFile.save = save\n"
-    )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program + use], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == "[2. 2. 2.]\n", done.stderr
+@pytest.mark.parametrize("damage", ["a full disk", "a file cut short"])
+def test_results_are_right_whatever_the_cache_has(tmp_path, use, damage):
+    program = "import numpy as np\n" + use
+    if damage == "a full disk":
+        program = (
+            """
+from numba.core import caching
+def save(*args):
+    raise OSError('No space left on device')
+caching.IndexDataCacheFile.save = save
+"""
+            + program
+        )
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "[2. 2. 2.]\n", done.stderr
+
+    run()
+    if damage == "a file cut short":
+        cached = list(tmp_path.glob("*/*.nbi"))
+        assert cached
+        for path in cached:
+            path.write_bytes(b"")
+        run()
 
 
 @pytest.mark.parametrize(

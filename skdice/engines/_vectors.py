@@ -253,6 +253,6 @@ def compile_kernel(function: Callable[..., None], signature: Any) -> Callable[..
     function.__qualname__ = f"{function.__name__}_{digest_of_sources()}"
     try:
         compiled: Callable[..., None] = njit(signature, nogil=True, cache=True)(function)
-    except (RuntimeError, OSError):  # no place where the cache could be written, or a full one
+    except Exception:  # of the cache: no place to write it, a full disk, a damaged file
         compiled = njit(signature, nogil=True)(function)
     return compiled
