@@ -93,7 +93,9 @@ def run_demo(folder: Path) -> None:
     )
     print(
         f"Fitted on {len(data.id_train):,} training rows of {data.head.n_features} features, "
-        f"{data.head.n_classes} classes.\n\n{CONVENTION}. On the validation half:\n"
+        f"{data.head.n_classes} classes.\n\n{CONVENTION}. ID flagged is the share of "
+        "in-distribution rows below a threshold set at 5 %\nof the training rows, which the "
+        "network knows. On the validation half:\n"
     )
     detectors = {name: each.fit(data.id_train) for name, each in candidates(data.head).items()}
     table = compare(detectors, id_validation, ood_validation)

@@ -48,8 +48,8 @@ Images are read in the sorted order of their names. Where they lie in one folder
 places of the classes among the sorted names are kept as labels: of train.npy, in
 train.labels.npy. An interrupted extraction goes on where it stopped when called again.
 
-  skdice extract resnet50.pt2 imagenet/val -o val.npy --head-output head.safetensors
-  skdice fit val.npy --head head.safetensors -o det.safetensors
+  skdice extract resnet50.pt2 imagenet/train -o train.npy --head-output head.safetensors
+  skdice fit train.npy --head head.safetensors -o det.safetensors
 """
 
 
@@ -294,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = " ".join(str(error).split()) or type(error).__name__
             for argument, option in (
                 ("prefix=", "--layer "),
+                ("key=:", "--key:"),
                 ("key=", "--key "),
                 ("layer=", "--layer "),
             ):

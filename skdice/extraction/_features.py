@@ -63,7 +63,8 @@ def extract_features(
     ----------
     model : torch.nn.Module
         The classifier. It is run in evaluation mode without gradients, and left exactly as
-        it was: training flags, hooks, device and weights.
+        it was: training flags, hooks, device and weights. TorchScript and exported programs
+        come from `load_program`.
     data : DataLoader, tensor, or iterable of batches
         A batch is a tensor of inputs, a tuple or list of inputs and labels, or a mapping of
         keyword arguments of the model, such as a Hugging Face tokenizer's, with labels under
@@ -203,18 +204,21 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
     Parameters
     ----------
     model : torch.nn.Module
-        The classifier. It is not changed; the module holds a copy of it.
+        The classifier, built by its Python code, not by `load_program`. It is not changed;
+        the module holds a copy of it.
     detector : DICEDetector
         Fitted on the features that enter its classification layer.
     layer : str, default=None
-        Name of that layer, as in `extract_features`. None finds the one Linear or 1x1
-        Conv2d that has the weight of the detector's head.
+        Name of that layer, as in `extract_features`; whether it has the weight of the
+        detector's head is then not looked at. None finds the one Linear or 1x1 Conv2d that
+        has it.
 
     Returns
     -------
     torch.nn.Module
         In evaluation mode. ``forward`` takes what the model takes and returns the model's
-        output and the scores (n,). It exports to ONNX like any module.
+        output and the scores (n,). It is traced and exported, to ONNX too, as in the guide to
+        deployment; ``torch.jit.script`` refuses it.
 
     Raises
     ------
@@ -242,7 +246,8 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
         if len(layers) != 1:
             raise ValueError(
                 f"{len(layers)} layers of the model have the weight of the detector's head "
-                f"({', '.join(layers) or 'none'}); name the classification layer with layer="
+                f"({', '.join(layers) or 'none'}); name the classification layer with layer=, if "
+                "this is the model that the features came from"
             )
         (layer,) = layers
     return AttachedModule(copied, layer, scorer).eval()

@@ -25,7 +25,11 @@ class Tap:
     def __init__(self, model: Any, layer: str | None, device: Any) -> None:
         self._torch = import_extra("torch", "torch")
         if not isinstance(model, self._torch.nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+            raise TypeError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}; a saved program is "
+                "read by skdice.extraction.load_program, a state dict by the model's "
+                "load_state_dict"
+            )
         self._model, self._layer = model, layer
         first = next(model.parameters(), None)
         self._home = self._torch.device("cpu") if first is None else first.device
@@ -146,7 +150,8 @@ class Tap:
             kinds = sorted({type(each).__name__ for each in self._model.modules()})
             raise ValueError(
                 "the model has no Linear or 1x1 Conv2d with floating-point weights (a quantised "
-                f"one is none); it has {', '.join(kinds)}"
+                f"one is none); it has {', '.join(kinds)}. A TorchScript file is read by "
+                "skdice.extraction.load_program"
             )
         return names
 

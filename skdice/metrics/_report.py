@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
@@ -258,7 +259,9 @@ def compare(
     """
     for what, given in (("ood", ood), ("detectors", detectors)):
         if not isinstance(given, Mapping) or not given:
-            raise ValueError(f"{what} is {given!r}, expected a mapping with at least one name")
+            raise ValueError(
+                f"{what} is {reprlib.repr(given)}, expected a mapping with at least one name"
+            )
     if MEAN in ood:
         raise ValueError(f"an OOD set is named {MEAN!r}, which the report uses for the mean")
     return OODReport({label: _measure(each, X_id, ood, y_id) for label, each in detectors.items()})
