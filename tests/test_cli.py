@@ -324,6 +324,8 @@ def test_warnings_are_one_line(run, files):
 def test_interrupted_leaves_nothing_behind(run, files, tmp_path, sent, code):
     run(*FIT, "-o", "k.safetensors")
     program = (
+        # Whoever runs the tests in the background of a shell has SIGINT ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import os, sys; from skdice import cli; from skdice._computation import Computation;"
         f"Computation._check = lambda *_: os.kill(os.getpid(), {int(sent)});"
         "sys.exit(cli.main(sys.argv[1:]))"
