@@ -56,8 +56,8 @@ ENGINES = {
 
 
 def timed(function, *arguments):
-    # The threads of a BLAS wait for more work in a busy loop before they sleep.
-    time.sleep(0.05)
+    # The threads of a BLAS wait for more work in a busy loop before they sleep, 0.1 s or so.
+    time.sleep(0.3)
     started = time.perf_counter()
     scores = function(*arguments)
     return time.perf_counter() - started, scores
