@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import local
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -62,8 +63,24 @@ def _spoil_rows(shaped: FloatArray) -> FloatArray:
     return shaped
 
 
+class _Memory(local):
+    """Logits of a block, in memory of each thread that the next block overwrites."""
+
+    logits: FloatArray | None = None
+
+    def of_rows(self, n_rows: int, n_classes: int, dtype: np.dtype[Any]) -> FloatArray:
+        if self.logits is None or len(self.logits) < n_rows:
+            self.logits = np.empty((n_rows, n_classes), dtype)
+        return self.logits[:n_rows]
+
+
 def masked_layer(
-    coef: FloatArray, intercept: FloatArray, shaping: Any, dtype: np.dtype[Any]
+    coef: FloatArray,
+    intercept: FloatArray,
+    shaping: Any,
+    dtype: np.dtype[Any],
+    *,
+    kept: bool = True,
 ) -> BlockFunction:
     """Return the function from a block of features to the logits of the masked layer.
 
@@ -77,13 +94,18 @@ def masked_layer(
         Applied to the features first.
     dtype : dtype
         In which the blocks come and the logits are computed.
+    kept : bool
+        False if the logits are done with before the next call in the same thread: all blocks
+        then share one piece of memory.
     """
     coef, intercept = coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)
+    memory = _Memory()
 
     def layer(block: FloatArray) -> FloatArray:
+        out = None if kept else memory.of_rows(len(block), len(coef), dtype)
         # An overflow is reported with its row, by `check_finite`.
         with np.errstate(over="ignore", invalid="ignore"):
-            return dense_logits(shape_block(shaping, block), coef, intercept)
+            return dense_logits(shape_block(shaping, block), coef, intercept, out)
 
     return layer
 
@@ -108,7 +130,9 @@ def engine_function(
         As in `block_scorer`; None for the logits.
     """
     if engine == "dense":
-        function = masked_layer(coef, intercept, shaping, dtype)
+        # A function of the user may keep the logits that it is given.
+        named = isinstance(score_func, str)
+        function = masked_layer(coef, intercept, shaping, dtype, kept=not named)
         return function if score_func is None else block_scorer(function, score_func)
     kernels = SparseLayer if engine == "sparse" else FewClassesLayer
     layer = kernels(coef.astype(dtype, copy=False), intercept)

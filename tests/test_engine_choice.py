@@ -2,6 +2,7 @@
 
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -320,3 +321,37 @@ def test_small_blocks_are_left_to_the_dense_engine(engine, capsys):
     engine("sparse")
     DICEDetector(head, batch_size=10, verbose=1).fit(X)
     assert "dense engine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("score_func", ["energy", "max_logit", "msp", "gen"])
+def test_blocks_that_share_memory_do_not_mix(engine, score_func):
+    """The last block is smaller than the others, and the blocks of two threads are apart."""
+    head, X = problem(np.float64)
+    engine("dense")
+    detector = DICEDetector(head, score_func=score_func).fit(X)
+    expected = np.concatenate([detector.score_samples(X[n : n + 1]) for n in range(len(X))])
+    for n_jobs in (None, 4):
+        detector.set_params(batch_size=37, n_jobs=n_jobs)
+        np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-12)
+
+
+def test_only_logits_that_are_done_with_share_memory():
+    head, X = problem(np.float64)
+    arrays = head.weight, head.bias, None, X.dtype
+    expected = X[:50] @ head.weight.T + head.bias
+    layer = skdice._scoring.masked_layer(*arrays, kept=False)
+    first = layer(X[:50])
+    np.testing.assert_array_equal(first, expected)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(layer, X[:50]).result()
+    assert np.shares_memory(first, layer(X[50:80]))
+    np.testing.assert_array_equal(other, expected)
+    # What a user's function is given, and what `logits` returns, stays as it is.
+    layer = skdice._scoring.masked_layer(*arrays)
+    assert not np.shares_memory(layer(X[:50]), layer(X[:50]))
+    given = []
+    detector = DICEDetector(head, batch_size=500, score_func=lambda z: given.append(z) or z[:, 0])
+    detector.fit(X)
+    given.clear()
+    detector.score_samples(X)
+    np.testing.assert_array_equal(np.concatenate(given), detector.logits(X))

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating[Any]]
 
 
-def dense_logits(features: FloatArray, coef: FloatArray, intercept: FloatArray) -> FloatArray:
+def dense_logits(
+    features: FloatArray,
+    coef: FloatArray,
+    intercept: FloatArray,
+    out: FloatArray | None = None,
+) -> FloatArray:
     """Return ``features @ coef.T + intercept``, of shape (n_samples, n_classes).
 
     Parameters
@@ -21,7 +26,9 @@ def dense_logits(features: FloatArray, coef: FloatArray, intercept: FloatArray) 
         Masked weight, in the dtype of the features.
     intercept : ndarray of shape (n_classes,)
         Bias, in the dtype of the features.
+    out : ndarray of shape (n_samples, n_classes) or None
+        Where the logits are written; None for new memory.
     """
-    logits: FloatArray = features @ coef.T
+    logits: FloatArray = np.matmul(features, coef.T, out=out)
     logits += intercept
     return logits
