@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from skdice import LinearHead, cli
-from skdice.extraction import extract_features, load_program
+from skdice import DICEDetector, LinearHead, cli
+from skdice.extraction import attach, extract_features, load_program
 from skdice.extraction._images import ImageFolder
 from skdice.features import open_features
 
@@ -349,3 +349,14 @@ def test_a_named_layer_may_be_followed_by_anything(inputs, tmp_path):
     found = extract_features(load_program(tmp_path / "model.pt", layer="fc"), inputs)
     expected = extract_features(made(NotTheEnd), inputs, layer="fc")
     np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
+
+
+def test_a_saved_program_cannot_be_attached_to(tmp_path):
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(Backbone().eval(), (torch.rand(2, 3, 8, 8),)), path)
+    program = load_program(path)
+    extraction = extract_features(program, torch.rand(2, 3, 8, 8))
+    detector = DICEDetector(extraction.head).fit(extraction.features)
+    for model in (program, torch.export.load(path)):
+        with pytest.raises(TypeError, match=r"model is a \w+, expected the classifier"):
+            attach(model, detector)

@@ -224,6 +224,8 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
     ------
     ValueError
         No layer, or more than one, has the detector's head.
+    TypeError
+        The model is no torch module, or a program that `load_program` read.
 
     Examples
     --------
@@ -231,7 +233,13 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
     """
     torch = import_extra("torch", "torch")
     from skdice.engines._attached import AttachedModule
+    from skdice.extraction._program import ProgramClassifier
 
+    if not isinstance(model, torch.nn.Module) or isinstance(model, ProgramClassifier):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected the classifier as its Python code builds "
+            "it: a saved program has no layer that could be watched"
+        )
     scorer, copied = detector.to_torch(), deepcopy(model).eval()
     if layer is None:
         wanted = detector._resolve_head(detector.n_features_in_)
