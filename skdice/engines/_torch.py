@@ -215,7 +215,6 @@ def blocks_from_host(
     try:
         yield from blocks
     finally:
-        blocks.close()
         del blocks
         _free(device)
 
