@@ -89,6 +89,19 @@ def onnx_run(module, example, batch, folder):
     return onnxruntime.InferenceSession(path).run(None, {"x": batch})
 
 
+def test_a_caller_that_casts_to_less_precision_changes_nothing(small):
+    head, X = small
+    X = X.astype(np.float32)
+    detector = DICEDetector(head).fit(X)
+    model = nn.Linear(12, 5)
+    attached = attach(model, detector, layer="")
+    for form in (detector.to_torch(), lambda rows: attached(rows)[1]):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = form(rows_of(X, "float32"))
+        assert scores.dtype == torch.float32
+        np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-5)
+
+
 def test_without_a_threshold_nothing_is_flagged(small):
     head, X = small
     module = DICEDetector(head).partial_fit(X).to_torch()

@@ -32,7 +32,8 @@ class DetectorModule(nn.Module):
 
     Notes
     -----
-    Rows in double precision are scored in it, all others in single precision.
+    Rows in double precision are scored in it, all others in single precision, also where the
+    caller's own computation is cast to less.
     """
 
     # TorchScript knows constants by this annotation.
@@ -64,7 +65,10 @@ class DetectorModule(nn.Module):
         """Return the logits of the masked layer, (n, n_classes)."""
         dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         shaped = self.shape(features.to(dtype))
-        return nn.functional.linear(shaped, self.coef.to(dtype), self.intercept.to(dtype))
+        coef, intercept = self.coef.to(dtype), self.intercept.to(dtype)
+        if not torch.jit.is_scripting():
+            return uncast_linear(shaped, coef, intercept)
+        return nn.functional.linear(shaped, coef, intercept)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the score of each row of features (n, n_features): (n,)."""
@@ -129,6 +133,15 @@ class DetectorModule(nn.Module):
         terms = torch.exp(self.gen_gamma * (log_p + torch.log1p(-log_p.exp())))
         first = torch.exp(self.gen_gamma * (rest - 2 * log_total))
         return -(terms.sum(1) + first[:, 0]).masked_fill(bad, torch.nan)
+
+
+def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the linear layer in the precision of the features, whatever the caller casts to."""
+    kind = features.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return nn.functional.linear(features, weight, bias)
+    return nn.functional.linear(features, weight, bias)
 
 
 def planned_module(
