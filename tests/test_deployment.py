@@ -102,6 +102,35 @@ def test_a_caller_that_casts_to_less_precision_changes_nothing(small):
         np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-5)
 
 
+def test_modules_of_single_precision_hold_nothing_double(small):
+    # A device such as mps has no double precision, and could not take them.
+    head, X = small
+    head, X = LinearHead(*(np.float32(each) for each in (head.weight, head.bias))), np.float32(X)
+    for detector in (DICEDetector(head).fit(X), DICEDetector(head).partial_fit(X)):
+        module = detector.to_torch()
+        assert {each.dtype for each in module.buffers()} == {torch.float32}
+        assert float(module.threshold) == pytest.approx(
+            getattr(detector, "offset_", np.nan), rel=0, nan_ok=True
+        )
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1e300, 16.5, -np.inf])
+def test_the_threshold_of_a_module_is_that_of_the_detector(small, threshold):
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    detector.offset_ = threshold
+    assert float(detector.to_torch().threshold) == threshold
+
+
+def test_attached_lies_where_the_model_does(small):
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    attached = attach(nn.Linear(12, 5).to("meta"), detector, layer="")
+    assert {each.device.type for each in attached.buffers()} == {"meta"}
+    logits, scores = attached(torch.empty(3, 12, device="meta"))
+    assert (logits.device.type, scores.device.type) == ("meta", "meta")
+
+
 def test_without_a_threshold_nothing_is_flagged(small):
     head, X = small
     module = DICEDetector(head).partial_fit(X).to_torch()

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
 from skdice.engines._plan import Plan
 
+# Here, as TorchScript reads a comment on types in a function as its own.
+is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
+
 
 class DetectorModule(nn.Module):
     """Scores penultimate features as the detector that it was made from.
@@ -66,7 +69,7 @@ class DetectorModule(nn.Module):
         dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         shaped = self.shape(features.to(dtype))
         coef, intercept = self.coef.to(dtype), self.intercept.to(dtype)
-        if not torch.jit.is_scripting():
+        if not is_scripting():
             return uncast_linear(shaped, coef, intercept)
         return nn.functional.linear(shaped, coef, intercept)
 
@@ -161,11 +164,14 @@ def planned_module(
     coef, intercept = (
         torch.from_numpy(np.array(each)).to(dtype) for each in (plan.coef, plan.intercept)
     )
+    exact = torch.tensor(threshold, dtype=torch.float64, device="cpu")
+    # That holds every score in single precision; not every device has double.
+    single = exact.float()
+    differs = bool((single < exact) | (single > exact))
     return DetectorModule(
         coef,
         intercept,
-        # In the precision of the weights: not every device has double.
-        torch.tensor(threshold, dtype=dtype or torch.float64, device="cpu"),
+        exact if differs else single,
         plan.score,
         plan.shaping,
         plan.low,

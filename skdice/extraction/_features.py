@@ -216,9 +216,9 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
     Returns
     -------
     torch.nn.Module
-        In evaluation mode. ``forward`` takes what the model takes and returns the model's
-        output and the scores (n,). It is traced and exported, to ONNX too, as in the guide to
-        deployment; ``torch.jit.script`` refuses it.
+        In evaluation mode, on the device of that layer. ``forward`` takes what the model takes
+        and returns the model's output and the scores (n,). It is traced and exported, to ONNX
+        too, as in the guide to deployment; ``torch.jit.script`` refuses it.
 
     Raises
     ------
@@ -258,6 +258,9 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
                 "this is the model that the features came from"
             )
         (layer,) = layers
+    weight = next(copied.get_submodule(layer).parameters(), None)
+    if weight is not None:
+        scorer = scorer.to(weight.device)
     return AttachedModule(copied, layer, scorer).eval()
 
 
