@@ -175,6 +175,35 @@ def test_after_an_exception_the_model_is_as_it_was():
     assert all(not module._forward_hooks for module in model.modules())
 
 
+def test_a_model_that_cannot_be_moved_is_as_it_was():
+    model = Torchvision().train()
+    model.fc.to("meta")
+    with pytest.raises(ValueError, match="spread over several devices"):
+        extract_features(model, IMAGES, device="meta")
+    assert all(module.training for module in model.modules())
+    model = Torchvision().eval().train()
+    model.bn.running_mean = model.bn.running_mean.to("meta")
+    with pytest.raises(ValueError, match="spread over several devices"):
+        extract_features(model, IMAGES, device="meta")
+    assert model.training
+    assert model.fc.weight.device.type == "cpu"
+
+
+def test_what_a_model_keeps_of_a_batch_can_be_trained_with_afterwards():
+    class Keeping(Torchvision):
+        scale = None
+
+        def forward(self, x):
+            if self.scale is None:  # as rotary embeddings and anchors are kept
+                self.scale = torch.full((1,), 2.0)
+            return super().forward(x * self.scale)
+
+    model = Keeping()
+    extract_features(model, IMAGES)
+    model(IMAGES.clone().requires_grad_())[0].sum().backward()
+    assert model.conv.weight.grad is not None
+
+
 def test_a_detector_fitted_while_extracting():
     model = Torchvision().eval()
     detector = DICEDetector(LinearHead.from_torch(model.fc), sparsity=0.1)
@@ -349,6 +378,29 @@ def test_no_data(tmp_path, data):
 def test_batches_of_three_are_refused():
     with pytest.raises(ValueError, match="a batch is a tuple of 3"):
         extract_features(Torchvision(), [(IMAGES, LABELS, LABELS)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda logits: logits,
+        lambda logits: logits.float(),
+        lambda logits: logits.softmax(1),
+        lambda logits: logits.float().softmax(1),
+        lambda logits: logits.float().log_softmax(1).half(),
+    ],
+)
+def test_the_head_of_a_half_precision_model_is_found_whatever_it_returns(dtype, after):
+    class Half(Torchvision):
+        def forward(self, x):
+            return after(self.fc(self.features(x)))
+
+    torch.manual_seed(0)
+    model = Half().eval()
+    assert extract_features(model.to(dtype), IMAGES.to(dtype)).layer == "fc"
+    with torch.autocast("cpu", dtype=dtype):
+        assert extract_features(model.float(), IMAGES).layer == "fc"
 
 
 def test_bfloat16_models_give_float32():

@@ -40,13 +40,16 @@ class Tap:
         if self._layer is not None:
             self._check(self._layer)
         training = {module: module.training for module in self._model.modules()}
-        self._stack.callback(self._restore, training)
-        self._model.eval()
-        if self._device != self._home:
-            if len({each.device for each in self._model.parameters()}) > 1:
-                raise ValueError("the model is spread over several devices; leave device=None")
-            self._stack.callback(self._model.to, self._home)
-            self._model.to(self._device)
+        with ExitStack() as stack:  # which takes back what was done, should the rest fail
+            stack.callback(self._restore, training)
+            self._model.eval()
+            if self._device != self._home:
+                tensors = [*self._model.parameters(), *self._model.buffers()]
+                if len({each.device for each in tensors}) > 1:
+                    raise ValueError("the model is spread over several devices; leave device=None")
+                stack.callback(self._model.to, self._home)
+                self._model.to(self._device)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,7 +80,8 @@ class Tap:
         inputs, keywords, labels = self._split(batch)
         wanted = [self._layer] if self._layer is not None else self._candidates()
         calls: dict[str, list[tuple[Any, Any]]] = {name: [] for name in wanted}
-        with ExitStack() as hooks, torch.inference_mode():
+        # Not inference_mode: what a model makes on its way and keeps could not be trained with.
+        with ExitStack() as hooks, torch.no_grad():
             for name, seen in calls.items():
                 hook = self._model.get_submodule(name).register_forward_hook(
                     lambda _, given, output, seen=seen: seen.append((given, output))
@@ -221,8 +225,12 @@ def same_output(torch: Any, layer_output: Any, output: Any) -> bool:
         output = output[..., 0, 0]
     if layer_output.shape != output.shape or output.ndim != 2:
         return False
+    # A model may return its logits in another precision, or on the device of its inputs.
+    kinds = {each.dtype for each in (layer_output, output) if each.is_floating_point()}
+    rtol = max([1e-4, *(torch.finfo(kind).eps for kind in kinds)])
+    layer_output, output = layer_output.float(), output.to(layer_output.device).float()
     forms = (layer_output, layer_output.log_softmax(1), layer_output.softmax(1))
-    return any(torch.allclose(form, output, rtol=1e-4, atol=1e-5) for form in forms)
+    return any(torch.allclose(form, output, rtol=rtol, atol=1e-5) for form in forms)
 
 
 def _array(labels: Any) -> NDArray[Any] | None:
