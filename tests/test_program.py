@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from skdice import DICEDetector, LinearHead, cli
-from skdice.extraction import attach, extract_features, load_program
+from skdice.extraction import _program, attach, extract_features, load_program
 from skdice.extraction._images import ImageFolder
 from skdice.features import open_features
 
@@ -349,6 +349,19 @@ def test_a_named_layer_may_be_followed_by_anything(inputs, tmp_path):
     found = extract_features(load_program(tmp_path / "model.pt", layer="fc"), inputs)
     expected = extract_features(made(NotTheEnd), inputs, layer="fc")
     np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
+
+
+def test_an_exported_program_goes_to_the_cpu_wherever_it_was_saved(inputs, tmp_path, monkeypatch):
+    save_exported(made(Backbone).to("meta"), tmp_path / "model.pt2", inputs.to("meta"))
+
+    def move(program, device):  # what lies on meta has no values that could be moved
+        moved.append(device)
+        return program
+
+    moved = []
+    monkeypatch.setattr(_program, "move_to_device_pass", move)
+    load_program(tmp_path / "model.pt2", layer="fc")
+    assert moved == [torch.device("cpu")]
 
 
 def test_a_saved_program_cannot_be_attached_to(tmp_path):

@@ -162,8 +162,8 @@ def _load_exported(path: Path, layer: str | None, device: torch.device) -> Progr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own use of torch
         exported = torch.export.load(path)
-    if device.type != "cpu":
-        exported = move_to_device_pass(exported, device)
+    # It may have been saved on any.
+    exported = move_to_device_pass(exported, device)
     body: Any = exported.module(check_guards=False)
     graph, aten = body.graph, torch.ops.aten
     for node in graph.nodes:
