@@ -47,6 +47,7 @@ from skdice._xp import (
     from_numpy,
     is_dask,
     is_followed,
+    on_host,
     to_numpy,
 )
 from skdice.engines import torch_device
@@ -426,9 +427,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
             name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
         }
         if isinstance(state["head"], tuple):
-            arrays["head"] = tuple(
-                to_numpy(each) if is_followed(each) else each for each in state["head"]
-            )
+            arrays["head"] = tuple(map(on_host, state["head"]))
         return state | arrays
 
     def _score(self, rows: Rows) -> Any:
@@ -479,7 +478,7 @@ def inlier_rows(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:
     """Return which rows are not labelled -1; None where all are kept."""
     if y is None:
         return None
-    labels = column_or_1d(to_numpy(y) if is_followed(y) else y)
+    labels = column_or_1d(on_host(y))
     if len(labels) != rows.shape[0]:
         raise ValueError(f"y has {len(labels)} labels, but X has {rows.shape[0]} rows")
     # Strings mark no outliers; objects may be numbers.

@@ -18,7 +18,7 @@ from skdice._dask import sliceable
 from skdice._head_files import pointwise, read_weight_and_bias
 from skdice._rows import check_rows, iterate_blocks, scoring_dtype
 from skdice._scattered import packed_by_name, scattered
-from skdice._xp import to_numpy
+from skdice._xp import on_host, to_numpy
 
 
 class LinearHead:
@@ -361,7 +361,7 @@ class LinearHead:
         array([-4.5, -0.5])
         """
         features = sliceable(check_rows(X))
-        labels = column_or_1d(y)
+        labels = column_or_1d(on_host(y))
         if len(labels) != features.shape[0]:
             raise ValueError(f"y has {len(labels)} labels, but X has {features.shape[0]} rows")
         classes, index = np.unique(labels, return_inverse=True)

@@ -52,6 +52,11 @@ def to_numpy(array: Any) -> NDArray[Any]:
     return np.from_dlpack(array)
 
 
+def on_host(X: Any) -> Any:
+    """Return an array that is followed as NumPy's, for what looks at it on the CPU; else X."""
+    return to_numpy(X) if is_followed(X) else X
+
+
 def from_numpy(array: NDArray[Any], xp: Any, device: Any) -> Any:
     """Return a copy of a NumPy array in another namespace, on a device of it.
 

@@ -1,6 +1,7 @@
 """Arrays of other libraries than NumPy: results follow their input."""
 
 import pickle
+from functools import partial
 
 import pytest
 
@@ -11,10 +12,13 @@ import array_api_strict
 import numpy as np
 import torch
 from sklearn import config_context
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import skdice
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector, LinearHead, metrics
+from skdice.metrics import bootstrap_interval, evaluate
+from skdice.metrics._bootstrap import METRICS
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 SCORES = ["energy", "max_logit", "msp", "gen"]
@@ -273,3 +277,45 @@ def test_outliers_among_the_rows_of_a_tensor_are_left_out(problem, labels):
     np.testing.assert_array_equal(found.mean_activation_, expected.mean_activation_)
     np.testing.assert_allclose(found.offset_, expected.offset_, rtol=1e-12)
     assert found.n_samples_seen_ == len(train)
+
+
+def with_gradient(X):
+    """Return what NumPy does not take by itself, like a tensor on a GPU."""
+    tensor = torch.from_numpy(X)
+    return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+
+@pytest.mark.parametrize(
+    ("library", "dispatch"), [(with_gradient, False), (with_gradient, True), (strict, True)]
+)
+def test_metrics_take_scores_and_labels_of_any_library(problem, library, dispatch):
+    head, train, test = problem
+    X, y = np.concatenate([train, test]), np.repeat([1, -1], [len(train), len(test)])
+    detector = DICEDetector(head).fit(train)
+    scores, classes = detector.score_samples(X), np.arange(len(train)) % 3
+    functions = [getattr(metrics, name) for name in METRICS] + [bootstrap_interval]
+    functions.append(partial(metrics.fpr_at_tpr, sample_weight=library(np.ones(len(y)))))
+    expected = [function(y, scores) for function in functions[:-1]]
+    expected.append(metrics.fpr_at_tpr(y, scores))
+    report = evaluate(detector, train, {"test": test}, y_id=classes).to_dict()
+    with config_context(array_api_dispatch=dispatch):
+        for labels in (y, library(y)):
+            found = [function(labels, library(scores)) for function in functions]
+            assert found == expected
+        of_library = evaluate(detector, train, {"test": test}, y_id=library(classes)).to_dict()
+        pipeline = make_pipeline(detector)
+        of_pipeline = evaluate(pipeline, library(train), {"test": library(test)}).to_dict()
+    assert of_library == report
+    (row,) = of_pipeline.values()
+    assert row["mean"]["auroc"] == pytest.approx(report["DICEDetector"]["mean"]["auroc"])
+
+
+@pytest.mark.parametrize("library", [torch.from_numpy, strict], ids=["torch", "strict"])
+def test_class_means_of_any_library(problem, library):
+    _, train, _ = problem
+    y = np.arange(len(train)) % 3
+    with config_context(array_api_dispatch=True):
+        head = LinearHead.from_class_means(library(train), library(y))
+    np.testing.assert_allclose(
+        head.weight, LinearHead.from_class_means(train, y).weight, rtol=1e-12
+    )

@@ -53,6 +53,18 @@ def test_without_matplotlib_the_extra_is_named():
 
 
 @pytest.mark.parametrize("cls", OF_SCORES)
+def test_scores_may_be_tensors_that_numpy_does_not_take(cls):
+    # Those of a GPU are others; as on any machine, those with a gradient.
+    torch = pytest.importorskip("torch")
+    inside, outside = [3.0, 2.0, 1.0], [0.5, 1.5]
+    inner, outer = (torch.tensor(each, requires_grad=True) for each in (inside, outside))
+    y_true, y_score = np.repeat([1, -1], [3, 2]), torch.tensor(inside + outside, requires_grad=True)
+    expected = legend_of(cls.from_scores(inside, {"a": outside}).ax_)
+    assert legend_of(cls.from_scores(inner, {"a": outer}).ax_) == expected
+    assert legend_of(cls.from_predictions(y_true, y_score, ood_name="a").ax_) == expected
+
+
+@pytest.mark.parametrize("cls", OF_SCORES)
 def test_the_ways_to_make_a_display_agree(fashion, fitted, cls):
     inside, outside = (
         fitted.score_samples(each) for each in (fashion.id_test, fashion.ood["mnist"])

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, make_scorer, roc_auc_score, roc_curve
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+from skdice._xp import on_host
+
 FloatArray = NDArray[np.floating[Any]]
 
 
@@ -72,7 +74,7 @@ def fpr_at_tpr(
     rates = roc_curve(
         labels == pos_label,
         scores * pos_label,
-        sample_weight=sample_weight,
+        sample_weight=on_host(sample_weight),
         drop_intermediate=False,
     )
     return float(rates[0][np.argmax(_reached(rates[1], tpr))])
@@ -285,9 +287,9 @@ def _check_tpr(tpr: float) -> None:
 
 def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
     """Return labels of +1 and -1, both there, and finite scores."""
-    labels = column_or_1d(y_true)
+    labels = column_or_1d(on_host(y_true))
     scores = check_array(
-        y_score, ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
+        on_host(y_score), ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
     )
     scores = column_or_1d(scores)
     check_consistent_length(labels, scores)

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDICE
 from skdice._rows import Rows, check_rows
+from skdice._xp import on_host
 from skdice.metrics._rates import (
     aupr_in,
     aupr_out,
@@ -333,13 +334,13 @@ def final_step(detector: Any) -> Any:
 def score_rows(detector: Any, X: Any) -> FloatArray:
     """Return the scores of rows as a NumPy array, wherever they are computed."""
     if not isinstance(detector, BaseDICE):
-        return np.asarray(detector.score_samples(X))
+        return np.asarray(on_host(detector.score_samples(X)))
     _, dtype, blocks = detector._score_blocks(X)
     return np.concatenate([np.empty(0, dtype), *blocks])
 
 
 def _class_labels(y_id: ArrayLike, rows: Rows, n_classes: int) -> NDArray[np.intp]:
-    labels: NDArray[Any] = column_or_1d(y_id)
+    labels: NDArray[Any] = column_or_1d(on_host(y_id))
     if len(labels) != rows.shape[0]:
         raise ValueError(f"y_id has {len(labels)} labels, but X_id has {rows.shape[0]} rows")
     if labels.dtype.kind not in "iuf" or (labels != labels.astype(np.intp)).any():
