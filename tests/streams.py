@@ -6,7 +6,9 @@ import weakref
 from collections import deque
 from contextlib import contextmanager
 
-import torch
+import pytest
+
+torch = pytest.importorskip("torch")
 
 
 class Late(torch.Tensor):
