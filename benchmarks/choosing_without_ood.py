@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
-from skdice._detector_cv import SPARSITIES
+from skdice._search import SPARSITIES
 from skdice._trials import PSEUDO_OUTLIERS
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import auroc, compare, fpr_at_tpr

@@ -7,7 +7,7 @@ Energy scores of rows in memory, by NumPy's matrix products and log-sum-exp, by 
 engine and by the one for few classes (packing of the head included, compilation not), in turn in
 one process; the smallest time of each counts. The kept weights lie at random, so that no unit is
 without one.
-With ``--constants``, those of the cost model of `skdice.engines._choice` are fitted to the times
+With ``--constants``, those of the cost model of `skdice._engines.choice` are fitted to the times
 of this run with one thread, which others on the machine disturb least, and printed.
 """
 
@@ -22,9 +22,9 @@ import numpy as np
 from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
-from skdice._rows import block_slices
+from skdice._engines import FewClassesLayer, SparseLayer, _choice, dense_logits
+from skdice._rows.sources import block_slices
 from skdice._scores import energy
-from skdice.engines import FewClassesLayer, SparseLayer, _choice, dense_logits
 
 SHAPES = [
     (20_000, 2048, 1000),

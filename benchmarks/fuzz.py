@@ -31,7 +31,7 @@ import numpy as np
 
 import skdice
 from skdice import DICEDetector, LinearHead, _persistence
-from skdice.features import _safetensors, open_features, save_features
+from skdice.io import _safetensors, open_features, save_features
 from skdice.shaping import ReAct
 
 FORMATS = (".npy", ".npz", ".safetensors", "detector")

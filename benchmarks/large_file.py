@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from skdice import DICEDetector, LinearHead
-from skdice.features import open_features, save_scores
+from skdice.io import open_features, save_scores
 from skdice.shaping import ReAct
 
 LIMIT_MIB = 600

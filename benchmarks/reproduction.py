@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from skdice import DICEDetector, LinearHead
-from skdice._head_files import write_weight_and_bias
 from skdice._sparsify import sparsity_mask
 from skdice.extraction import extract_features
-from skdice.features import open_features, save_features
+from skdice.io import open_features, save_features
+from skdice.io._head_files import write_weight_and_bias
 from skdice.metrics import compare
 from skdice.metrics._report import DetectorResult
 from skdice.shaping import ReAct

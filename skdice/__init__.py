@@ -5,12 +5,12 @@
 DICEDetector(head='identity', sparsity=0)
 """
 
-from skdice._detector import DICEDetector
-from skdice._detector_cv import DICEDetectorCV
+from skdice._dice import DICEDetector
 from skdice._head import LinearHead
-from skdice._mean import FeatureStatistics
+from skdice._passes.mean import FeatureStatistics
 from skdice._path import sparsity_path
 from skdice._persistence import load
+from skdice._search import DICEDetectorCV
 
 __version__ = "0.1.0.dev0"
 

@@ -17,31 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._computation import Computation
-from skdice._dask import DaskRows, map_scores
-from skdice._head import LinearHead
-from skdice._mean import FeatureStatistics
-from skdice._rows import (
-    Rows,
-    SelectedRows,
-    array_source,
-    check_rows,
-    is_plain,
-    named,
-    scoring_dtype,
-)
-from skdice._sklearn import (
-    Interval,
-    InvalidParameterError,
-    validate_parameters,
-)
-from skdice._threshold import (
-    conformal_pvalues,
-    conformal_threshold,
-    distributed_threshold,
-    score_threshold,
-)
-from skdice._xp import (
+from skdice._compat.arrays import (
     check_same_namespace,
     device_of,
     from_numpy,
@@ -50,7 +26,31 @@ from skdice._xp import (
     on_host,
     to_numpy,
 )
-from skdice.engines import torch_device
+from skdice._compat.sklearn import (
+    Interval,
+    InvalidParameterError,
+    validate_parameters,
+)
+from skdice._engines import torch_device
+from skdice._engines.computation import Computation
+from skdice._head import LinearHead
+from skdice._passes.mean import FeatureStatistics
+from skdice._passes.threshold import (
+    conformal_pvalues,
+    conformal_threshold,
+    distributed_threshold,
+    score_threshold,
+)
+from skdice._rows.dask import DaskRows, map_scores
+from skdice._rows.sources import (
+    Rows,
+    SelectedRows,
+    array_source,
+    check_rows,
+    is_plain,
+    named,
+    scoring_dtype,
+)
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -314,7 +314,7 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         ImportError
             torch is not installed.
         """
-        from skdice._deployment import detector_module
+        from skdice._engines.deployment import detector_module
 
         check_is_fitted(self, "coef_")
         threshold = getattr(self, "offset_", None)

@@ -14,11 +14,11 @@ from sklearn.svm import SVC, NuSVC
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._dask import sliceable
-from skdice._head_files import pointwise, read_weight_and_bias
-from skdice._rows import check_rows, iterate_blocks, scoring_dtype
+from skdice._compat.arrays import on_host, to_numpy
+from skdice._rows.dask import sliceable
+from skdice._rows.sources import check_rows, iterate_blocks, scoring_dtype
 from skdice._scattered import packed_by_name, scattered
-from skdice._xp import on_host, to_numpy
+from skdice.io._head_files import pointwise, read_weight_and_bias
 
 
 class LinearHead:

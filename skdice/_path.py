@@ -8,12 +8,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._dask import sliceable
-from skdice._extras import has_numba
-from skdice._head import LinearHead
-from skdice._mean import FeatureStatistics, add_rows
-from skdice._rows import Rows, block_slices, check_rows, map_blocks, scoring_dtype
-from skdice._scoring import (
+from skdice._compat.extras import has_numba
+from skdice._engines import (
+    FUSED_SCORES,
+    FusedScore,
+    SparseLayer,
+    available_threads,
+    choose_path_engine,
+)
+from skdice._engines.scoring import (
     block_scorer,
     check_finite,
     fitted_shaping,
@@ -21,14 +24,11 @@ from skdice._scoring import (
     masked_layer,
     shape_block,
 )
+from skdice._head import LinearHead
+from skdice._passes.mean import FeatureStatistics, add_rows
+from skdice._rows.dask import sliceable
+from skdice._rows.sources import Rows, block_slices, check_rows, map_blocks, scoring_dtype
 from skdice._sparsify import contribution, threshold_masks
-from skdice.engines import (
-    FUSED_SCORES,
-    FusedScore,
-    SparseLayer,
-    available_threads,
-    choose_path_engine,
-)
 
 FloatArray = NDArray[np.floating[Any]]
 

@@ -20,14 +20,14 @@ from sklearn.utils.validation import check_is_fitted
 
 import skdice
 from skdice import shaping as shaping_module
-from skdice._detector import DICEDetector
+from skdice._compat.arrays import to_numpy
+from skdice._compat.sklearn import validate_parameters
+from skdice._dice import DICEDetector
 from skdice._head import LinearHead
-from skdice._mean import FeatureStatistics
-from skdice._sklearn import validate_parameters
-from skdice._xp import to_numpy
-from skdice.features import _safetensors
-from skdice.features._archive import clean_errors
-from skdice.features._atomic import replacing
+from skdice._passes.mean import FeatureStatistics
+from skdice.io import _safetensors
+from skdice.io._archive import clean_errors
+from skdice.io._atomic import replacing
 
 SCHEMA = 1
 KIND = "skdice.DICEDetector"

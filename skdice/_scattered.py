@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from skdice._extras import import_extra
+from skdice._compat.extras import import_extra
 
 if TYPE_CHECKING:
     from skdice._head import LinearHead

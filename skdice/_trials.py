@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._engines.scoring import masked_layer
 from skdice._head import LinearHead
 from skdice._pseudo_outliers import GENERATORS
-from skdice._rows import Rows, SelectedRows, iterate_blocks, load_block, scoring_dtype
-from skdice._scoring import masked_layer
+from skdice._rows.sources import Rows, SelectedRows, iterate_blocks, load_block, scoring_dtype
 
 # Takes a class away from the head instead of making rows.
 LEAVE_OUT = "leave-one-class-out"

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._dask import DaskRows
-from skdice._quantiles import quantiles
-from skdice._rows import Rows, check_rows, iterate_blocks, named, scoring_dtype
-from skdice._sklearn import Interval, validate_parameters
+from skdice._compat.sklearn import Interval, validate_parameters
+from skdice._passes.quantiles import quantiles
+from skdice._rows.dask import DaskRows
+from skdice._rows.sources import Rows, check_rows, iterate_blocks, named, scoring_dtype
 
 __all__ = ["ASH", "VRA", "ReAct", "Scale"]
 

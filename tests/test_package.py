@@ -4,7 +4,7 @@ import sys
 import pytest
 
 import skdice
-from skdice._extras import import_extra
+from skdice._compat.extras import import_extra
 
 EXTRAS = ["torch", "matplotlib", "numba", "dask", "h5py", "zarr", "pyarrow", "onnx", "pandas"]
 

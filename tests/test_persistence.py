@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import skdice
 from skdice import DICEDetector, LinearHead
-from skdice.features import save_features
+from skdice.io import save_features
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 
@@ -261,9 +261,9 @@ def test_skops_keeps_every_bit_with_named_trusted_types(small):
     content = skops.io.dumps(detector)
     trusted = skops.io.get_untrusted_types(data=content)
     assert set(trusted) <= {
-        "skdice._detector.DICEDetector",
+        "skdice._dice.DICEDetector",
         "skdice._head.LinearHead",
-        "skdice._mean.FeatureStatistics",
+        "skdice._passes.mean.FeatureStatistics",
         "skdice.shaping.ReAct",
     }
     loaded = skops.io.loads(content, trusted=trusted)

@@ -14,7 +14,7 @@ import numpy as np
 
 from skdice import DICEDetector
 from skdice.datasets import load_fashion_mnist_ood
-from skdice.features import open_features, save_features, save_scores
+from skdice.io import open_features, save_features, save_scores
 
 data = load_fashion_mnist_ood()
 folder = Path(tempfile.mkdtemp())

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from skdice import DICEDetector, LinearHead, load, shaping
-from skdice._extras import import_extra
+from skdice._compat.extras import import_extra
 from skdice._persistence import read_document
-from skdice._rows import Rows
-from skdice.features import open_features, save_scores
-from skdice.features._atomic import check_output, replacing
+from skdice._rows.sources import Rows
+from skdice.io import open_features, save_scores
+from skdice.io._atomic import check_output, replacing
 from skdice.metrics import OODReport
 from skdice.metrics._report import CONVENTION, measure_scores
 
@@ -194,7 +194,7 @@ def opened(arguments: Namespace) -> Iterator[Any]:
     if arguments.features == "-":
         raise ValueError("--scheduler reads files that its workers see, not standard input")
     distributed = import_extra("distributed", "dask")
-    from skdice.features._distributed import distributed_features
+    from skdice.io._distributed import distributed_features
 
     with distributed.Client(arguments.scheduler):
         try:

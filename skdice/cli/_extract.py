@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from skdice._extras import import_extra
-from skdice._head_files import check_head_file, write_weight_and_bias
-from skdice._rows import Rows, iterate_rows
+from skdice._compat.extras import import_extra
+from skdice._rows.sources import Rows, iterate_rows
 from skdice.cli._commands import naming, open_rows, refuse_overwriting, report
 from skdice.extraction import extract_features, load_program
 from skdice.extraction._images import ImageFolder, image_files
-from skdice.features._open import is_shard
-from skdice.features._save import check_ending
+from skdice.io._head_files import check_head_file, write_weight_and_bias
+from skdice.io._open import is_shard
+from skdice.io._save import check_ending
 
 
 def extract(arguments: Namespace) -> None:

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from tqdm import tqdm
 
-from skdice._detector import DICEDetector
-from skdice._extras import import_extra
+from skdice._compat.arrays import to_numpy
+from skdice._compat.extras import import_extra
+from skdice._dice import DICEDetector
 from skdice._head import LinearHead
-from skdice._rows import Rows
-from skdice._xp import to_numpy
+from skdice._rows.sources import Rows
 from skdice.extraction._store import PartialStore
 from skdice.extraction._tap import Tap
-from skdice.features import open_features
-from skdice.features._save import check_ending
+from skdice.io import open_features
+from skdice.io._save import check_ending
 
 # Rows of a tensor that are run at a time.
 TENSOR_BATCH = 64
@@ -73,7 +73,7 @@ def extract_features(
         Name of the classification layer, a Linear or a 1x1 Conv2d. None finds the one whose
         output is the model's.
     out : str or Path, default=None
-        A feature file to write to, batch by batch, in any format of `skdice.features`, with
+        A feature file to write to, batch by batch, in any format of `skdice.io`, with
         the labels beside (of ``train.npy``, in ``train.labels.npy``). The same call after an
         interruption goes on where it stopped; the data must come in the same order, so do
         not shuffle.
@@ -232,7 +232,7 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
     ``logits, score = attach(model, detector)(images)``
     """
     torch = import_extra("torch", "torch")
-    from skdice.engines._attached import AttachedModule
+    from skdice.extraction._attached import AttachedModule
     from skdice.extraction._program import ProgramClassifier
 
     if not isinstance(model, torch.nn.Module) or isinstance(model, ProgramClassifier):

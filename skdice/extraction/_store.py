@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._head import LinearHead
-from skdice.features import save_features
+from skdice.io import save_features
 
 
 class PartialStore:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._extras import import_extra
+from skdice._compat.arrays import to_numpy
+from skdice._compat.extras import import_extra
 from skdice._head import LinearHead
-from skdice._xp import to_numpy
 
 # Values of each input that a digest takes, about.
 DIGEST_VALUES = 4099

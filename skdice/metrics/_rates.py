@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, make_scorer, roc_auc_score, roc_curve
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
-from skdice._xp import on_host
+from skdice._compat.arrays import on_host
 
 FloatArray = NDArray[np.floating[Any]]
 

@@ -17,8 +17,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDICE
-from skdice._rows import Rows, check_rows
-from skdice._xp import on_host
+from skdice._compat.arrays import on_host
+from skdice._rows.sources import Rows, check_rows
 from skdice.metrics._rates import (
     aupr_in,
     aupr_out,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._xp import on_host
+from skdice._compat.arrays import on_host
 from skdice.metrics._rates import labelled, validated
 from skdice.metrics._report import score_rows
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
-from skdice._extras import import_extra
+from skdice._compat.extras import import_extra
 
 import_extra("matplotlib", "plot")
 matplotlib_axes = import_extra("matplotlib.axes", "plot")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDICE
-from skdice._rows import Rows, iterate_blocks
-from skdice._scoring import shape_block
-from skdice._xp import to_numpy
+from skdice._compat.arrays import to_numpy
+from skdice._engines.scoring import shape_block
+from skdice._rows.sources import Rows, iterate_blocks
 from skdice.plotting._score_sets import ID_NAME, named_sets, naming
 from skdice.plotting._style import LEGEND_SIZE, line_styles, obtain_axes, open_frame, plain
 

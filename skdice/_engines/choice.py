@@ -1,0 +1,134 @@
+"""Which engine of the CPU is faster for a head, by a model of what they cost.
+
+The model is linear in counts that need no measuring at run time. Its constants are seconds on
+one core with AVX-512, fitted by ``benchmarks/engines.py --constants``; only their ratios
+matter, which vary little between processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from skdice._engines.few import MOST_WEIGHT_BYTES
+from skdice._engines.kernels.layout import CLASSES
+from skdice._engines.sparse import PANEL_COLUMNS
+
+# Nanoseconds by bytes per number. Dense, per row: multiplication, logit, feature, row.
+DENSE = {4: (0.0196, 1.57, 0.657, 54.6), 8: (0.0372, 3.32, 1.3, 38.6)}
+# Sparse, per row: kept weight, class and panel, logit, feature, row; once: weight, kept weight.
+SPARSE = {
+    4: (0.0262, 0.0257, 0.901, 0.435, 18.6, 2.49, 10.4),
+    8: (0.0527, 0.105, 1.03, 0.679, 52.9, 2.46, 26.2),
+}
+# Few classes, per row: multiplication, logit, feature, row.
+FEW = {4: (0.0198, 1.21, 0.009, 14.0), 8: (0.0456, 0.466, 0.0105, 26.4)}
+# Rows that one core scores in less than this by matrix products are always left to these. Beyond
+# it, the first call of a process pays for the import of numba, half a second, and the first of
+# an installation for the compilation, a few seconds; those that follow gain.
+LEAST_DENSE_SECONDS = 0.05
+# The model is off by up to this much, and a tie is not worth importing numba for.
+CLEARLY_LESS = 0.85
+
+
+def dense_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
+    """Return how often each constant of `DENSE` counts.
+
+    Threads share the matrix product, reading the features included, and not the log-sum-exp.
+    """
+    n_numbers = n_rows * n_features / n_threads
+    return n_numbers * n_classes, n_rows * n_classes, n_numbers, n_rows
+
+
+def sparse_counts(
+    n_rows: int, n_features: int, n_classes: int, n_kept: int, n_threads: int
+) -> tuple[float, ...]:
+    """Return how often each constant of `SPARSE` counts."""
+    n_panels = -(-min(n_features, n_kept) // PANEL_COLUMNS)
+    rows = n_rows / n_threads
+    return (
+        rows * n_kept,
+        rows * n_classes * n_panels,
+        rows * n_classes,
+        rows * n_features,
+        rows,
+        n_classes * n_features,
+        n_kept,
+    )
+
+
+def few_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
+    """Return how often each constant of `FEW` counts."""
+    rows = n_rows / n_threads
+    n_multiplied = -(-n_classes // CLASSES) * CLASSES
+    return rows * n_features * n_multiplied, rows * n_classes, rows * n_features, rows
+
+
+def choose_path_engine(
+    n_rows: int,
+    n_features: int,
+    n_classes: int,
+    n_kept: Sequence[int],
+    dtype: np.dtype[Any],
+    n_threads: int,
+) -> Literal["dense", "sparse"]:
+    """Return the engine that scores rows at several sparsities in less time.
+
+    Parameters
+    ----------
+    n_rows, n_features, n_classes, dtype, n_threads
+        As in `choose_engine`.
+    n_kept : sequence of int
+        Weights that each sparsity keeps, in ascending order.
+    """
+    size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
+    dense = len(n_kept) * _seconds(DENSE[size], dense_counts(*shape, 1))
+    if dense < LEAST_DENSE_SECONDS:
+        return "dense"
+    dense = len(n_kept) * _seconds(DENSE[size], dense_counts(*shape, n_threads))
+    # Each adds to the logits of the one before.
+    added = np.diff(n_kept, prepend=0)
+    sparse = sum(
+        _seconds(SPARSE[size], sparse_counts(*shape, int(each), n_threads)) for each in added
+    )
+    return "sparse" if sparse < CLEARLY_LESS * dense else "dense"
+
+
+def choose_engine(
+    n_rows: int,
+    n_features: int,
+    n_classes: int,
+    n_kept: int,
+    dtype: np.dtype[Any],
+    n_threads: int,
+) -> Literal["dense", "sparse", "few"]:
+    """Return the engine that scores rows in the least time.
+
+    Parameters
+    ----------
+    n_rows, n_features, n_classes : int
+        Shape of the problem.
+    n_kept : int
+        Weights that are not pruned.
+    dtype : dtype
+        float32 or float64: in which it is computed.
+    n_threads : int
+        Of any engine.
+    """
+    size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
+    if _seconds(DENSE[size], dense_counts(*shape, 1)) < LEAST_DENSE_SECONDS:
+        return "dense"
+    dense = _seconds(DENSE[size], dense_counts(*shape, n_threads))
+    sparse = _seconds(SPARSE[size], sparse_counts(*shape, n_kept, n_threads))
+    few = np.inf
+    if n_classes * n_features * size <= MOST_WEIGHT_BYTES:
+        few = _seconds(FEW[size], few_counts(*shape, n_threads))
+    if min(few, sparse) >= CLEARLY_LESS * dense:
+        return "dense"
+    return "sparse" if sparse < few else "few"
+
+
+def _seconds(constants: tuple[float, ...], counts: tuple[float, ...]) -> float:
+    return 1e-9 * sum(each * count for each, count in zip(constants, counts, strict=True))

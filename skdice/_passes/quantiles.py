@@ -1,0 +1,216 @@
+"""Exact quantiles of all entries of a source of rows, which never hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._rows.dask import DaskRows
+from skdice._rows.sources import Rows, block_slices, iterate_blocks, load_block, scoring_dtype
+
+FloatArray = NDArray[np.floating[Any]]
+# Entries are sorted where there are fewer than bins, by as many powers of two.
+SORTED_BITS = 3
+# By leading bits: counts of all bins, or the bins that are not empty and their counts.
+Histograms = dict[int, NDArray[np.int64]]
+SparseHistograms = dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]]
+
+
+def _sort_keys(values: FloatArray) -> NDArray[Any]:
+    """Return unsigned integers in the order of the floating-point values."""
+    n_bits = 8 * values.dtype.itemsize
+    bits = values.view(np.dtype(f"u{values.dtype.itemsize}"))
+    sign = bits.dtype.type(1 << (n_bits - 1))
+    return np.where(bits & sign, ~bits, bits | sign)
+
+
+def _from_sort_key(key: int, dtype: np.dtype[Any]) -> Any:
+    """Return the floating-point value of a sort key."""
+    n_bits = 8 * dtype.itemsize
+    sign = 1 << (n_bits - 1)
+    bits = key ^ sign if key & sign else key ^ ((1 << n_bits) - 1)
+    return np.array(bits, dtype=f"u{dtype.itemsize}").view(dtype)[()]
+
+
+def quantiles(
+    X: Rows,
+    q: Sequence[float],
+    *,
+    batch_size: int | None = None,
+    verbose: int | bool = 0,
+) -> list[float]:
+    """Return quantiles of all entries of X, exactly, in passes over blocks of its rows.
+
+    Each pass histograms the next bits of the entries that share their leading bits with
+    an order statistic that is sought: two passes for float32, three for float64, and
+    memory that does not depend on the number of rows.
+
+    Parameters
+    ----------
+    X : source of rows, of shape (n_samples, n_features)
+        Half and single precision are taken as float32, everything else as float64.
+    q : sequence of float in [0, 1]
+        Quantiles sought.
+    batch_size : int or None
+        Rows per block.
+    verbose : int
+        Above 0, a progress bar per pass.
+
+    Returns
+    -------
+    list of float
+        ``np.quantile(X.ravel(), q)``, with NumPy's linear interpolation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quantiles(np.arange(12.0).reshape(4, 3), [0.5, 1.0])
+    [5.5, 11.0]
+    """
+    dtype = scoring_dtype(X.dtype)
+    if (
+        not isinstance(X, DaskRows)
+        and len(block_slices(X.shape[0], X.shape[1] * dtype.itemsize, batch_size)) == 1
+    ):
+        # One block: NumPy selects in it at once.
+        ((_, block),) = iterate_blocks(
+            X, batch_size=batch_size, description="quantile", verbose=verbose
+        )
+        return [float(np.quantile(block.ravel(), float(each))) for each in q]
+
+    def positions(n_values: int) -> list[float]:
+        return [(n_values - 1) * float(each) for each in q]
+
+    def ranks(n_values: int) -> list[int]:
+        neighbours = {int(p) + step for p in positions(n_values) for step in (0, 1)}
+        return sorted({min(rank, n_values - 1) for rank in neighbours})
+
+    values, n_values = order_statistics(X, ranks, batch_size=batch_size, verbose=verbose)
+    results = []
+    for position in positions(n_values):
+        rank = int(position)
+        neighbours = np.array([values[rank], values[min(rank + 1, n_values - 1)]])
+        # NumPy's own interpolation, so that the result equals np.quantile to the last bit.
+        results.append(float(np.quantile(neighbours, position - rank)))
+    return results
+
+
+def order_statistics(
+    X: Rows,
+    ranks: Callable[[int], Sequence[int]],
+    *,
+    batch_size: int | None = None,
+    verbose: int | bool = 0,
+) -> tuple[dict[int, Any], int]:
+    """Return the values that have given ranks among all entries of X, and their number.
+
+    Parameters
+    ----------
+    X : source of rows, of shape (n_samples, n_features)
+        At least one entry.
+    ranks : callable
+        From the number of entries, which the first pass tells, to the ranks, from 0.
+    batch_size, verbose
+        As in `quantiles`.
+    """
+    dtype = scoring_dtype(X.dtype)
+    found = {0: (0, 0)}
+    n_values = 0
+    bits_left = 8 * dtype.itemsize
+    n_passes = 2 if dtype == np.float32 else 3
+    for n in range(n_passes):
+        n_bits = -(-bits_left // (n_passes - n))
+        bits_left -= n_bits
+        count = _Count(tuple({prefix for prefix, _ in found.values()}), n_bits, bits_left)
+        if isinstance(X, DaskRows):
+            cumulative = _dense(X.reduce(count.of_chunk, _merged), n_bits)
+        else:
+            description = f"quantile, pass {n + 1} of {n_passes}"
+            blocks = iterate_blocks(
+                X, batch_size=batch_size, description=description, verbose=verbose
+            )
+            cumulative = count(blocks)
+        for counts in cumulative.values():
+            np.cumsum(counts, out=counts)
+        if n == 0:
+            n_values = int(cumulative[0][-1])
+            if n_values == 0:  # chunks of unknown sizes may all be empty
+                raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+            # Leading bits of each sought value, and its rank among entries that share them.
+            found = {rank: (0, rank) for rank in ranks(n_values)}
+        for rank, (prefix, rank_within) in found.items():
+            counts = cumulative[prefix]
+            bin_ = int(np.searchsorted(counts, rank_within, side="right"))
+            below = int(counts[bin_ - 1]) if bin_ else 0
+            found[rank] = ((prefix << n_bits) | bin_, rank_within - below)
+    return {rank: _from_sort_key(prefix, dtype) for rank, (prefix, _) in found.items()}, n_values
+
+
+@dataclass(frozen=True)
+class _Count:
+    """One pass: counts of the next bits of the entries that share given leading bits.
+
+    Parameters
+    ----------
+    prefixes : tuple of int
+        Leading bits; the one prefix of the first pass is 0, which all entries share.
+    n_bits : int
+        Number of bits that are counted.
+    bits_left : int
+        Number of bits behind them.
+    """
+
+    prefixes: tuple[int, ...]
+    n_bits: int
+    bits_left: int
+
+    def __call__(self, blocks: Iterable[tuple[slice, FloatArray]]) -> Histograms:
+        """Return the histogram of each prefix, over all entries of the blocks."""
+        histograms = {prefix: np.zeros(1 << self.n_bits, np.int64) for prefix in self.prefixes}
+        for _, block in blocks:
+            for prefix, bins in self._bins(block):
+                np.add.at(histograms[prefix], bins, 1)
+        return histograms
+
+    def _bins(self, block: FloatArray) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Yield each prefix, and the bins of the entries that share it."""
+        leading = _sort_keys(np.ascontiguousarray(block).ravel()) >> self.bits_left
+        is_first = self.n_bits + self.bits_left == 8 * block.dtype.itemsize
+        for prefix in self.prefixes:
+            shared = leading if is_first else leading[leading >> self.n_bits == prefix]
+            yield prefix, (shared & ((1 << self.n_bits) - 1)).astype(np.intp)
+
+    def of_chunk(self, rows: Rows) -> SparseHistograms:
+        """Return the histograms of the rows of a chunk: the bins that are not empty."""
+        if rows.shape[0] * rows.shape[1] < 1 << (self.n_bits - SORTED_BITS):
+            block = load_block(rows, slice(0, rows.shape[0]))
+            return {
+                prefix: np.unique(bins, return_counts=True) for prefix, bins in self._bins(block)
+            }
+        histograms = self(iterate_blocks(rows))
+        bins = {prefix: np.flatnonzero(counts) for prefix, counts in histograms.items()}
+        return {prefix: (each, histograms[prefix][each]) for prefix, each in bins.items()}
+
+
+def _merged(parts: list[SparseHistograms]) -> SparseHistograms:
+    whole: SparseHistograms = {}
+    for prefix in parts[0]:
+        bins = np.concatenate([each[prefix][0] for each in parts])
+        counts = np.concatenate([each[prefix][1] for each in parts])
+        found, places = np.unique(bins, return_inverse=True)
+        total = np.zeros(len(found), np.int64)
+        np.add.at(total, places, counts)
+        whole[prefix] = found, total
+    return whole
+
+
+def _dense(histograms: SparseHistograms, n_bits: int) -> Histograms:
+    dense = {}
+    for prefix, (bins, counts) in histograms.items():
+        dense[prefix] = np.zeros(1 << n_bits, np.int64)
+        dense[prefix][bins] = counts
+    return dense

@@ -1,0 +1,371 @@
+"""Rows that lie in the chunks of a Dask array, and stay on the workers of its cluster.
+
+Every pass over the rows is one reduction in a tree, whose leaves look at one chunk each;
+scores are a lazy array with a chunk for each chunk of rows. What all tasks need, such as the
+masked weight, is one node of the graph, which goes to each worker once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdice._compat.arrays import is_dask
+from skdice._compat.extras import import_extra
+from skdice._rows.sources import ChunkRows, LazyRows, Rows, SelectedRows
+
+Result = TypeVar("Result")
+
+# Results that are merged by one task of a reduction.
+MERGED = 8
+# Scores that are on their way to the client at a time, where results are read in order.
+GROUP_BYTES = 128 << 20
+# Chunks of them, where their sizes are not known, and at most.
+UNKNOWN_GROUP = 256
+LARGEST_GROUP = 4096
+# Kinds of labels that can be -1.
+NUMERIC_KINDS = "iufbO"
+NOT_IN_MEMORY = (
+    "the rows of a Dask collection stay on its workers; this needs them in memory: give a "
+    "part of them, such as X[:10000].compute(). DICEDetector takes Dask collections in "
+    "fit, partial_fit and calibrate and in all methods that score"
+)
+
+
+class DaskRows(LazyRows):
+    """Rows of a Dask array, or those of them that are not labelled -1.
+
+    Parameters
+    ----------
+    array : dask.array.Array of shape (n_samples, n_features)
+        With all columns in one chunk.
+    labels : dask.array.Array of shape (n_samples,), default=None
+        One chunk for each chunk of rows; rows labelled -1 are left out.
+
+    Attributes
+    ----------
+    shape : tuple
+        Of all rows; the first is NaN where sizes of chunks are not known.
+    """
+
+    def __init__(self, array: Any, labels: Any = None) -> None:
+        self.array, self.labels = array, labels
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __getitem__(self, rows: slice, /) -> NoReturn:
+        raise TypeError(NOT_IN_MEMORY)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:]
+
+    def without_outliers(self, y: Any) -> DaskRows:
+        """Return the rows that are not labelled -1.
+
+        Parameters
+        ----------
+        y : array-like or dask.array.Array or Series, of shape (n_samples,)
+            Labels; in memory only where the sizes of the chunks of rows are known.
+        """
+        da = import_extra("dask.array", "dask")
+        chunks = self.array.chunks[0]
+        if is_dask(y):
+            labels = y.to_dask_array() if hasattr(y, "to_dask_array") else y
+        elif np.isnan(self.shape[0]):
+            raise ValueError(
+                "the chunks of X have unknown sizes, so that labels in memory cannot be cut to "
+                "them: give y as a Dask collection with the same chunks, or call "
+                "X.compute_chunk_sizes() first"
+            )
+        else:
+            labels = np.asarray(y)
+        if labels.ndim != 1:
+            raise ValueError(f"y has shape {labels.shape}, expected (n_samples,)")
+        known = not np.isnan([*self.shape[:1], *labels.shape]).any()
+        if known and labels.shape[0] != self.shape[0]:
+            raise ValueError(f"y has {labels.shape[0]} labels, but X has {self.shape[0]} rows")
+        if labels.dtype.kind not in NUMERIC_KINDS:
+            return self
+        if not is_dask(labels):
+            labels = da.from_array(labels != -1, chunks=(chunks,)) * 2 - 1
+        elif known:
+            labels = labels.rechunk((chunks,))
+        elif labels.numblocks[0] != len(chunks):
+            raise ValueError(
+                f"y has {labels.numblocks[0]} chunks, but X has {len(chunks)}, some of unknown "
+                "size: they must have the same chunks"
+            )
+        return DaskRows(self.array, labels)
+
+    def reduce(
+        self, function: Callable[[Rows], Result], merge: Callable[[list[Result]], Result]
+    ) -> Result:
+        """Return what a function of the rows of each chunk gives, merged in a tree.
+
+        Parameters
+        ----------
+        function : callable
+            Of the rows of a chunk, which may be none.
+        merge : callable
+            Of a list of results, which it does not change. A result that lies alone, on no
+            chunk with any other, is merged with none.
+        """
+        da = import_extra("dask.array", "dask")
+        n_chunks = self.array.numblocks[0]
+        if n_chunks == 0:
+            return function(ChunkRows(np.empty((0, self.shape[1]), self.dtype), 0, 0))
+        results = self._per_chunk(
+            _result_of_chunk,
+            function,
+            name="reduce",
+            chunks=(1,) * n_chunks,
+            dtype=np.dtype(object),
+            n_columns=1,
+        )
+        merged = da.reduction(
+            results,
+            chunk=_unchanged,
+            combine=_Merged(merge),
+            aggregate=_Merged(merge),
+            axis=(0, 1),
+            keepdims=True,
+            split_every={0: MERGED, 1: 2},
+            dtype=np.dtype(object),
+            meta=np.empty((0, 0), object),
+        )
+        ((result,),) = merged.compute()
+        found: Result = result
+        return found
+
+    def map(self, function: Any, dtype: Any, n_columns: int | None = None) -> Any:
+        """Return a lazy array of what ``function.collect`` gives for the rows of each chunk.
+
+        Parameters
+        ----------
+        function : object
+            With a method ``collect`` from rows to an ndarray (n,) or (n, n_columns).
+        dtype : dtype
+            Of that array.
+        n_columns : int, default=None
+            Its number of columns; None where it has one axis.
+        """
+        chunks = self.array.chunks[0]
+        if self.labels is not None:
+            chunks = (np.nan,) * len(chunks)
+        values = self._per_chunk(
+            _values_of_chunk,
+            function,
+            name=function.name,
+            chunks=chunks,
+            dtype=np.dtype(dtype),
+            n_columns=n_columns or 1,
+        )
+        if n_columns is not None:
+            return values
+        # Only here, as Dask makes one task of what is before it and what keeps both axes.
+        return values.map_blocks(
+            _one_axis, drop_axis=1, dtype=dtype, meta=np.empty(0, dtype), token="skdice-column"
+        )
+
+    def _per_chunk(
+        self,
+        task: Callable[..., NDArray[Any]],
+        argument: Any,
+        *,
+        name: str,
+        chunks: tuple[float, ...],
+        dtype: np.dtype[Any],
+        n_columns: int,
+    ) -> Any:
+        da = import_extra("dask.array", "dask")
+        layers = import_extra("dask.layers", "dask")
+        rows, columns = "ij"
+        known = not np.isnan(self.shape[0])
+        place = (layers.ArraySliceDep if known else layers.ArrayBlockIdDep)(self.array.chunks[:1])
+        labels = (None, None) if self.labels is None else (self.labels, rows)
+        return da.blockwise(
+            task,
+            rows + columns,
+            self.array,
+            rows + columns,
+            place,
+            rows,
+            *labels,
+            _shared(argument),
+            None,
+            token=f"skdice-{name}",
+            adjust_chunks={rows: chunks, columns: (n_columns,)},
+            dtype=dtype,
+            meta=np.empty((0, 0), dtype),
+            align_arrays=False,
+            rows_dtype=self.dtype,
+        )
+
+
+def dask_rows(X: Any, name: str = "X") -> DaskRows:
+    """Return a Dask array or DataFrame as a source of rows of real numbers.
+
+    Parameters
+    ----------
+    X : dask.array.Array or dask.dataframe.DataFrame
+        Nothing of it is computed.
+    name : str
+        What it is called in messages.
+    """
+    if hasattr(X, "to_dask_array"):
+        X = X.to_dask_array()
+    if not isinstance(X, import_extra("dask.array", "dask").Array):
+        raise TypeError(f"{name} is a {type(X).__name__}, expected a Dask array or DataFrame")
+    if X.ndim != 2:
+        raise ValueError(f"{name} has shape {X.shape}, expected (n_samples, n_features)")
+    if X.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {X.dtype}, expected real numbers")
+    if not isinstance(X._meta, np.ndarray):
+        raise TypeError(
+            f"the chunks of {name} are {type(X._meta).__name__}s, expected NumPy arrays: "
+            f"{name}.map_blocks can convert them"
+        )
+    if np.isnan(X.shape[1]):
+        raise ValueError(f"{name} has an unknown number of features: call compute_chunk_sizes()")
+    for length, what in zip(X.shape, ("sample", "feature"), strict=True):
+        if length == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required."
+            )
+    return DaskRows(X if X.numblocks[1] == 1 else X.rechunk({1: -1}))
+
+
+def sliceable(rows: Rows) -> Rows:
+    """Return the rows, which slices will read; refuse at once those that have none."""
+    if isinstance(rows, DaskRows):
+        raise TypeError(NOT_IN_MEMORY)
+    return rows
+
+
+def map_scores(function: Callable[[NDArray[Any], Any], NDArray[Any]], scores: Any, x: Any) -> Any:
+    """Return ``function(x, scores)`` in float64, chunk by chunk, of a lazy array of scores."""
+    return scores.map_blocks(
+        _swapped, _shared(x), function=function, dtype=np.float64, meta=np.empty(0, np.float64)
+    )
+
+
+def in_order(values: Any) -> Iterator[NDArray[Any]]:
+    """Yield the chunks of a lazy array in order, with few of them on the client at a time.
+
+    Groups of chunks are computed while the one before is read.
+    """
+    dask = import_extra("dask", "dask")
+    groups = _groups(values)
+    ahead = next(groups, None)
+    if ahead is None:
+        return
+    # Where there is a cluster, it goes on with the next group meanwhile.
+    (ahead,) = dask.persist(ahead)
+    for following in groups:
+        current = ahead
+        (ahead,) = dask.persist(following)
+        yield current.compute()
+        del current
+    yield ahead.compute()
+
+
+def _groups(values: Any) -> Iterator[Any]:
+    chunks = np.asarray(values.chunks[0], dtype=np.float64)
+    row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:]))
+    first, size, n_bytes = 0, 0, 0.0
+    for n, length in enumerate(chunks):
+        added = GROUP_BYTES / UNKNOWN_GROUP if np.isnan(length) else length * row_bytes
+        if size and (n_bytes + added > GROUP_BYTES or size == LARGEST_GROUP):
+            yield values.blocks[first:n]
+            first, size, n_bytes = n, 0, 0.0
+        size, n_bytes = size + 1, n_bytes + added
+    if size:
+        yield values.blocks[first:]
+
+
+def _shared(argument: Any) -> Any:
+    """Return a node of the graph that all tasks refer to, so that it goes to each worker once."""
+    dask = import_extra("dask", "dask")
+    name = f"skdice-{dask.base.tokenize(argument)}"
+    return dask.delayed(argument, name=name, traverse=False)
+
+
+class _Merged:
+    """Merges an array of results to an array of one, for the steps of a reduction.
+
+    Parameters
+    ----------
+    merge : callable
+        Of a list of results.
+    """
+
+    def __init__(self, merge: Callable[[list[Any]], Any]) -> None:
+        self.merge = merge
+
+    def __call__(self, results: Any, axis: Any = None, keepdims: bool = True) -> NDArray[Any]:
+        return _alone(self.merge(list(np.ravel(results))))
+
+
+def _unchanged(results: NDArray[Any], axis: Any = None, keepdims: bool = True) -> NDArray[Any]:
+    return results
+
+
+def _alone(result: Any) -> NDArray[Any]:
+    """Return an array that holds one object."""
+    array = np.empty((1, 1), object)
+    array[0, 0] = result
+    return array
+
+
+def _one_axis(column: NDArray[Any]) -> NDArray[Any]:
+    return column[:, 0]
+
+
+def _swapped(scores: NDArray[Any], x: Any, function: Callable[..., NDArray[Any]]) -> Any:
+    return function(x, scores)
+
+
+def _chunk_rows(
+    block: NDArray[Any], place: Any, labels: NDArray[Any] | None, dtype: np.dtype[Any]
+) -> Rows:
+    """Return the rows of a chunk.
+
+    Parameters
+    ----------
+    block : ndarray (n, n_features)
+        The chunk.
+    place : tuple
+        Of the slice of its rows, or where that is not known, its number among the chunks.
+    labels : ndarray (n,) or None
+        Rows labelled -1 are left out.
+    dtype : dtype
+        Of the whole.
+    """
+    # Whoever made the array may have named a dtype that its chunks do not have.
+    block = np.asarray(block, dtype)
+    (where,) = place
+    if isinstance(where, slice):
+        rows: Rows = ChunkRows(block, where.start)
+    else:
+        rows = ChunkRows(block, 0, where)
+    if labels is None:
+        return rows
+    if len(labels) != len(block):
+        raise ValueError(f"a chunk of y has {len(labels)} labels for {len(block)} rows of X")
+    return SelectedRows(rows, np.asarray(labels != -1, dtype=np.bool_))
+
+
+def _result_of_chunk(
+    block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    return _alone(function(_chunk_rows(block, place, labels, rows_dtype)))
+
+
+def _values_of_chunk(
+    block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    rows = _chunk_rows(block, place, labels, rows_dtype)
+    values: NDArray[Any] = function.collect(rows)
+    return values if values.ndim == 2 else values[:, None]

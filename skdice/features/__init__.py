@@ -1,7 +1,0 @@
-"""Feature files of any size: opened lazily, read in blocks of rows, never held in memory."""
-
-from skdice.features._open import open_features
-from skdice.features._save import save_features
-from skdice.features._score_files import save_scores
-
-__all__ = ["open_features", "save_features", "save_scores"]

@@ -1,0 +1,7 @@
+"""Feature files of any size: opened lazily, read in blocks of rows, never held in memory."""
+
+from skdice.io._open import open_features
+from skdice.io._save import save_features
+from skdice.io._score_files import save_scores
+
+__all__ = ["open_features", "save_features", "save_scores"]

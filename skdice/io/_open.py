@@ -1,0 +1,163 @@
+"""Opening feature files: by their ending, or many of them as one matrix."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from skdice._rows.sources import Rows
+from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
+from skdice.io._archive import Archive, clean_errors
+from skdice.io._shards import ShardedRows
+
+_READERS: dict[str, Callable[[Path], Archive]] = {
+    ".npy": _npy.read,
+    ".npz": _npz.read,
+    ".safetensors": _safetensors.read,
+    ".h5": _hdf5.read,
+    ".hdf5": _hdf5.read,
+    ".zarr": _zarr.read,
+    ".parquet": _parquet.read,
+    ".pt": _torch.read,
+    ".pth": _torch.read,
+    ".bin": _torch.read,
+}
+
+# In a folder; a .bin may be anything.
+_SHARDS = _READERS.keys() - {".bin"}
+
+
+def open_archive(path: Path) -> Archive:
+    """Return the arrays in a file.
+
+    Raises
+    ------
+    ValueError
+        The ending is not known, or the file is damaged or of another kind.
+    FileNotFoundError
+        There is no such file.
+    """
+    if path.suffix not in _READERS:
+        raise ValueError(f"cannot read {path}: expected an ending of {_known()}")
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.is_file():
+        with path.open("rb"):  # says so where it may not be read, which some libraries do not
+            pass
+    with clean_errors(path):
+        return _READERS[path.suffix](path)
+
+
+def open_features(path: str | Path, key: str | None = None) -> Rows:
+    """Open a feature file, or a folder of them, without reading it into memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .npy, .npz, .safetensors, .h5 or .hdf5, .zarr, .parquet, .pt or .pth file. A
+        folder, or a pattern with ``*``, is read as one matrix: the rows of its files one
+        after the other, in the sorted order of their names (so number them with leading
+        zeros). Where a compressed .npz or a .parquet file is read out of order, it is
+        read from its beginning again.
+    key : str, default=None
+        Name of the array in the file: of the features, or of labels or ids stored beside
+        them. None takes the only array, the one named ``"features"``, or the only
+        two-dimensional one; of a Parquet file its one fixed-size-list column, or else
+        all its numeric columns. Arrays in groups are named ``"group/name"`` in HDF5 and
+        Zarr, those in nested dictionaries ``"dict.name"`` in torch files.
+
+    Returns
+    -------
+    source of rows
+        With ``shape``, ``dtype`` and slicing of rows into arrays. `DICEDetector` takes it
+        wherever it takes an array. bfloat16 is read as float32.
+
+    Raises
+    ------
+    ValueError
+        The ending is not known, the file is damaged or of another kind, it holds Python
+        objects, shards do not fit together, several arrays could be meant, or none has
+        that name (the message lists those it has).
+    FileNotFoundError
+        There is no such file, or no file matches.
+    ImportError
+        The library for the format is not installed; the message names the extra.
+
+    Notes
+    -----
+    Opening never executes code from a file: object arrays and pickles are refused, and
+    torch files are read with ``weights_only``.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> from skdice.io import open_features, save_features
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> save_features(folder / "test.npz", np.ones((3, 2)), labels=np.array([0, 1, 1]))
+    >>> open_features(folder / "test.npz").shape
+    (3, 2)
+    >>> np.asarray(open_features(folder / "test.npz", key="labels")[:2])
+    array([0, 1])
+    """
+    path = Path(path)
+    paths = shard_paths(path)
+    if paths == [path]:
+        return open_shard(path, key)
+    return ShardedRows(paths, partial(open_shard, key=key))
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """Return the files of a folder or a pattern in order, or the one file itself.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As in `open_features`.
+    """
+    is_shards = path.is_dir() and path.suffix != ".zarr"
+    if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
+        return [path]
+    if path.is_dir():
+        shards = [each for each in path.iterdir() if is_shard(each)]
+    elif _is_pattern(path):
+        shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    elif path.exists():
+        raise ValueError(
+            f"cannot read {path}: expected a folder, or a file that ends in {_known()}"
+        )
+    else:
+        raise FileNotFoundError(f"no such file: {path}")
+    shards = sorted(each for each in shards if not each.name.startswith("."))
+    if not shards:
+        raise FileNotFoundError(f"no feature files in {path}: expected some that end in {_known()}")
+    by_number = sorted(shards, key=lambda each: [int(n) for n in re.findall(r"\d+", each.name)])
+    if by_number != shards and len({re.sub(r"\d+", "", each.name) for each in shards}) == 1:
+        warnings.warn(
+            f"the rows of {path} are in the sorted order of the file names, {shards[0].name}, "
+            f"{shards[1].name}, ...: number the files with leading zeros to have another",
+            UserWarning,
+            stacklevel=3,
+        )
+    return shards
+
+
+def open_shard(path: Path, key: str | None) -> Rows:
+    """Return the rows of one file."""
+    return open_archive(path).open(key)
+
+
+def is_shard(path: Path) -> bool:
+    """Tell whether a file in a folder is taken for one of its shards."""
+    return path.suffix in _SHARDS
+
+
+def _is_pattern(path: Path) -> bool:
+    return any(sign in str(path) for sign in "*?[")
+
+
+def _known() -> str:
+    return ", ".join(_READERS)

@@ -1,0 +1,92 @@
+"""The .safetensors format, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from skdice._rows.sources import Rows, iterate_rows
+from skdice.io._archive import Archive
+from skdice.io._bfloat16 import BFloat16Rows
+from skdice.io._npy import map_array
+
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # the bits; converted block by block
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+
+
+def read(path: Path) -> Archive:
+    """Return the arrays of a .safetensors file."""
+    return Archive(path, {name: partial(_open, path, name) for name in read_header(path)[0]})
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Return the entries by name, the offset of the data, and the metadata.
+
+    safetensors itself checks the file: sizes, offsets, order, and that nothing is missing.
+    """
+    with safe_open(path, framework="numpy"):
+        pass
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(size))
+    return entries, 8 + size, entries.pop("__metadata__", {})
+
+
+def _open(path: Path, name: str) -> Rows:
+    entries, data, _ = read_header(path)
+    entry = entries[name]
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{name!r} has dtype {entry['dtype']}, which NumPy does not have")
+    array = map_array(
+        path,
+        data + entry["data_offsets"][0],
+        tuple(entry["shape"]),
+        False,
+        np.dtype(DTYPES[entry["dtype"]]),
+    )
+    return BFloat16Rows(array) if entry["dtype"] == "BF16" else array
+
+
+def write(path: Path, arrays: dict[str, Rows], metadata: dict[str, str] | None = None) -> None:
+    """Write the arrays block by block; the format is a JSON header and the raw data."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    # The widest first, as the library does: every tensor is aligned to its own size.
+    ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
+    for name, rows in ordered:
+        dtype = rows.dtype.newbyteorder("<")
+        if dtype.str not in _NAMES:
+            raise ValueError(f"{name!r} has dtype {rows.dtype}, which .safetensors does not have")
+        begin, end = end, end + dtype.itemsize * int(np.prod(rows.shape, dtype=np.int64))
+        header[name] = {
+            "dtype": _NAMES[dtype.str],
+            "shape": list(map(int, rows.shape)),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for _, rows in ordered:
+            dtype = rows.dtype.newbyteorder("<")
+            for block in iterate_rows(rows):
+                file.write(np.ascontiguousarray(block, dtype).data)

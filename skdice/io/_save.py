@@ -1,0 +1,80 @@
+"""Writing feature files, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from skdice._rows.sources import Rows, as_rows
+from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
+from skdice.io._archive import FEATURES, clean_errors
+from skdice.io._atomic import replacing
+
+_WRITERS: dict[str, Callable[[Path, dict[str, Rows]], None]] = {
+    ".npy": _npy.write,
+    ".npz": _npz.write,
+    ".safetensors": _safetensors.write,
+    ".h5": _hdf5.write,
+    ".hdf5": _hdf5.write,
+    ".zarr": _zarr.write,
+    ".parquet": _parquet.write,
+    ".pt": _torch.write,
+    ".pth": _torch.write,
+}
+
+
+def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
+    """Write features to a file, block by block, and labels or ids beside them.
+
+    The file takes its name only when it is complete: an interrupted run leaves the old
+    file or none.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; its ending chooses the format, as in `open_features`.
+    X : array or source of rows, of shape (n_samples, n_features)
+        The features, written in their dtype under the name ``"features"``.
+    **beside : array of shape (n_samples, ...)
+        More arrays by name, such as ``labels=y``. Not in .npy, which holds one array.
+
+    Raises
+    ------
+    ValueError
+        The ending is not known, or an array beside has another number of rows.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import numpy as np
+    >>> from skdice.io import open_features, save_features
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "train.safetensors"
+    >>> save_features(path, np.ones((3, 2), np.float16), labels=np.arange(3))
+    >>> open_features(path).dtype
+    dtype('float16')
+    """
+    path = Path(path)
+    check_ending(path)
+    if FEATURES in beside:
+        raise ValueError(
+            f"{FEATURES!r} is the name of X in the file; store the other under another"
+        )
+    arrays = {name: as_rows(rows) for name, rows in {FEATURES: X, **beside}.items()}
+    for name, rows in arrays.items():
+        if rows.dtype.hasobject:
+            raise ValueError(f"{name} has dtype {rows.dtype}: Python objects are not written")
+        if rows.shape[0] != arrays[FEATURES].shape[0]:
+            raise ValueError(
+                f"{name} has {rows.shape[0]} rows, the features have {arrays[FEATURES].shape[0]}"
+            )
+    with replacing(path) as temporary, clean_errors(path, "write"):
+        _WRITERS[path.suffix](temporary, arrays)
+
+
+def check_ending(path: Path) -> None:
+    """Raise if the ending of a name is that of no format."""
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"cannot write {path}: expected an ending of {', '.join(_WRITERS)}")

@@ -1,0 +1,47 @@
+"""The benchmark that compares scores with the other implementations of DICE."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+from reference import dice_scores
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="pytorch-ood is not installed")
+def test_all_implementations_agree():
+    # In a process of its own: it may put a stand-in for torchvision on the path of imports.
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "agreement.py"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^.*, p = \S+ .*$", done.stdout, flags=re.MULTILINE)
+    assert len(rows) >= 8
+    for row in rows:
+        cells = re.findall(r"(\d+) / (\S+)", row)
+        assert len(cells) == 3, row
+        assert all(int(masked) == 0 and float(off) < 1e-5 for masked, off in cells), row
+    answers = " ".join(done.stdout.split())
+    assert "59, 59 and 59 of 60 weights are kept" in answers
+    assert "quantile() input tensor is too large" in answers
+    assert "correlation with skdice's scores -1.00" in answers
+
+
+@pytest.mark.parametrize("rule", ["authors_weight", "openood_weight"])
+@pytest.mark.parametrize("percent", [10, 70, 90])
+def test_the_rules_written_anew_are_the_paper_s(small, monkeypatch, rule, percent):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import agreement
+
+    head, X = small
+    coef = getattr(agreement, rule)(head, X, percent)
+    scores = np.logaddexp.reduce(X @ coef.T + head.bias, axis=1)
+    expected = dice_scores(head.weight, head.bias, X.mean(0), X, percent)
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)

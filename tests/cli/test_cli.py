@@ -1,0 +1,385 @@
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import skdice
+from skdice import DICEDetector
+from skdice.cli import main
+from skdice.io import save_features
+from skdice.shaping import ReAct
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Run the demo once, as a user does; return its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [sys.executable, "-m", "skdice", "demo", "--output", str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    return folder, done.stdout
+
+
+def test_demo_prints_the_whole_table(demo):
+    _, printed = demo
+    for name in (
+        "MSP",
+        "MaxLogit",
+        "Energy",
+        "ReAct",
+        "DICE, sparsity 0.1",
+        "DICE + ReAct, sparsity 0.7",
+    ):
+        (row, *_) = re.findall(rf"^{re.escape(name)} +(\d.*)$", printed, re.MULTILINE)
+        cells = [tuple(map(float, cell)) for cell in re.findall(r"([\d.]+) / *([\d.]+)", row)]
+        assert len(cells) == 4
+        np.testing.assert_allclose(cells[3], np.mean(cells[:3], axis=0), atol=0.11)
+    assert "Published, not measured here" in printed
+    assert [line[:2] for line in printed.splitlines() if re.match(r"\d\. ", line)] == [
+        "1.",
+        "2.",
+        "3.",
+    ]
+
+
+def test_demo_figures_are_those_of_the_detector(demo, fashion):
+    folder, printed = demo
+    detector = skdice.load(folder / "detector.safetensors")
+    order = np.random.default_rng(0).permutation(3000)
+    validation, test = fashion.id_test[order[::2]], fashion.id_test[order[1::2]]
+    assert (detector.predict(validation) == -1).mean() == 0.05
+    flagged = (detector.predict(test) == -1).mean()
+    assert f"it flags {flagged:.1%} of the test rows" in printed
+
+
+def test_demo_draws_a_picture(demo):
+    pytest.importorskip("matplotlib")
+    folder, _ = demo
+    content = (folder / "demo.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    assert len(content) > 10_000
+
+
+def test_demo_without_matplotlib_says_how_to_get_the_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("skdice.plotting")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "skdice.cli._pictures", raising=False)
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    assert "No picture: " in (printed := capsys.readouterr().out)
+    assert "pip install 'skdice[plot]'" in printed
+    assert [each.name for each in tmp_path.iterdir()] == ["detector.safetensors"]
+
+
+def test_an_input_error_is_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert main(["demo", "--output", str(tmp_path / "taken")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"skdice: .*taken.*\n", captured.err)
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--colour"]])
+def test_a_usage_error_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "usage: skdice" in capsys.readouterr().err
+
+
+def test_help_and_version(capsys):
+    for arguments, expected in (
+        (["--version"], f"skdice {skdice.__version__}"),
+        (["--help"], "demo"),
+        (["demo", "--help"], "--output FOLDER"),
+    ):
+        with pytest.raises(SystemExit) as raised:
+            main(arguments)
+        assert raised.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+# The other commands, on the embedded data in files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, fashion):
+    pytest.importorskip("h5py")
+    folder = tmp_path_factory.mktemp("files")
+    save_features(folder / "train.npy", fashion.id_train)
+    save_features(folder / "test.h5", fashion.id_test, labels=fashion.id_test_labels)
+    for name, rows in fashion.ood.items():
+        save_features(folder / f"{name}.safetensors", rows)
+    np.savez(
+        folder / "head.npz", **{"fc.weight": fashion.head.weight, "fc.bias": fashion.head.bias}
+    )
+    return folder
+
+
+@pytest.fixture
+def run(files, capsys, monkeypatch):
+    """Return a function that runs a command among the files: its code, stdout and stderr."""
+    monkeypatch.chdir(files)
+
+    def run(*arguments):
+        code = main([str(each) for each in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+FIT = ("fit", "train.npy", "--head", "head.npz", "--layer", "fc")
+
+
+def test_fit_calibrate_and_score_do_what_python_does(run, files, fashion):
+    expected = DICEDetector(fashion.head, sparsity=0.1, shaping=ReAct(0.8), score_func="gen")
+    expected.set_params(contamination=0.1).fit(fashion.id_train)
+    code, out, err = run(
+        *FIT,
+        "--sparsity",
+        0.1,
+        "--shaping",
+        "react:quantile=0.8",
+        "--score",
+        "gen",
+        "--contamination",
+        0.1,
+        "-o",
+        "det.safetensors",
+    )
+    assert (code, out) == (0, "")
+    assert re.fullmatch(
+        r"fitted on 4,000 rows for 10 classes x 128 features, kept 1,152 of 1,280 weights, thr.*\n",
+        err,
+    )
+    fitted = skdice.load(files / "det.safetensors")
+    assert fitted.offset_ == expected.offset_
+    assert fitted.get_params()["verbose"] == 0
+
+    code, out, err = run("calibrate", "det.safetensors", "test.h5", "-o", "cal.safetensors")
+    assert (code, out) == (0, "")
+    expected.calibrate(fashion.id_test)
+    assert skdice.load(files / "cal.safetensors").offset_ == expected.offset_
+    assert skdice.load(files / "det.safetensors").offset_ == fitted.offset_
+
+    code, out, err = run("score", "cal.safetensors", "mnist.safetensors")
+    lines = [line.split("\t") for line in out.splitlines()]
+    scores = expected.score_samples(fashion.ood["mnist"])
+    np.testing.assert_array_equal([np.float32(score) for score, _ in lines], scores)
+    assert [int(label) for _, label in lines] == list(expected.predict(fashion.ood["mnist"]))
+    assert err == ""
+
+    assert run("score", "cal.safetensors", "mnist.safetensors", "-o", "s.npy", "--quiet") == (
+        0,
+        "",
+        "",
+    )
+    np.testing.assert_array_equal(np.load(files / "s.npy"), scores)
+    code, out, err = run("score", "cal.safetensors", "mnist.safetensors", "--json")
+    first = json.loads(out.splitlines()[0])
+    assert first == {"row": 0, "score": float(scores[0]), "label": int(lines[0][1])}
+
+
+def test_calibrate_replaces_the_detector_where_no_output_is_named(run, files):
+    run(*FIT, "-o", "own.safetensors")
+    before = skdice.load(files / "own.safetensors").offset_
+    code, out, _ = run("calibrate", "own.safetensors", "test.h5", "--contamination", 0.2, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["rows"] == 3000
+    assert skdice.load(files / "own.safetensors").offset_ == told["threshold"] > before
+
+
+def test_a_detector_without_a_threshold_scores_without_labels(run, files, fashion):
+    detector = DICEDetector(fashion.head).partial_fit(fashion.id_train)
+    detector.save(files / "partial.safetensors")
+    code, out, _ = run("score", "partial.safetensors", "mnist.safetensors")
+    assert code == 0
+    assert "\t" not in out
+    code, out, _ = run(
+        "evaluate", "partial.safetensors", "--id", "test.h5", "--ood", "mnist.safetensors"
+    )
+    assert code == 0
+    assert "flagged" not in out
+
+
+def test_evaluate_prints_a_table_json_and_a_picture(run, files, fashion):
+    run(*FIT, "--sparsity", 0.1, "-o", "e.safetensors")
+    arguments = (
+        "evaluate",
+        "e.safetensors",
+        "--id",
+        "test.h5",
+        "--ood",
+        "mnist.safetensors",
+        "--ood",
+        "patches=textures.safetensors",
+    )
+    code, out, err = run(*arguments, "--png", "e.png")
+    assert (code, err) == (0, "")
+    assert (files / "e.png").read_bytes().startswith(b"\x89PNG")
+    for word in ("in-distribution is positive", "mnist", "patches", "mean", "flagged as out-of"):
+        assert word in out
+    told = json.loads(run(*arguments, "--json")[1])
+    detector = skdice.load(files / "e.safetensors")
+    inside = np.sort(detector.score_samples(fashion.id_test))
+    outside = detector.score_samples(fashion.ood["mnist"])
+    fpr95 = np.mean(outside > inside[round(0.05 * len(inside))])
+    assert told["sets"]["mnist"]["fpr95"] == pytest.approx(fpr95)
+    assert told["mean"]["auroc"] == pytest.approx(
+        np.mean([each["auroc"] for each in told["sets"].values()])
+    )
+    assert told["sets"]["mnist"]["flagged"] == np.mean(outside < detector.offset_)
+
+
+def test_inspect(run, files):
+    run(*FIT, "--shaping", "ash:quantile=0.5", "-o", "i.safetensors")
+    code, out, _ = run("inspect", "i.safetensors")
+    assert code == 0
+    assert re.search(r"^kept weights +384$", out, re.MULTILINE)
+    facts = json.loads(run("inspect", "i.safetensors", "--json")[1])
+    assert (facts["classes"], facts["features"], facts["rows_fitted"]) == (10, 128, 4000)
+    assert facts["shaping"]["class"] == "ASH"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*FIT, "--sparsity", 90, "-o", "x"), r"did you mean 0\.9\?"),
+        ((*FIT[:4], "-o", "x"), r"has no 'weight'; layers in the file: fc. Name one with --layer"),
+        ((*FIT[:3], "none.npz", "-o", "x"), "no such file: none.npz"),
+        (("fit", "none.npy", *FIT[2:], "-o", "x"), "no such file: none.npy"),
+        (("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x"), r"X has shape \(3000,\)"),
+        ((*FIT, "--shaping", "relu", "-o", "x"), "expected one of ash, react, scale, vra"),
+        ((*FIT, "--shaping", "react:q=1", "-o", "x"), "names quantile, threshold"),
+        ((*FIT, "-o", "no/where"), "no such folder: no"),
+        (("evaluate", "bad.safetensors", "--id", "nan.npy", "--ood", "in-distribution=x"), "taken"),
+        (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or no det"),
+        (("score", "none", "train.npy"), "no such file: none"),
+        (("score", "bad.safetensors", ".", "-o", "new.npy"), "new.npy lies in the folder"),
+        ((*FIT, "-o", "train.npy"), r"train.npy is an input, which would be lost"),
+        ((*FIT, "-o", "head.npz"), r"head.npz is an input"),
+        (("calibrate", "bad.safetensors", "bad.safetensors"), "is an input, which would be lost"),
+        (("score", "bad.safetensors", "train.npy", "-o", "train.npy"), "is an input"),
+        (("score", "bad.safetensors", "train.npy", "-o", "bad.safetensors"), "is an input"),
+        (("score", "bad.safetensors", "nan.npy"), "nan.npy: Input X contains NaN in row 1"),
+        (("evaluate", "bad.safetensors", "--id", "nan.npy", "--ood", "=x"), "expected NAME=FILE"),
+        (
+            (
+                "evaluate",
+                "bad.safetensors",
+                "--id",
+                "nan.npy",
+                "--ood",
+                "nan.npy",
+                "--png",
+                "p.jpg",
+            ),
+            "ends in .png",
+        ),
+        (("inspect", "mnist.safetensors"), "holds no skdice detector"),
+        (("score", "bad.safetensors", "train.npy", "-o", "s.csv"), r"expected \.npy or \.parquet"),
+        (("score", "bad.safetensors", "train.npy"), "X has 128 features, but DICEDetector is exp"),
+        (
+            ("evaluate", "bad.safetensors", "--id", "train.npy", "--ood", "a=1", "--ood", "a=2"),
+            "same name twice",
+        ),
+    ],
+)
+def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, message):
+    DICEDetector("identity", sparsity=0).fit(np.ones((3, 2))).save(files / "bad.safetensors")
+    np.save(files / "nan.npy", [[1.0, 2.0], [np.nan, 0.0]])
+    before = (files / "train.npy").read_bytes()
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert (files / "train.npy").read_bytes() == before
+    assert re.fullmatch(rf"skdice: .*{message}.*\n", err)
+    assert not (files / "x").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line(run, files):
+    head = np.ones((3, 2))
+    head[2] = -1
+    np.savez(files / "small.npz", weight=head)
+    np.save(files / "two.npy", np.random.default_rng(0).uniform(size=(50, 2)))
+    code, _, err = run("fit", "two.npy", "--head", "small.npz", "--sparsity", 0.4, "-o", "w")
+    assert code == 0
+    assert err.startswith("skdice: warning: 1 of 3 classes")
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_leaves_nothing_behind(run, files, tmp_path, sent, code):
+    run(*FIT, "-o", "k.safetensors")
+    program = (
+        # Whoever runs the tests in the background of a shell has SIGINT ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import os, sys; from skdice import cli;"
+        "from skdice._engines.computation import Computation;"
+        f"Computation._check = lambda *_: os.kill(os.getpid(), {int(sent)});"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    (tmp_path / "s.npy").write_text("old")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "score",
+            "k.safetensors",
+            "train.npy",
+            "-o",
+            str(tmp_path / "s.npy"),
+        ],
+        cwd=files,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert done.stderr in ("", "skdice: interrupted\n")
+    assert [each.name for each in tmp_path.iterdir()] == ["s.npy"]
+    assert (tmp_path / "s.npy").read_text() == "old"
+
+
+def test_logits_are_not_pruned_unless_asked(run, files, fashion):
+    np.save(files / "logits.npy", fashion.id_test[:, :10])
+    run("fit", "logits.npy", "--head", "identity", "-o", "logits.safetensors")
+    assert skdice.load(files / "logits.safetensors").get_params()["sparsity"] == 0
+
+
+def test_standard_input_that_is_no_npy_file(run, files, monkeypatch):
+    run(*FIT, "-o", "n.safetensors")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a,b\n1,2\n")))
+    code, _, err = run("score", "n.safetensors", "-")
+    assert code == 2
+    assert "cannot read standard input, which must be a .npy file: " in err
+
+
+def test_in_a_shell_pipeline(run, files):
+    run(*FIT, "-o", "p.safetensors")
+    skdice_ = f"{sys.executable} -m skdice"
+    done = subprocess.run(
+        f"cat train.npy | {skdice_} score p.safetensors - | head -n 3 | cut -f 2",
+        shell=True,
+        cwd=files,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.split()) <= {"1", "-1"}
+    assert len(done.stdout.split()) == 3

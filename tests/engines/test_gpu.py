@@ -1,0 +1,242 @@
+"""The torch engine, on the CPU and on a GPU where there is one."""
+
+import gc
+import pickle
+
+import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
+import torch
+
+from skdice import DICEDetector, LinearHead
+from skdice._engines import torch as torch_engine
+from skdice.io import open_features, save_features
+from skdice.shaping import ReAct
+
+gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(5)
+    head = LinearHead(rng.normal(size=(30, 64)).astype(np.float32))
+    X = np.maximum(rng.normal(size=(5000, 64)), 0).astype(np.float32)
+    return head, X
+
+
+def squares(block):
+    return (block.double() ** 2).sum(1)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("block_rows", [1, 700, 10_000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_blocks_from_the_host_come_in_order_and_whole(device, block_rows, dtype):
+    X = torch.randn(2100, 5).to(dtype)
+    sources = [X] if dtype == torch.bfloat16 else [X, X.numpy()]
+    for source in sources:
+        blocks = list(
+            torch_engine.blocks_from_host(
+                squares, source.__getitem__, 2100, block_rows, 5, dtype, torch.device(device)
+            )
+        )
+        assert [rows.start for rows, _ in blocks] == list(range(0, 2100, block_rows))
+        assert {result.device.type for _, result in blocks} == {"cpu"}
+        results = torch.cat([result for _, result in blocks])
+        torch.testing.assert_close(results, squares(X))
+
+
+@pytest.mark.parametrize("limit", [1, 3, 64])
+def test_too_little_memory_halves_the_block_and_goes_on(limit):
+    sizes = []
+
+    def function(block):
+        if len(block) > limit:
+            raise torch.OutOfMemoryError("out of memory")
+        sizes.append(len(block))
+        return squares(block)
+
+    X = torch.randn(1000, 4)
+    halving = torch_engine.Halving(function, X.device)
+    for rows in (slice(0, 700), slice(700, 1000)):
+        parts = list(halving(X.__getitem__, rows))
+        assert [part.start for part, _ in parts[1:]] == [part.stop for part, _ in parts[:-1]]
+        assert (parts[0][0].start, parts[-1][0].stop) == (rows.start, rows.stop)
+        results = torch.cat([result for _, result in parts])
+        torch.testing.assert_close(results, squares(X[rows]))
+    # Found once, the size is kept.
+    assert sizes[0] == max(sizes) > limit / 2
+
+
+def test_a_single_row_that_does_not_fit_raises():
+    def function(block):
+        raise torch.OutOfMemoryError("out of memory")
+
+    halving = torch_engine.Halving(function, torch.device("cpu"))
+    with pytest.raises(torch.OutOfMemoryError):
+        list(halving(torch.ones(8, 2).__getitem__, slice(0, 8)))
+
+
+def test_another_error_is_no_lack_of_memory():
+    def function(block):
+        raise RuntimeError("shapes do not match")
+
+    halving = torch_engine.Halving(function, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(halving(torch.ones(8, 2).__getitem__, slice(0, 8)))
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "cuda", "mps"])
+def test_a_device_that_is_not_there_is_named(problem, name, monkeypatch):
+    head, X = problem
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    detector = DICEDetector(head, device=name)
+    with pytest.raises(ValueError, match=rf"device is '{name}', but torch finds no GPU here"):
+        detector.fit(X)
+    # What it would compute needs none.
+    assert not hasattr(detector, "coef_")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", ""])
+def test_a_device_that_is_none_is_refused(problem, name):
+    with pytest.raises(ValueError, match=r"'device' parameter of DICEDetector must be .*'cuda:1'"):
+        DICEDetector(problem[0], device=name).fit(problem[1])
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_devices_of_every_machine(problem, name):
+    head, X = problem
+    expected = DICEDetector(head).fit(X)
+    detector = DICEDetector(head, device=name).fit(X)
+    np.testing.assert_allclose(detector.score_samples(X), expected.score_samples(X), rtol=1e-5)
+    tensor = torch.from_numpy(X)
+    assert type(detector.score_samples(tensor)) is torch.Tensor
+
+
+def test_auto_needs_no_torch(problem, monkeypatch):
+    head, X = problem
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    detector = DICEDetector(head, device="auto").fit(X)
+    assert detector.score_samples(X).shape == (5000,)
+    with pytest.raises(ImportError, match=r"skdice\[torch\]"):
+        detector.set_params(device="cuda").score_samples(X)
+
+
+@on_gpu
+@pytest.mark.parametrize("shaping", [None, ReAct()], ids=repr)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "int32"])
+def test_every_source_on_a_gpu(problem, device, dtype, shaping, tmp_path):
+    head, X = problem
+    X = (X * 100).astype(dtype) if dtype == "int32" else X.astype(dtype)
+    expected = DICEDetector(head, shaping=shaping).fit(X)
+    detector = DICEDetector(head, shaping=shaping, device=device, batch_size=333).fit(X)
+    rtol = 1e-12 if expected.score_samples(X[:1]).dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(detector.offset_, expected.offset_, rtol=rtol)
+    np.save(tmp_path / "X.npy", X)
+    sources = [X, np.load(tmp_path / "X.npy", mmap_mode="r"), open_features(tmp_path / "X.npy")]
+    if dtype == "float32":
+        save_features(tmp_path / "X.h5", X)
+        sources += [open_features(tmp_path / "X.h5"), torch.from_numpy(X)]
+        sources.append(torch.from_numpy(X).pin_memory())
+    for source in sources:
+        scores = detector.score_samples(source)
+        assert type(scores) is (torch.Tensor if torch.is_tensor(source) else np.ndarray)
+        np.testing.assert_allclose(scores, expected.score_samples(X), rtol=rtol)
+        logits = detector.logits(source)
+        np.testing.assert_allclose(logits, expected.logits(X), rtol=10 * rtol, atol=10 * rtol)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_tensor_on_a_gpu_stays_there(problem, device, dtype):
+    head, X = problem
+    tensor = torch.from_numpy(X).to(dtype)
+    expected = DICEDetector(head).fit(tensor)
+    detector = DICEDetector(head).fit(tensor.to(device))
+    np.testing.assert_allclose(detector.mean_activation_, expected.mean_activation_, rtol=1e-12)
+    for method in ("score_samples", "decision_function", "logits", "predict"):
+        result = getattr(detector, method)(tensor.to(device))
+        assert result.device.type == device
+        np.testing.assert_allclose(
+            result.cpu(), getattr(expected, method)(tensor), rtol=1e-5, atol=1e-5
+        )
+
+
+@on_gpu
+def test_a_bad_value_on_a_gpu_is_named(problem, device):
+    head, X = problem
+    detector = DICEDetector(head, device=device, shaping=ReAct(), batch_size=100).fit(X)
+    bad = X.copy()
+    bad[4321, 5] = np.inf
+    for source in (bad, torch.from_numpy(bad).to(device)):
+        for method in (detector.score_samples, detector.logits, detector.fit):
+            with pytest.raises(ValueError, match=r"infinity \(inf\) in row 4321, column 5"):
+                method(source)
+
+
+@on_gpu
+def test_memory_of_a_gpu_is_given_back_and_too_little_is_enough(problem, device, monkeypatch):
+    head, X = problem
+    detector = DICEDetector(head, device=device).fit(X)
+    expected = detector.score_samples(X)
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+    assert torch.cuda.memory_reserved() <= before
+    with pytest.raises(ValueError, match="NaN"):
+        detector.score_samples(np.full_like(X, np.nan))
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before
+    monkeypatch.setattr(torch_engine, "STAGED_BYTES", 1 << 30)
+    total = torch.cuda.get_device_properties(0).total_memory
+    large = np.tile(X, (400, 1))  # 512 MB
+    torch.cuda.set_per_process_memory_fraction(200e6 / total)
+    try:
+        np.testing.assert_allclose(
+            detector.score_samples(large).reshape(400, -1), np.tile(expected, (400, 1)), rtol=1e-5
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_modes_of_the_caller_change_nothing(problem, device):
+    head, X = problem
+    detector = DICEDetector(head, batch_size=700).fit(X)
+    streamed = DICEDetector(head, batch_size=700, device=device).fit(X)
+    expected = detector.score_samples(X)
+    tensor = torch.from_numpy(X).to(device)
+    with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16):
+        for found in (detector.score_samples(tensor).cpu(), streamed.score_samples(X)):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@on_gpu
+def test_tf32_is_left_as_the_user_has_it(problem, device):
+    head, X = problem
+    before = torch.backends.cuda.matmul.allow_tf32
+    DICEDetector(head, device=device).fit(X).score_samples(X)
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+@on_gpu
+def test_fitted_on_a_gpu_and_used_without_one(problem, device):
+    from sklearn import config_context
+
+    head, X = problem
+    expected = DICEDetector(head).fit(X)
+    with config_context(array_api_dispatch=True):
+        detector = DICEDetector(head).fit(torch.from_numpy(X).to(device))
+    assert detector.coef_.device.type == device
+    copy = pickle.loads(pickle.dumps(detector))
+    assert type(copy.coef_) is np.ndarray
+    np.testing.assert_allclose(copy.score_samples(X), expected.score_samples(X), rtol=1e-5)
