@@ -14,9 +14,9 @@ from sklearn.svm import SVC, NuSVC
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._compat.arrays import on_host, to_numpy
-from skdice._rows.dask import sliceable
-from skdice._rows.sources import check_rows, iterate_blocks, scoring_dtype
+from skdice._compat.arrays import to_host, to_numpy
+from skdice._rows.blocks import scoring_dtype
+from skdice._rows.door import as_sliced_source
 from skdice._scattered import packed_by_name, scattered
 from skdice.io._head_files import pointwise, read_weight_and_bias
 
@@ -360,13 +360,13 @@ class LinearHead:
         >>> head.bias
         array([-4.5, -0.5])
         """
-        features = sliceable(check_rows(X))
-        labels = column_or_1d(on_host(y))
+        features = as_sliced_source(X)
+        labels = column_or_1d(to_host(y))
         if len(labels) != features.shape[0]:
             raise ValueError(f"y has {len(labels)} labels, but X has {features.shape[0]} rows")
         classes, index = np.unique(labels, return_inverse=True)
         sums = np.zeros((len(classes), features.shape[1]))
-        for rows, block in iterate_blocks(features):
+        for rows, block in features.iterate_blocks():
             n_rows = len(block)
             one_hot = csc_array(
                 (np.ones(n_rows), index[rows], np.arange(n_rows + 1)), (len(classes), n_rows)
@@ -389,3 +389,27 @@ def _real_array(name: str, values: Any) -> NDArray[Any]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")
     return array
+
+
+def as_linear_head(head: Any, n_features: int) -> LinearHead:
+    """Return the head of a parameter, for rows of some number of features."""
+    if isinstance(head, str) and head == "identity":
+        return LinearHead(np.eye(n_features, dtype=np.float32))
+    if isinstance(head, tuple):
+        if len(head) != 2:
+            raise ValueError(f"head is a tuple of {len(head)}, expected (weight, bias)")
+        head = LinearHead(*head)
+    elif not isinstance(head, LinearHead):
+        if np.ndim(head) != 2:
+            from skdice._compat.sklearn import InvalidParameterError
+
+            raise InvalidParameterError(
+                f"The 'head' parameter must be the classifier's last linear layer. Got {head!r} instead."
+            )
+        head = LinearHead(head)
+    if head.n_features != n_features:
+        raise ValueError(
+            f"X has {n_features} features, but the head expects {head.n_features}: its weight "
+            f"has shape {head.weight.shape}"
+        )
+    return head
