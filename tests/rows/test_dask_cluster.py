@@ -321,10 +321,10 @@ def count_heads(monkeypatch, folder):
 def test_a_search_on_the_cluster_ships_the_head_once(client, data, tmp_path, monkeypatch):
     head, X, _ = data
     y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
-    expected = DICEDetectorCV(head, [0, 0.5], cv=6).fit(X, y)
+    expected = DICEDetectorCV(head, sparsities=[0, 0.5], cv=6).fit(X, y)
     packed = count_heads(monkeypatch, tmp_path)
     with parallel_config(backend="dask"):
-        found = DICEDetectorCV(head, [0, 0.5], cv=6).fit(X, y)
+        found = DICEDetectorCV(head, sparsities=[0, 0.5], cv=6).fit(X, y)
     assert packed() == 1
     np.testing.assert_allclose(
         found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], rtol=1e-9
@@ -385,7 +385,7 @@ def test_searches_run_on_the_cluster_with_the_results_of_one_machine(client, dat
     y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
     cv = StratifiedKFold(3, shuffle=True, random_state=0)
     grid = GridSearchCV(DICEDetector(head), {"sparsity": [0, 0.5]}, scoring="roc_auc", cv=cv)
-    search = DICEDetectorCV(head, [0, 0.5], cv=cv)
+    search = DICEDetectorCV(head, sparsities=[0, 0.5], cv=cv)
     expected = grid.fit(X, y).cv_results_["mean_test_score"]
     with parallel_config(backend="dask"):
         for each in (grid, search):
