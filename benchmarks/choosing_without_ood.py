@@ -164,9 +164,9 @@ def main() -> None:
             hindsight = (head, train, test[1::2], list(held_out.values()), shaping)
             chosen = {
                 **{kind: choose(kind, head, test[::2], shaping) for kind in KINDS},
-                "nothing: sparsity 0, the energy": 0.0,
-                "nothing: the default": 0.1,
-                "nothing: the paper's for ImageNet": 0.7,
+                "0: the energy": 0.0,
+                "0.1: the default": 0.1,
+                "0.7: the paper's for ImageNet": 0.7,
                 "half of the real sets": choose_by_real_sets(
                     head, train, test[::2], validation, shaping
                 ),
@@ -182,11 +182,11 @@ def main() -> None:
             best_fpr95 = report.results["best FPR95 in hindsight"].mean.fpr95
             print(f"\n{name}{'' if shaping is None else ' + ReAct 0.9'}: {', '.join(sets)}")
             titles = f"{'FPR95':>7}{'lost':>6}{'AUROC':>7}{'lost':>6}"
-            print(f"{'chosen by':<34}{'sparsity':>9}{titles}")
+            print(f"{'choice':<29}{'sparsity':>9}{titles}")
             for label, result in report.results.items():
                 mean = result.mean
                 print(
-                    f"{label:<34}{chosen[label]:9g}{100 * mean.fpr95:7.1f}"
+                    f"{label:<29}{chosen[label]:9g}{100 * mean.fpr95:7.1f}"
                     f"{100 * (mean.fpr95 - best_fpr95):6.1f}{100 * mean.auroc:7.1f}"
                     f"{100 * (best_auroc - mean.auroc):6.1f}"
                 )

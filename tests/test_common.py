@@ -35,7 +35,7 @@ class SearchWithOutliers(DICEDetectorCV):
     """A search that has its outliers already, because the battery gives `fit` only rows."""
 
     def fit(self, X, y=None):
-        shape = np.asarray(X).shape
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
         outliers = -np.ones((4, shape[1])) if len(shape) == 2 else None
         return super().fit(X, outliers=outliers)
 
