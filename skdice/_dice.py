@@ -220,8 +220,8 @@ class BaseDICE(BaseDetector):
         arrays: dict[str, Any] = {
             name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
         }
-        if isinstance(state["head"], tuple):
-            arrays["head"] = tuple(map(to_host, state["head"]))
+        head = state["head"]
+        arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
         state.pop("_packed", None)
         state.pop("_fitting", None)
         return state | arrays

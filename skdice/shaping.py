@@ -166,7 +166,7 @@ class ReAct(Shaping):
 
     Parameters
     ----------
-    quantile : float in [0, 1], default=0.9
+    quantile : float in [0, 1], default=0.99
         The clipping threshold is this quantile of all entries of the fitted features.
         Not used where `threshold` is given.
     threshold : float, default=None
@@ -199,7 +199,7 @@ class ReAct(Shaping):
         "threshold": [Interval(Real, None, None, closed="both"), None],
     }
 
-    def __init__(self, quantile: float = 0.9, *, threshold: float | None = None) -> None:
+    def __init__(self, quantile: float = 0.99, *, threshold: float | None = None) -> None:
         self.quantile = quantile
         self.threshold = threshold
 
