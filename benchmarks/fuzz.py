@@ -49,7 +49,7 @@ def seeds(kind: str, folder: Path) -> list[bytes]:
     if kind == "detector":
         head = LinearHead(rng.uniform(size=(3, 6)))
         for shaping in (None, ReAct(quantile=0.5)):
-            DICEDetector(head, sparsity=0.3, shaping=shaping).fit(X).save(path)
+            skdice.save(DICEDetector(head, sparsity=0.3, shaping=shaping).fit(X), path)
             contents.append(path.read_bytes())
         return contents
     for features in (X, X.astype(np.float16), np.asfortranarray(X.astype(">f4"))):

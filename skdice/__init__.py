@@ -10,14 +10,13 @@ from skdice._head import LinearHead
 from skdice._passes.mean import FeatureStatistics
 from skdice._persistence import load, save
 from skdice._search import DICEDetectorCV, sparsity_path
-from skdice._version import __version__
+from skdice._version import __version__ as __version__
 
 __all__ = [
     "DICEDetector",
     "DICEDetectorCV",
     "FeatureStatistics",
     "LinearHead",
-    "__version__",
     "load",
     "save",
     "sparsity_path",

@@ -115,6 +115,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         sizes: list[int] = []
         digest = digest_of_scores(_counted(blocks, sizes))
         n_rows = sum(sizes)
+        self._check_some_rows(n_rows, 0, labelled=False)
         if method == "conformal":
             rank = conformal_rank(n_rows, share)
             ordered = np.sort(scores)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
 from skdice._compat.arrays import (
@@ -43,6 +45,10 @@ from skdice.shaping import describe, fit_shaping
 
 FloatArray = NDArray[np.floating[Any]]
 
+# One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
+# locks, because a lock cannot be pickled.
+_LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
 # Arrays of the library of X, where `array_api_dispatch` is on.
 FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
@@ -102,7 +108,7 @@ class BaseDICE(BaseDetector):
         ImportError
             torch is not installed.
         """
-        self._check_fitted(self.coef_ if hasattr(self, "coef_") else None, "to_torch")
+        check_is_fitted(self)
         import_extra("torch", "torch")
         from skdice._engines.module import detector_module
 
@@ -216,14 +222,13 @@ class BaseDICE(BaseDetector):
 
     def __getstate__(self) -> dict[str, Any]:
         # Arrays are pickled as NumPy's, so that they can be loaded on a machine without the device.
-        state: dict[str, Any] = super().__getstate__()
+        state: dict[str, Any] = dict(super().__getstate__())
         arrays: dict[str, Any] = {
             name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
         }
         head = state["head"]
         arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
         state.pop("_packed", None)
-        state.pop("_fitting", None)
         return state | arrays
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -480,8 +485,8 @@ class DICEDetector(BaseDICE):
             is no partial fit.
         """
         self._validate_parameters(X)
-        # dict.setdefault is atomic, so that all threads wait for the same lock.
-        lock = self.__dict__.setdefault("_fitting", threading.RLock())
+        with _LOCKS_GUARD:
+            lock = _LOCKS.setdefault(self, threading.RLock())
         with lock, self._unchanged_on_error():
             statistics = FeatureStatistics()
             if hasattr(self, "_statistics"):

@@ -417,8 +417,11 @@ def as_linear_head(head: Any, n_features: int) -> LinearHead:
     """
     if head is None or (isinstance(head, str) and head != "identity"):
         raise ValueError(
-            f"head is {head!r}, expected a LinearHead, a tuple (weight, bias), a weight of shape "
-            "(n_classes, n_features), or 'identity'"
+            f"head is {head!r}, expected the classifier's last linear layer: a LinearHead such as "
+            "LinearHead.from_torch(model.fc), LinearHead.from_estimator(classifier), "
+            "LinearHead.from_file(path) or LinearHead.from_class_means(X, y), a tuple "
+            "(weight, bias), a weight of shape (n_classes, n_features), or 'identity' if the rows "
+            "are logits already"
         )
     if isinstance(head, str):
         # The dtype of the rows decides the precision of the scores, so float32 serves for all.

@@ -127,8 +127,8 @@ def _shaped_blocks(
             row = row_slice.start + int(xp.argmin(xp.asarray(is_finite, dtype=xp.int32)))
             rows.read_block(slice(row, row + 1))  # names a feature that is not finite itself
             raise ValueError(
-                f"{shaping!r} makes row {rows.row_number(row)} too large for {dtype}, or its "
-                "entries sum to zero"
+                f"{shaping!r} makes row {rows.row_number(row)} infinite or NaN: it is too large "
+                f"for {dtype}, or its entries sum to zero"
             )
         yield row_slice, shaped
 

@@ -72,7 +72,7 @@ def quantiles(
     >>> quantiles(np.arange(12.0).reshape(4, 3), [0.5, 1.0])
     [5.5, 11.0]
     """
-    block = X.whole_block(batch_size)
+    block = X.whole_block(batch_size=batch_size, description="quantile", verbose=verbose)
     if block is not None:  # NumPy selects in one block at once
         return [float(np.quantile(block.ravel(), float(each))) for each in q]
 

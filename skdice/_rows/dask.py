@@ -116,7 +116,9 @@ class DaskRows:
         selected: NDArray[Any] = values[np.asarray((self.labels != -1).compute(), np.bool_)]
         return selected
 
-    def whole_block(self, batch_size: int | None = None) -> None:
+    def whole_block(
+        self, *, batch_size: int | None = None, description: str = "", verbose: int | bool = 0
+    ) -> None:
         """Return None, as the rows are never brought to one place."""
 
     def reduce(

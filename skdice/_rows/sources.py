@@ -75,7 +75,9 @@ class RowSource(Protocol):
     def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> RowSource:
         """Return the rows that are not labelled -1 and have no weight of 0."""
 
-    def whole_block(self, batch_size: int | None = None) -> FloatArray | None:
+    def whole_block(
+        self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
+    ) -> FloatArray | None:
         """Return all rows if they fit in one block here, else None."""
 
     def scaled(self, weights: NDArray[np.float64]) -> RowSource:
@@ -172,9 +174,16 @@ class SlicedRows:
             )
         return block
 
-    def whole_block(self, batch_size: int | None = None) -> FloatArray | None:
+    def whole_block(
+        self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
+    ) -> FloatArray | None:
         """Return all rows if they fit in one block, else None."""
-        return self.read_block(slice(0, len(self))) if len(self.slices(batch_size)) == 1 else None
+        if len(self.slices(batch_size)) != 1:
+            return None
+        ((_, block),) = self.iterate_blocks(
+            batch_size=batch_size, description=description, verbose=verbose
+        )
+        return block
 
     def slices(self, batch_size: int | None = None, row_bytes: int | None = None) -> list[slice]:
         """Return the slices that cut the rows into blocks.

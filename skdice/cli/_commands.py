@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skdice import DICEDetector, LinearHead, load, shaping
+from skdice import DICEDetector, LinearHead, load, save, shaping
 from skdice._compat.extras import import_extra
 from skdice._persistence import read_document
 from skdice._rows.sources import Sliceable
@@ -40,7 +40,7 @@ def fit(arguments: Namespace) -> None:
     )
     with naming(arguments.features), opened(arguments) as features:
         detector.set_params(verbose=arguments.verbose).fit(features)
-    detector.set_params(verbose=0).save(arguments.output)
+    save(detector.set_params(verbose=0), arguments.output)
     report(
         arguments,
         {
@@ -67,7 +67,7 @@ def calibrate(arguments: Namespace) -> None:
         detector.set_params(verbose=arguments.verbose).calibrate(
             features, arguments.contamination, method=arguments.method
         )
-    detector.set_params(verbose=0).save(output)
+    save(detector.set_params(verbose=0), output)
     report(
         arguments,
         {"output": str(output), "rows": n_rows, "threshold": detector.offset_},

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector, LinearHead, save
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import OODReport, compare
 from skdice.metrics._report import CONVENTION, SetResult
@@ -124,7 +124,7 @@ def run_demo(folder: Path) -> None:
     print(f"\n{PUBLISHED}\n")
 
     detector_path = folder / "detector.safetensors"
-    detector.save(detector_path)
+    save(detector, detector_path)
     written = [str(detector_path)]
     try:
         from skdice.cli._pictures import draw_demo

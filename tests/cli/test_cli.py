@@ -203,7 +203,7 @@ def test_calibrate_replaces_the_detector_where_no_output_is_named(run, files):
 
 def test_a_detector_without_a_threshold_scores_without_labels(run, files, fashion):
     detector = DICEDetector(fashion.head).partial_fit(fashion.id_train)
-    detector.save(files / "partial.safetensors")
+    skdice.save(detector, files / "partial.safetensors")
     code, out, _ = run("score", "partial.safetensors", "mnist.safetensors")
     assert code == 0
     assert "\t" not in out
