@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from skdice import DICEDetector, LinearHead
-from skdice._sparsify import contribution, threshold_mask
+from skdice._sparsify import contribution, threshold_masks
 from skdice.extraction import extract_features
 from skdice.io import open_features, save_features
 from skdice.io._head_files import write_weight_and_bias
@@ -271,7 +271,8 @@ def ranking_values(
 def masked(features: Features, ranking: str, sparsity: float, seed: int = 0) -> DICEDetector:
     """Return a detector with the energy score of the head that a ranking of the paper prunes."""
     head = features.head
-    mask, _ = threshold_mask(ranking_values(head.weight, features.mean, ranking, seed), sparsity)
+    values = ranking_values(head.weight, features.mean, ranking, seed)
+    ((mask, _),) = threshold_masks(values, [sparsity])
     kept = LinearHead(head.weight * mask, head.bias)
     return DICEDetector(kept, sparsity=0).partial_fit(features.mean[None])
 

@@ -17,8 +17,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_host, to_numpy
-from skdice._rows.blocks import scoring_dtype
 from skdice._rows.door import as_sliced_source
+from skdice._rows.sources import scoring_dtype
 from skdice.io._head_files import pointwise, read_weight_and_bias
 
 
@@ -433,7 +433,7 @@ def as_linear_head(head: Any, n_features: int) -> LinearHead:
         layer = head
     else:
         layer = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
-    if layer.n_features != n_features:
+    if layer.weight.shape[1] != n_features:
         is_transposed = layer.n_classes == n_features
         hint = "; transpose the weight if its rows are features" if is_transposed else ""
         raise ValueError(

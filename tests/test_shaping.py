@@ -106,9 +106,7 @@ def test_a_fitted_value_stays_until_the_next_fit():
 
 
 def test_what_overflows_float32_is_named():
-    with pytest.raises(
-        ValueError, match="makes row 0 infinite or NaN: .*for float32"
-    ):
+    with pytest.raises(ValueError, match=r"makes row 0 infinite or NaN: .*for float32"):
         ASH(0.99).fit_transform(np.ones((1, 2048), np.float32))
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.blocks import scoring_dtype
-from skdice._rows.sources import RowSource, SlicedRows
+from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 # Entries are sorted where there are fewer than bins, by as many powers of two.

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from skdice._compat.arrays import is_dask
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import BlockValues, ChunkRows, SelectedRows, SlicedRows
+from skdice._rows.sources import BlockValues, ChunkRows, SelectedRows, SlicedRows, scoring_dtype
 
 Result = TypeVar("Result")
 
@@ -161,27 +161,30 @@ class DaskRows:
         found: Result = result
         return found
 
-    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+    def collect(
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
+    ) -> Any:
         """Return a lazy array of the values of all rows, with a chunk for each chunk of rows.
 
         Parameters
         ----------
         function : callable
             From the rows of a chunk to the slice and the values of each block; it must pickle.
-        dtype : dtype
-            Dtype of the values.
+        dtype : dtype, default=None
+            Dtype of the values; None is the scoring dtype of the rows.
         n_columns : int, default=None
             Number of columns of the values; None for one value per row.
         """
+        dtype = np.dtype(dtype or scoring_dtype(self.dtype))
         chunks = self.array.chunks[0]
         if self.labels is not None:
             chunks = (np.nan,) * len(chunks)
         values = self._per_chunk(
             _values_of_chunk,
-            (function, np.dtype(dtype), n_columns),
+            (function, dtype, n_columns),
             name="values",
             chunks=chunks,
-            dtype=np.dtype(dtype),
+            dtype=dtype,
             n_columns=n_columns or 1,
         )
         if n_columns is not None:
@@ -192,7 +195,7 @@ class DaskRows:
         )
 
     def iterate_values(
-        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
     ) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield the slice and the values of each chunk on the client, in order."""
         stop = 0

@@ -7,7 +7,6 @@ an output of the same kind are methods of the source.
 
 from __future__ import annotations
 
-import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,24 +20,22 @@ from tqdm import tqdm
 
 from skdice._compat.arrays import (
     Namespace,
-    device_of,
     from_numpy,
     has_float64,
-    is_accelerator,
     is_torch,
-    namespace_of,
     to_host,
     to_numpy,
 )
-from skdice._rows.blocks import all_finite, block_slices, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 Result = TypeVar("Result")
 # From a source to the slice and the values of each of its blocks, in order.
 BlockValues = Callable[["SlicedRows"], Iterator[tuple[slice, Any]]]
 
-# A mapped file may keep this much of the process's memory before its pages are given back.
-MAPPED_BYTES = 128 << 20
+# A block takes this much memory while it is processed: little enough to stay in cache, and
+# enough that the matrix product runs at its full rate.
+BLOCK_BYTES = 8 << 20
+MIN_BLOCK_ROWS = 512
 # A selection of few rows among very many is read in pieces of this many rows.
 PIECE_ROWS = 512
 
@@ -91,13 +88,43 @@ class RowSource(Protocol):
     ) -> Result:
         """Return the result of a function of the rows, merged where they lie in several parts."""
 
-    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+    def collect(
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
+    ) -> Any:
         """Return the values of all blocks as an array of the kind of the source."""
 
     def iterate_values(
-        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
     ) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield the slice and the values of each block as NumPy arrays, in order."""
+
+
+def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype in which rows of `dtype` are computed.
+
+    float32 for half and single precision, float64 for everything else.
+    """
+    dtype = np.dtype(dtype)
+    single = dtype.kind == "f" and dtype.itemsize <= 4
+    return np.dtype(np.float32 if single else np.float64)
+
+
+def all_finite(block: FloatArray) -> bool:
+    """Tell whether all values of a block are finite, in one pass where none is negative.
+
+    As unsigned integers, the bits of all finite values without a sign come before those of
+    infinity, and these before NaN; all values with a sign follow, in the same order.
+    """
+    n_bits = 8 * block.dtype.itemsize
+    bits = block.view(f"u{block.dtype.itemsize}")
+    infinity = int(np.array(np.inf, block.dtype).view(bits.dtype))
+    largest = int(bits.max())
+    if largest < infinity:
+        return True
+    # With the sign as that of the integer, the values without one come last.
+    return largest < infinity + (1 << (n_bits - 1)) and (
+        int(block.view(f"i{block.dtype.itemsize}").max()) < infinity
+    )
 
 
 class SlicedRows:
@@ -153,6 +180,10 @@ class SlicedRows:
         """Return rows as they are: an array of their own library, dtype and device."""
         return np.asarray(self[row_slice])
 
+    def take(self, indices: NDArray[np.intp]) -> Any:
+        """Return some rows as an array of their library, where they have one."""
+        raise NotImplementedError
+
     def read_block(self, row_slice: slice, *, validate: bool = True) -> FloatArray:
         """Return rows as a NumPy array in their scoring dtype, every value of which is finite.
 
@@ -163,7 +194,8 @@ class SlicedRows:
         ValueError
             A value is NaN or infinite; the message names the first such row.
         """
-        block: FloatArray = np.asarray(self[row_slice], dtype=scoring_dtype(self.dtype))
+        rows = self._read(row_slice.start, row_slice.stop)
+        block: FloatArray = np.asarray(rows, dtype=scoring_dtype(self.dtype))
         if validate and block.size and not all_finite(block):
             row, column = np.argwhere(~np.isfinite(block))[0]
             value = block[row, column]
@@ -185,7 +217,14 @@ class SlicedRows:
         )
         return block
 
-    def slices(self, batch_size: int | None = None, row_bytes: int | None = None) -> list[slice]:
+    def slices(
+        self,
+        batch_size: int | None = None,
+        row_bytes: int | None = None,
+        *,
+        block_bytes: int = BLOCK_BYTES,
+        min_rows: int = MIN_BLOCK_ROWS,
+    ) -> list[slice]:
         """Return the slices that cut the rows into blocks.
 
         Parameters
@@ -194,10 +233,18 @@ class SlicedRows:
             Rows of a block; None chooses them by `row_bytes`.
         row_bytes : int, default=None
             Memory that one row takes while it is processed; None takes that of its features.
+        block_bytes : int
+            Memory that a block takes about.
+        min_rows : int
+            Rows that a block has at least.
         """
+        n_rows = self.shape[0]
+        if n_rows <= (batch_size or min_rows):
+            return [slice(0, n_rows)] if n_rows else []
         if row_bytes is None:
             row_bytes = self.shape[1] * scoring_dtype(self.dtype).itemsize
-        return block_slices(len(self), row_bytes, batch_size)
+        size = batch_size or max(min_rows, block_bytes // max(1, row_bytes))
+        return list(map(slice, range(0, n_rows, size), [*range(size, n_rows, size), n_rows]))
 
     def raw_blocks(self, batch_size: int | None = None) -> Iterator[NDArray[Any]]:
         """Yield blocks of rows of any dtype and number of axes as they are, unchecked."""
@@ -290,15 +337,13 @@ class SlicedRows:
         self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None
     ) -> SlicedRows:
         """Return the rows that are not labelled -1 and have no weight of 0."""
-        mask = self.inlier_mask(y)
+        mask = None if y is None else self.inlier_mask(y)
         if weights is not None and not weights.all():
             mask = weights > 0 if mask is None else mask & (weights > 0)
         return self if mask is None else SelectedRows(self, mask)
 
-    def inlier_mask(self, y: ArrayLike | None) -> NDArray[np.bool_] | None:
+    def inlier_mask(self, y: ArrayLike) -> NDArray[np.bool_] | None:
         """Return which rows are not labelled -1; None where all are kept."""
-        if y is None:
-            return None
         labels = column_or_1d(to_host(y))
         if len(labels) != len(self):
             raise ValueError(f"y has {len(labels)} labels, but X has {len(self)} rows")
@@ -322,34 +367,56 @@ class SlicedRows:
         """Return the result of a function of the rows, which lie in one part here."""
         return function(self)
 
-    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+    def collect(
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
+    ) -> Any:
         """Return the values of all blocks as an array of the kind of the source.
 
         Parameters
         ----------
         function : callable
             From the source to the slice and the values of each block, in order.
-        dtype : dtype
-            Dtype of the values.
+        dtype : dtype, default=None
+            Dtype of the values; None is the scoring dtype of the rows.
         n_columns : int, default=None
             Number of columns of the values; None for one value per row.
         """
-        shape = (len(self),) if n_columns is None else (len(self), n_columns)
-        return self.assemble(function(self), shape, np.dtype(dtype))
-
-    def assemble(
-        self, blocks: Iterable[tuple[slice, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Any:
-        """Return an array of the kind of the source with the values of all blocks."""
-        out = np.empty(shape, dtype)
-        for row_slice, values in blocks:
+        dtype = dtype or scoring_dtype(self.dtype)
+        if self.namespace is not None:
+            return self._collect_native(function, np.dtype(dtype), n_columns)
+        n_rows = self.shape[0]
+        out = np.empty((n_rows,) if n_columns is None else (n_rows, n_columns), dtype)
+        for row_slice, values in function(self):
             out[row_slice] = values
         return out
 
+    def _collect_native(
+        self, function: BlockValues, dtype: np.dtype[Any], n_columns: int | None
+    ) -> Any:
+        """Return the values of all blocks as an array of the library of the rows."""
+        assert self.namespace is not None
+        xp, device = self.namespace
+        if not has_float64(self.namespace):
+            dtype = np.dtype(np.float32)
+        parts: list[Any] = []
+        for row_slice, values in function(self):
+            if isinstance(values, np.ndarray):
+                values = from_numpy(values.astype(dtype, copy=False), self.namespace)
+            if is_torch(values):
+                # A tensor can be written to, which takes half the memory of joining parts.
+                if not parts:
+                    shape = (self.shape[0], *values.shape[1:])
+                    parts = [xp.empty(shape, dtype=values.dtype, device=device)]
+                parts[0][row_slice, ...] = values
+            else:
+                parts.append(values)
+        return parts[0] if len(parts) == 1 else xp.concat(parts)
+
     def iterate_values(
-        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
     ) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield the slice and the values of each block as NumPy arrays, in order."""
+        dtype = dtype or scoring_dtype(self.dtype)
         for row_slice, values in function(self):
             yield row_slice, to_numpy(values).astype(dtype, copy=False)
 
@@ -420,101 +487,6 @@ class ChunkRows(NumpyRows):
         return self._first + row if self._chunk is None else f"{row} of chunk {self._chunk}"
 
 
-class MappedRows(SlicedRows):
-    """Rows of a read-only memmap that do not pile up in the memory of the process.
-
-    The pages of a mapped file count as memory of the process as long as they are mapped. They
-    are given back to the system now and then. The system keeps them in its cache, where a later
-    read finds them again.
-
-    Parameters
-    ----------
-    array : numpy.memmap
-        Opened in mode "r".
-    """
-
-    reads_in_threads = True
-
-    def __init__(self, array: np.memmap[Any, Any]) -> None:
-        self.shape, self.dtype = array.shape, array.dtype
-        self._array = np.asarray(array)
-        # NumPy's memmap has this attribute, though its types do not.
-        self._pages: mmap.mmap = array._mmap  # type: ignore[attr-defined]
-        self._touched = 0
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        block = self._array[start:stop]
-        self._touched += block.nbytes
-        if self._touched > MAPPED_BYTES:
-            self._touched = 0
-            self._pages.madvise(mmap.MADV_DONTNEED)
-        return block
-
-
-class ForeignRows(SlicedRows):
-    """Rows of an object of another library that has a shape, a NumPy dtype and slicing.
-
-    Parameters
-    ----------
-    source : object
-        An h5py dataset or a Zarr array, for example.
-    """
-
-    def __init__(self, source: Any) -> None:
-        self.source, self.shape, self.dtype = source, tuple(source.shape), source.dtype
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        return np.asarray(self.source[start:stop])
-
-
-class ArrayRows(SlicedRows):
-    """Rows of an array of another library than NumPy, read as NumPy arrays.
-
-    Parameters
-    ----------
-    array : array
-        Any real dtype, on any device; dtypes that NumPy lacks are read as float32.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self.namespace = Namespace(namespace_of(array), device_of(array))
-        self.array = array.detach() if hasattr(array, "detach") else array
-        self.shape = tuple(array.shape)
-        # This reads one row in the thread that made the array. On a GPU that waits for the work
-        # that makes the array, so that other threads may read it afterwards.
-        self.dtype = to_numpy(self.array[:1, ...] if self.shape else self.array).dtype
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        return to_numpy(self.array[start:stop, ...])
-
-    def native_block(self, row_slice: slice) -> Any:
-        """Return rows as an array of their library."""
-        return self.array[row_slice, ...]
-
-    def assemble(
-        self, blocks: Iterable[tuple[slice, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Any:
-        """Return an array of the library of the rows, on their device."""
-        assert self.namespace is not None
-        xp = self.namespace.xp
-        if not has_float64(self.namespace):
-            dtype = np.dtype(np.float32)
-        parts = ((row_slice, self._native_values(values, dtype)) for row_slice, values in blocks)
-        if is_torch(self.array):
-            # Tensors can be written to, which takes half the memory of joining them.
-            out = xp.empty(shape, dtype=getattr(xp, dtype.name), device=self.namespace.device)
-            for row_slice, values in parts:
-                out[row_slice, ...] = values
-            return out
-        return xp.concat([values for _, values in parts])
-
-    def _native_values(self, values: Any, dtype: np.dtype[Any]) -> Any:
-        assert self.namespace is not None
-        if isinstance(values, np.ndarray):
-            return from_numpy(values.astype(dtype, copy=False), self.namespace)
-        return values
-
-
 class SelectedRows(SlicedRows):
     """Some rows of a source, in their order.
 
@@ -544,16 +516,9 @@ class SelectedRows(SlicedRows):
 
     def native_block(self, row_slice: slice) -> Any:
         """Return selected rows as they are."""
-        if not isinstance(self.source, ArrayRows) or self.namespace is None:
+        if self.namespace is None:
             return self[row_slice]
-        indices = self.namespace.xp.asarray(self._indices[row_slice], device=self.namespace.device)
-        return self.namespace.xp.take(self.source.array, indices, axis=0)
-
-    def assemble(
-        self, blocks: Iterable[tuple[slice, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Any:
-        """Return an array of the kind of the source."""
-        return self.source.assemble(blocks, shape, dtype)
+        return self.source.take(self._indices[row_slice])
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         wanted = self._indices[start:stop]
@@ -596,8 +561,3 @@ class ScaledRows(SlicedRows):
         block = np.asarray(self.source[start:stop], np.float64)
         scaled: NDArray[Any] = block * self._weights[start:stop, np.newaxis]
         return scaled
-
-
-def on_accelerator(rows: SlicedRows) -> bool:
-    """Tell whether the rows lie on a device that sums them faster than the host."""
-    return rows.namespace is not None and is_accelerator(rows.namespace)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import MAPPED_BYTES, ArrayRows, SlicedRows
+from skdice._rows.sources import SlicedRows
+from skdice._rows.wrapped import MAPPED_BYTES, ArrayRows
 from skdice.io._archive import FEATURES, Archive, clean_errors
 
 

@@ -14,8 +14,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
 from skdice._compat import extras
-from skdice._engines import choose
-from skdice._engines.choose import forced_engine
+from skdice._engines import run as engine_run
+from skdice._engines.run import forced_engine
 from skdice.io import open_features, save_features
 from skdice.shaping import ASH, ReAct
 
@@ -177,7 +177,7 @@ def test_verbose_names_the_engine(engine, capsys):
 def test_without_numba_all_is_dense(engine, monkeypatch):
     head, X = problem(np.float32)
     engine("sparse")
-    monkeypatch.setattr(choose, "has_numba", lambda: False)
+    monkeypatch.setattr(engine_run, "has_numba", lambda: False)
     # The packers of the other engines would raise.
     monkeypatch.setitem(sys.modules, "numba", None)
     expected = DICEDetector(head, sparsity=0.5).fit(X).score_samples(X)
@@ -347,8 +347,10 @@ def test_weights_are_packed_once_and_anew_after_a_fit(engine, monkeypatch):
     pytest.importorskip("numba")
     head, X = problem(np.float32)
     packed = []
-    pack = choose.SparseLayer
-    monkeypatch.setattr(choose, "SparseLayer", lambda *arrays: packed.append(1) or pack(*arrays))
+    pack = engine_run.SparseLayer
+    monkeypatch.setattr(
+        engine_run, "SparseLayer", lambda *arrays: packed.append(1) or pack(*arrays)
+    )
     engine("sparse")
     detector = DICEDetector(head).fit(X)
     with ThreadPoolExecutor(4) as pool:
@@ -367,13 +369,12 @@ def test_weights_are_packed_once_and_anew_after_a_fit(engine, monkeypatch):
             fitted.coef_[0, 0] = 1
 
 
-def test_arrays_that_the_user_replaces_are_packed_anew(engine):
-    pytest.importorskip("numba")
+def test_a_score_that_is_changed_after_the_fit_waits_for_the_next_fit():
+    """The threshold belongs to the score of the fit."""
     head, X = problem(np.float32)
-    engine("sparse")
-    detector = DICEDetector(head, sparsity=0.5).fit(X)
-    detector.score_samples(X)
-    detector.coef_ = 2 * detector.coef_
-    np.testing.assert_allclose(
-        detector.score_samples(X), pickle.loads(pickle.dumps(detector)).score_samples(X)
-    )
+    detector = DICEDetector(head).fit(X)
+    energies = detector.score_samples(X)
+    detector.set_params(score_func="msp")
+    for fitted in (detector, pickle.loads(pickle.dumps(detector))):
+        np.testing.assert_array_equal(fitted.score_samples(X), energies)
+    assert detector.fit(X).score_samples(X).max() <= 1

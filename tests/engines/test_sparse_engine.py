@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from skdice._compat.threads import available_threads
 from skdice._engines.costs import cheapest
 from skdice._engines.kernels.fused import FUSED_SCORES
 from skdice._engines.kernels.layout import COLUMN_BYTES
 from skdice._engines.sparse import BLOCK_CLASSES, PANEL_COLUMNS, SparseLayer, pack_head
-from skdice._engines.threads import available_threads
 
 DTYPES = [np.float32, np.float64]
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
