@@ -22,6 +22,7 @@ from skdice._engines.devices import torch_device
 from skdice._engines.layer import MaskedLayer
 from skdice._engines.run import Options, run
 from skdice._head import LinearHead
+from skdice._passes.mean import weights_of
 from skdice._passes.threshold import (
     Calibration,
     conformal_pvalues,
@@ -288,15 +289,16 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         blocks = rows.iterate_values(self._run())
         return scoring_dtype(rows.dtype), (scores for _, scores in blocks)
 
-    def _set_threshold(self, rows: RowSource, weights: NDArray[np.float64] | None) -> None:
-        """Set the threshold from the rows of `fit`."""
+    def _set_threshold(self, rows: RowSource) -> None:
+        """Set the threshold from the rows of `fit`, with their weights if they have some."""
         scores = rows.collect(self._run())
         self._forget_calibration()
-        if weights is None:
+        if rows.weights is None:
             self.offset_ = score_threshold(scores, self.contamination)
         else:
+            # Weighted scores of a Dask array come to the client, 16 bytes for a row.
             scores = scores.compute() if is_dask(scores) else to_numpy(scores)
-            self.offset_ = weighted_threshold(scores, rows.selected(weights), self.contamination)
+            self.offset_ = weighted_threshold(scores, weights_of(rows), self.contamination)
         self.contamination_ = float(self.contamination)
 
     def _forget_calibration(self) -> None:

@@ -131,23 +131,19 @@ class BaseDICE(BaseDetector):
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
         inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = self._gather(inliers, weights)
+        statistics = self._gather(inliers)
         if statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
         if shaping is not None:
             shaping = fit_shaping(shaping, inliers, self.verbose)
         self._prune(head, statistics, sparsity, shaping)
-        self._set_threshold(inliers, weights)
+        self._set_threshold(inliers)
         if get_config()["array_api_dispatch"]:
             self._follow(X)
 
-    def _gather(self, rows: RowSource, weights: NDArray[np.float64] | None) -> FeatureStatistics:
+    def _gather(self, rows: RowSource) -> FeatureStatistics:
         return gather_statistics(
-            rows,
-            weights,
-            batch_size=self.batch_size,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
+            rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose
         )
 
     def _prune(
@@ -428,8 +424,9 @@ class DICEDetector(BaseDICE):
             outlier labels trains on inliers only. Rows with any other label, 0 included,
             are fitted as in-distribution.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the mean activation and in the threshold; a row of weight
-            0 is left out. A shaping learns from all rows with a weight above 0 alike.
+            Weights of the rows in the mean activation, in the quantiles of a shaping and in the
+            threshold; a row of weight 0 is left out. A shaping of another library learns from
+            all rows with a weight above 0 alike.
 
         Returns
         -------
@@ -492,7 +489,7 @@ class DICEDetector(BaseDICE):
                 rows = self._open(X, reset=statistics.n_features is None)
                 n_features = rows.shape[1]
                 weights = None if sample_weight is None else check_weights(sample_weight, rows)
-                statistics.merge(self._gather(rows.inliers(y, weights), weights))
+                statistics.merge(self._gather(rows.inliers(y, weights)))
             head = as_linear_head(self.head, n_features)
             self._statistics = statistics
             if statistics.n_samples == 0:  # only outliers so far

@@ -198,10 +198,9 @@ class FeatureStatistics:
             self._set_n_features(shape[1])
             return self
         rows = as_source(X)
-        weights = None
         if sample_weight is not None:
-            weights = check_weights(sample_weight, rows)
-        return self.merge(gather_statistics(rows, weights))
+            rows = rows.inliers(None, check_weights(sample_weight, rows))
+        return self.merge(gather_statistics(rows))
 
     def merge(self, other: FeatureStatistics) -> Self:
         """Add the rows of other statistics, which do not change.
@@ -285,20 +284,17 @@ def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
 
 def gather_statistics(
     rows: RowSource,
-    weights: Float64Array | None = None,
     *,
     batch_size: int | None = None,
     n_jobs: int | None = None,
     verbose: int | bool = 0,
 ) -> FeatureStatistics:
-    """Return the statistics of all rows of a source; those on a GPU are summed there.
+    """Return the statistics of all rows of a source, with their weights if they have some.
 
     Parameters
     ----------
     rows : source of rows, of shape (n_samples, n_features)
-        The rows, or those of them that are not left out.
-    weights : ndarray of shape (n_all_samples,), default=None
-        Weights, one for each row of the original source.
+        The rows. Those of an array on a GPU are summed there.
     batch_size : int or None
         Rows of a block.
     n_jobs : int or None
@@ -306,18 +302,24 @@ def gather_statistics(
     verbose : int
         Above 0, there is a progress bar.
     """
-    summed = rows if weights is None else rows.scaled(weights)
-    statistics = summed.reduce(
+    return rows.reduce(
         partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
     )
-    if weights is not None:
-        statistics.sum_of_weights = float(rows.selected(weights).sum())
-    return statistics
 
 
 def _sum_rows(
     rows: SlicedRows, batch_size: int | None, n_jobs: int | None, verbose: int | bool
 ) -> FeatureStatistics:
+    statistics = FeatureStatistics(rows.shape[1])
+    if rows.weights is not None:
+        blocks = rows.iterate_blocks(
+            batch_size=batch_size, description="mean activation", verbose=verbose
+        )
+        for row_slice, block in blocks:
+            weights = rows.weights[row_slice]
+            sums = column_sums(block * weights[:, np.newaxis])
+            statistics._add_sums(len(block), sums, float(weights.sum()))
+        return statistics
     native = rows.namespace is not None and is_accelerator(rows.namespace)
     slices = rows.slices(batch_size)
     # Two threads that sum are faster than one that sums and one that reads ahead, because one
@@ -331,7 +333,7 @@ def _sum_rows(
 
         compiled(scoring_dtype(rows.dtype))  # once, rather than in each thread
         sum_block = compiled_column_sums
-    blocks = rows.map_blocks(
+    sums_of_blocks = rows.map_blocks(
         sum_block,
         slices,
         native=native,
@@ -339,13 +341,22 @@ def _sum_rows(
         description="mean activation",
         verbose=verbose,
     )
-    statistics = FeatureStatistics(rows.shape[1])
-    for row_slice, sums in blocks:
+    for row_slice, sums in sums_of_blocks:
         if native and not np.isfinite(sums).all():
             rows.read_block(row_slice)  # raises, and names the row
         n_rows = row_slice.stop - row_slice.start
         statistics._add_sums(n_rows, sums, n_rows)
     return statistics
+
+
+def weights_of(rows: RowSource) -> Float64Array:
+    """Return the weights of rows that have some, wherever they lie."""
+    return rows.reduce(_weights_of_part, np.concatenate)
+
+
+def _weights_of_part(rows: SlicedRows) -> Float64Array:
+    assert rows.weights is not None
+    return rows.weights
 
 
 def _merged(parts: list[FeatureStatistics]) -> FeatureStatistics:

@@ -74,7 +74,7 @@ def score_threshold(scores: Any, contamination: float) -> float:
     """
     if not isinstance(scores, np.ndarray) and is_dask(scores):
         column = as_source(scores.persist()[:, None])
-        values, _ = order_statistics(column, lambda n: [rows_below(n, contamination)])
+        values, _ = order_statistics(column, lambda n: [rows_below(int(n), contamination)])
         (value,) = values.values()
         return float(value)
     if not isinstance(scores, np.ndarray):
@@ -83,9 +83,7 @@ def score_threshold(scores: Any, contamination: float) -> float:
     return float(np.partition(scores, n_below)[n_below])
 
 
-def weighted_threshold(
-    scores: FloatArray, weights: NDArray[np.float64], contamination: float
-) -> float:
+def weighted_threshold(scores: FloatArray, weights: FloatArray, contamination: float) -> float:
     """Return the smallest score with more than `contamination` of the weight at or below it.
 
     With whole weights it is the `score_threshold` of rows that are repeated as often.

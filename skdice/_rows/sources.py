@@ -64,24 +64,21 @@ class RowSource(Protocol):
         Shape of the whole; the number of rows is NaN where a cluster does not know it.
     dtype : dtype
         NumPy dtype of the rows.
+    weights : array of shape (n_samples,) or None
+        Weights of the rows, where the user gave them.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    weights: Any
 
     def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> RowSource:
-        """Return the rows that are not labelled -1 and have no weight of 0."""
+        """Return the rows that are not labelled -1 and have no weight of 0, with their weights."""
 
     def whole_block(
         self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
     ) -> FloatArray | None:
         """Return all rows if they fit in one block here, else None."""
-
-    def scaled(self, weights: NDArray[np.float64]) -> RowSource:
-        """Return the rows times their weights, one for each row of the original source."""
-
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to these rows, of one for each row of the original."""
 
     def reduce(
         self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
@@ -137,6 +134,8 @@ class SlicedRows:
     dtype: np.dtype[Any]
     # The library and device of the rows, where results have to be arrays of that library, too.
     namespace: Namespace | None = None
+    # Weights of the rows, where the user gave them.
+    weights: NDArray[np.float64] | None = None
     # True if threads that compute may read their blocks themselves. Otherwise one thread reads all
     # blocks in order, as files of some formats can only be read from their beginning.
     reads_in_threads: ClassVar[bool] = False
@@ -336,11 +335,11 @@ class SlicedRows:
     def inliers(
         self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None
     ) -> SlicedRows:
-        """Return the rows that are not labelled -1 and have no weight of 0."""
+        """Return the rows that are not labelled -1 and have no weight of 0, with their weights."""
         mask = None if y is None else self.inlier_mask(y)
-        if weights is not None and not weights.all():
-            mask = weights > 0 if mask is None else mask & (weights > 0)
-        return self if mask is None else SelectedRows(self, mask)
+        if weights is None:
+            return self if mask is None else SelectedRows(self, mask)
+        return SelectedRows(self, weights > 0 if mask is None else mask & (weights > 0), weights)
 
     def inlier_mask(self, y: ArrayLike) -> NDArray[np.bool_] | None:
         """Return which rows are not labelled -1; None where all are kept."""
@@ -352,14 +351,6 @@ class SlicedRows:
             return None
         mask: NDArray[np.bool_] = np.asarray(labels != -1, dtype=np.bool_)
         return None if mask.all() else mask
-
-    def scaled(self, weights: NDArray[np.float64]) -> SlicedRows:
-        """Return the rows times their weights, one for each row of the original source."""
-        return ScaledRows(self, self.selected(weights))
-
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to these rows, of one for each row of the original."""
-        return values
 
     def reduce(
         self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
@@ -496,10 +487,18 @@ class SelectedRows(SlicedRows):
         All rows.
     mask : ndarray of shape (n_samples,), bool
         True for the rows that are kept.
+    weights : ndarray of shape (n_samples,), float64, default=None
+        Weights of all rows.
     """
 
-    def __init__(self, source: SlicedRows, mask: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        source: SlicedRows,
+        mask: NDArray[np.bool_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         self.source, self._indices = source, np.flatnonzero(mask)
+        self.weights = None if weights is None else weights[mask]
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
         self.namespace = source.namespace
         # An instance takes the place of the class attribute.
@@ -509,11 +508,6 @@ class SelectedRows(SlicedRows):
         """Return the number of a selected row in its source."""
         return self.source.row_number(int(self._indices[row]))
 
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to the selected rows."""
-        selected: NDArray[Any] = values[self._indices]
-        return selected
-
     def native_block(self, row_slice: slice) -> Any:
         """Return selected rows as they are."""
         if self.namespace is None:
@@ -522,6 +516,8 @@ class SelectedRows(SlicedRows):
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         wanted = self._indices[start:stop]
+        if len(wanted) and wanted[-1] - wanted[0] == len(wanted) - 1:
+            return np.asarray(self.source[int(wanted[0]) : int(wanted[-1]) + 1])
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         # Few selected rows may be spread over very many, so that they are read in pieces.
         for done in range(0, len(wanted), PIECE_ROWS):
@@ -534,30 +530,3 @@ class SelectedRows(SlicedRows):
                     block = np.asarray(self.source[int(first) : end])
                     out[done : done + len(piece)][here] = block[piece[here] - first]
         return out
-
-
-class ScaledRows(SlicedRows):
-    """Rows times a weight for each row, in float64.
-
-    Parameters
-    ----------
-    source : SlicedRows
-        The rows.
-    weights : ndarray of shape (n_samples,), float64
-        Their weights.
-    """
-
-    def __init__(self, source: SlicedRows, weights: NDArray[np.float64]) -> None:
-        self.source, self._weights = source, weights
-        self.shape, self.dtype = source.shape, np.dtype(np.float64)
-        # An instance takes the place of the class attribute.
-        self.reads_ahead = source.reads_ahead  # type: ignore[misc]
-
-    def row_number(self, row: int) -> int | str:
-        """Return the number under which the user knows a row."""
-        return self.source.row_number(row)
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.asarray(self.source[start:stop], np.float64)
-        scaled: NDArray[Any] = block * self._weights[start:stop, np.newaxis]
-        return scaled
