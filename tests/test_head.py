@@ -1,3 +1,5 @@
+"""Tests of LinearHead, its constructors, and the forms of the head parameter."""
+
 import copy
 import pickle
 import tracemalloc
