@@ -107,10 +107,10 @@ def threshold_masks(
     # NumPy finds all percentiles in one selection, which takes O(n_classes * n_features). It
     # warns where infinities of both signs meet; `_mask_above` raises then.
     with np.errstate(invalid="ignore"):
-        thresholds = np.percentile(values, [100 * sparsity for sparsity in sparsities])
+        thresholds = np.percentile(values, [100 * each for each in sparsities])
     return [
-        _mask_above(values, sparsity, float(threshold))
-        for sparsity, threshold in zip(sparsities, thresholds, strict=True)
+        _mask_above(values, each, float(threshold))
+        for each, threshold in zip(sparsities, thresholds, strict=True)
     ]
 
 

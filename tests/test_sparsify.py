@@ -1,5 +1,3 @@
-"""Tests of the contribution, the threshold and the mask."""
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -21,14 +19,14 @@ def test_contribution_is_float64_for_a_float32_head():
 
 
 def test_mask_by_hand():
-    # The sorted contributions are -12 -1 1 2.5 4 6, so the median lies between 1 and 2.5.
+    # Sorted contributions: -12 -1 1 2.5 4 6; the median lies between 1 and 2.5.
     mask, threshold = sparsity_mask(WEIGHT, MEAN, 0.5)
     assert threshold == 1.75
     np.testing.assert_array_equal(mask, [[False, False, True], [True, True, False]])
 
 
 def test_threshold_on_an_entry_prunes_that_entry():
-    # The 20th percentile of six entries is exactly the second smallest, and `>` is strict.
+    # Percentile 0.2 of six entries is exactly the second smallest, and `>` is strict.
     mask, threshold = sparsity_mask(WEIGHT, MEAN, 0.2)
     assert threshold == -1
     assert mask.sum() == 4
@@ -40,7 +38,7 @@ def test_sparsity_zero_keeps_the_smallest_entry_too():
     assert threshold == -np.inf
 
 
-def test_ties_that_would_prune_everything_keep_the_maximum():
+def test_ties_that_leave_nothing_keep_the_maximum():
     mask, threshold = sparsity_mask(np.ones((2, 3)), np.ones(3), 0.5)
     assert threshold == 1
     assert mask.all()
