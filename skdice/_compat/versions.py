@@ -81,7 +81,6 @@ def _versions(names: list[str]) -> list[str]:
 def _thread_pools() -> list[str]:
     # threadpoolctl only sees libraries that are loaded. These two imports load the BLAS of NumPy
     # and of SciPy, and the OpenMP runtime of scikit-learn.
-    import scipy.linalg
     import sklearn.utils  # noqa: F401
     from threadpoolctl import threadpool_info
 
