@@ -30,7 +30,7 @@ def fit(arguments: Namespace) -> None:
     refuse_overwriting(arguments.output, arguments.features, head)
     sparsity = 0.0 if head == "identity" else 0.7
     if head != "identity":
-        head = LinearHead.from_file(head, prefix=arguments.layer)
+        head = LinearHead.from_file(head, layer=arguments.layer)
     detector = DICEDetector(
         head,
         sparsity=sparsity if arguments.sparsity is None else arguments.sparsity,
@@ -206,14 +206,14 @@ def opened(arguments: Namespace) -> Iterator[Any]:
 def open_rows(path: str, key: str | None) -> Rows:
     """Open a feature file; ``-`` is a .npy file on standard input."""
     if path != "-":
-        return open_features(path, key)
+        return open_features(path, key=key)
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "stdin.npy"
         with spool.open("wb") as file:
             while content := sys.stdin.buffer.read(1 << 20):
                 file.write(content)
         try:
-            return open_features(spool, key)  # the mapping outlives the name
+            return open_features(spool, key=key)  # the mapping outlives the name
         except ValueError as error:
             message = str(error).replace(str(spool), "standard input, which must be a .npy file")
             raise ValueError(message) from error

@@ -293,7 +293,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             for argument, option in (
-                ("prefix=", "--layer "),
                 ("key=:", "--key:"),
                 ("key=", "--key "),
                 ("layer=", "--layer "),
