@@ -69,8 +69,10 @@ def clean_errors(path: Path, doing: str = "read") -> Iterator[None]:
     try:
         yield
     # The messages of these errors tell the user what to do.
-    except (PermissionError, ImportError, MemoryError):
+    except (PermissionError, ImportError):
         raise
+    except MemoryError as error:
+        raise MemoryError(f"cannot {doing} {path}: {error or 'out of memory'}") from error
     except Exception as error:
         if isinstance(error, FileNotFoundError) and not path.exists():
             raise

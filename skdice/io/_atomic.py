@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename is None or folder is None or str(error.filename).startswith(str(folder))
         )
         if own and error.errno is not None:
-            raise type(error)(error.errno, error.strerror, str(path)) from None
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
     finally:
         if folder is not None:

@@ -112,9 +112,12 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
             flat = torch.from_file(str(file), shared=True, size=size, dtype=kind)
             tensors[name] = flat.reshape(rows.shape)
             copy_rows(rows, tensors[name].numpy())
-    # A Python file raises OSError on a full disk; torch's own writer ends the process.
     with path.open("wb") as output:
-        torch.save(tensors, output)
+        try:
+            torch.save(tensors, output)
+        except RuntimeError as error:
+            # torch's writer puts an error of its own over that of the file, such as a full disk.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
 
 
 def _reserve(file: Path, n_bytes: int) -> None:
