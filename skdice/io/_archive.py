@@ -76,9 +76,12 @@ def clean_errors(path: Path, doing: str = "read") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, FileNotFoundError) and not path.exists():
             raise
-        # A full disk is not the fault of the data: `replacing` reports it with its number.
-        if isinstance(error, OSError) and error.errno is not None and doing == "write":
-            raise
+        if doing == "write":
+            # A full disk is not the fault of the data. `replacing` reports it with its number.
+            # h5py and torch put an error of their own over it when they close the file.
+            for cause in (error, error.__context__):
+                if isinstance(cause, OSError) and cause.errno is not None:
+                    raise cause from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot {doing} {path}: {_shortened(reason, _REASON_LENGTH)}") from error
 

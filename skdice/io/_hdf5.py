@@ -72,12 +72,11 @@ def _virtual_sources(path: Path, dataset: Any) -> list[Path]:
         if not file.is_file():
             raise ValueError(f"the file {file} of its virtual dataset is missing")
         with h5py.File(file, "r") as opened:
-            if source.dset_name not in opened:
-                raise ValueError(
-                    f"{file} has no {source.dset_name!r}, which its virtual dataset shows"
-                )
-            if opened[source.dset_name].is_virtual or opened[source.dset_name].external:
-                raise ValueError(f"{file} shows rows of further files in {source.dset_name!r}")
+            name = source.dset_name
+            if name not in opened:
+                raise ValueError(f"the array {name!r} of its virtual dataset is not in {file}")
+            if opened[name].is_virtual or opened[name].external:
+                raise ValueError(f"the array {name!r} in {file} lies in further files")
         files.append(file)
     return files
 

@@ -112,12 +112,9 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
             flat = torch.from_file(str(file), shared=True, size=size, dtype=kind)
             tensors[name] = flat.reshape(rows.shape)
             copy_rows(rows, tensors[name].numpy())
+    # torch's own writer hides the number of an error such as a full disk. A Python file keeps it.
     with path.open("wb") as output:
-        try:
-            torch.save(tensors, output)
-        except RuntimeError as error:
-            # torch's writer puts an error of its own over that of the file, such as a full disk.
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+        torch.save(tensors, output)
 
 
 def _reserve(file: Path, n_bytes: int) -> None:
