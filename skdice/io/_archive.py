@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from skdice._rows.sources import Rows
 
@@ -17,6 +19,8 @@ FEATURES = "features"
 _NAMES_SHOWN = 12
 _NAME_LENGTH = 60
 _REASON_LENGTH = 400
+# One PiB. HDF5 and Zarr may leave chunks out, so their files can claim any number of rows.
+_MOST_BYTES = 1 << 50
 
 
 def to_path(path: str | Path) -> Path:
@@ -98,24 +102,25 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def check_shape(name: str, rows: Rows) -> None:
+def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise if an array does not have rows with values, or claims more bytes than can exist.
 
     Parameters
     ----------
     name : str
         The subject of the message.
-    rows : source of rows
-        The array. Its data is not read.
+    shape : tuple of int
+        Shape of the array.
+    dtype : dtype
+        Type of its values.
     """
-    shape = tuple(map(int, rows.shape))
     if not shape:
         raise ValueError(f"{name} holds a single value, expected an array of rows")
-    if min(shape) < 0 or max(*shape, rows.dtype.itemsize * math.prod(shape)) > sys.maxsize:
-        raise ValueError(f"{name} has the impossible shape {shape}")
     # A few bytes can claim 2**62 such rows, and every loop over them would run for ever.
     if shape[0] and 0 in shape[1:]:
         raise ValueError(f"{name} has shape {shape}: its rows have no values")
+    if min(shape) < 0 or dtype.itemsize * math.prod(map(int, shape)) > _MOST_BYTES:
+        raise ValueError(f"{name} has the impossible shape {shape}")
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class Archive:
                 if name not in arrays:
                     raise ValueError(f"it has no array {name!r}; it has {self.names()}")
                 rows = arrays[name]()
-            check_shape("it", rows)
+            check_shape("it", rows.shape, rows.dtype)
             return rows
 
     def names(self) -> str:

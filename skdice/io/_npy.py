@@ -13,7 +13,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from skdice._rows.sources import Rows, iterate_rows
-from skdice.io._archive import Archive
+from skdice.io._archive import Archive, check_shape
 from skdice.io._column_major import ColumnMajorRows
 from skdice.io._mapped import map_file
 
@@ -66,7 +66,8 @@ def map_array(
     missing = offset + n_values * dtype.itemsize - path.stat().st_size
     if missing > 0:
         raise ValueError(f"it is truncated: {missing} bytes are missing")
-    if n_values == 0:  # an empty file region cannot be mapped
+    if n_values == 0:  # an empty region of a file cannot be mapped
+        check_shape("it", shape, dtype)
         return np.empty(shape, dtype)
     if fortran and len(shape) == 2 and min(shape) > 1:
         return ColumnMajorRows(path, path.open("rb"), offset, shape, dtype)

@@ -65,7 +65,7 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
         raise ValueError(f"{FEATURES!r} is the name of X in the file; give the other array another")
     arrays = {name: as_rows(rows) for name, rows in {FEATURES: X, **beside}.items()}
     for name, rows in arrays.items():
-        check_shape(name, rows)
+        check_shape(name, rows.shape, rows.dtype)
         if rows.dtype.hasobject:
             raise ValueError(f"{name} has dtype {rows.dtype}: Python objects are not written")
         if rows.shape[0] != arrays[FEATURES].shape[0]:

@@ -349,6 +349,52 @@ def test_parquet_columns(tmp_path):
     assert open_features(tmp_path / "two.parquet", key="b").shape == (1, 2)
 
 
+def test_parquet_lists_are_rows(tmp_path):
+    pd = pytest.importorskip("pandas")
+    path = tmp_path / "embeddings.parquet"
+    frame = pd.DataFrame({"id": range(1000), "embedding": list(X.astype(np.float32))})
+    frame.to_parquet(path, row_group_size=300)
+    rows = open_features(path)
+    assert (rows.shape, rows.dtype) == ((1000, 6), np.float32)
+    np.testing.assert_array_equal(whole(rows), X.astype(np.float32))
+    np.testing.assert_array_equal(whole(open_features(path, key="embedding")), whole(rows))
+    np.testing.assert_array_equal(whole(open_features(path, key="id")), np.arange(1000))
+    expected = DICEDetector(HEAD).fit(X.astype(np.float32))
+    assert DICEDetector(HEAD, batch_size=70).fit(rows).offset_ == pytest.approx(expected.offset_)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.list_(pa.float64()), pa.large_list(pa.float64()), pa.list_(pa.float64(), 6)],
+    ids=str,
+)
+def test_parquet_lists_of_every_type(tmp_path, kind):
+    path = tmp_path / "l.parquet"
+    values = X.tolist()
+    values[777][5] = None
+    table = pa.table({"text": pa.array([["a"]] * 1000), "x": pa.array(values, kind)})
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match="NaN in row 777, column 5"):
+        DICEDetector(HEAD, batch_size=100).fit(open_features(path))
+    values[777] = None
+    pq.write_table(pa.table({"x": pa.array(values, kind)}), path)
+    with pytest.raises(ValueError, match=r"l\.parquet: column 'x' has a null in row 777"):
+        whole(open_features(path))
+    pq.write_table(pa.table({"x": pa.array([], kind)}), path)
+    assert open_features(path).shape[0] == 0
+
+
+def test_parquet_lists_of_unequal_length_name_the_row(tmp_path):
+    values = [*X[:700].tolist(), [1.0, 2.0]]
+    pq.write_table(pa.table({"x": values}), tmp_path / "l.parquet")
+    with pytest.raises(ValueError, match="'x' has a list of 2 values in row 700, expected 6 as in"):
+        whole(open_features(tmp_path / "l.parquet"))
+    values = [[1, 2], [3, None]]
+    pq.write_table(pa.table({"x": values}), tmp_path / "l.parquet")
+    with pytest.raises(ValueError, match="column 'x' has a null in row 1"):
+        whole(open_features(tmp_path / "l.parquet"))
+
+
 def test_a_closed_gap_between_shards(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()

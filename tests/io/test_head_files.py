@@ -156,3 +156,18 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"pip install 'skdice\[torch\]'"):
         LinearHead.from_file(path)
+
+
+def test_the_layer_is_given_by_its_name_only(tmp_path):
+    path = write(tmp_path / "h.npz", {"fc.weight": W})
+    with pytest.raises(TypeError, match="positional"):
+        LinearHead.from_file(path, "fc")
+    with pytest.raises(TypeError, match="prefix"):
+        LinearHead.from_file(path, prefix="fc")
+
+
+def test_a_head_outlives_its_file(tmp_path):
+    path = write(tmp_path / "h.npz", {"weight": np.ones((500, 500))})
+    head = LinearHead.from_file(path)
+    path.write_bytes(b"")  # a view of the mapped file would kill the process now
+    assert head.weight.sum() == 250_000
