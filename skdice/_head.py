@@ -301,19 +301,19 @@ class LinearHead:
         return cls(coef, intercept)
 
     @classmethod
-    def from_file(cls, path: str | Path, prefix: str | None = None) -> LinearHead:
+    def from_file(cls, path: str | Path, *, layer: str | None = None) -> LinearHead:
         """Read the head from a file. No code in the file is executed.
 
         Parameters
         ----------
         path : str or Path
             A NumPy archive (.npz), a .safetensors file, or a torch state dict
-            (.pt, .pth, .bin; needs the extra ``torch``), which may be nested in a
+            (.pt, .pth, .bin; it needs the extra ``torch``), which may be nested in a
             checkpoint.
-        prefix : str, default=None
-            Name of the layer in the file: ``"fc"`` reads ``fc.weight`` and, if there,
-            ``fc.bias``; names of nested dictionaries are joined by dots. None reads
-            ``weight`` and ``bias``.
+        layer : str, default=None
+            Name of the layer in the file: ``"fc"`` reads ``fc.weight`` and, if there is
+            one, ``fc.bias``. The names of nested dictionaries are joined by dots. None
+            reads ``weight`` and ``bias``.
 
         Returns
         -------
@@ -322,14 +322,14 @@ class LinearHead:
         Raises
         ------
         ValueError
-            The format is not known, the file is damaged, or it has no such layer; the
-            message lists the layers it has.
+            The path is empty or is not a file, the format is not known, the file is
+            damaged, or it does not have the layer; the message lists the layers it has.
 
         Examples
         --------
-        ``head = LinearHead.from_file("resnet50.pth", prefix="fc")``
+        ``head = LinearHead.from_file("resnet50.pth", layer="fc")``
         """
-        return cls(*read_weight_and_bias(Path(path), prefix))
+        return cls(*read_weight_and_bias(path, layer))
 
     @classmethod
     def from_class_means(cls, X: ArrayLike, y: ArrayLike) -> LinearHead:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -138,9 +138,9 @@ class SlicedRows:
     weights: NDArray[np.float64] | None = None
     # True if threads that compute may read their blocks themselves. Otherwise one thread reads all
     # blocks in order, as files of some formats can only be read from their beginning.
-    reads_in_threads: ClassVar[bool] = False
+    reads_in_threads: bool = False
     # False if other tasks keep the processors busy, so that nothing is read ahead.
-    reads_ahead: ClassVar[bool] = True
+    reads_ahead: bool = True
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Return consecutive rows."""
@@ -501,8 +501,7 @@ class SelectedRows(SlicedRows):
         self.weights = None if weights is None else weights[mask]
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
         self.namespace = source.namespace
-        # An instance takes the place of the class attribute.
-        self.reads_ahead = source.reads_ahead  # type: ignore[misc]
+        self.reads_ahead = source.reads_ahead
 
     def row_number(self, row: int) -> int | str:
         """Return the number of a selected row in its source."""

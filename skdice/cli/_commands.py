@@ -31,7 +31,7 @@ def fit(arguments: Namespace) -> None:
     # Features that are logits already have no weights to prune.
     sparsity = 0.0 if head == "identity" else 0.1
     if head != "identity":
-        head = LinearHead.from_file(head, prefix=arguments.layer)
+        head = LinearHead.from_file(head, layer=arguments.layer)
     detector = DICEDetector(
         head,
         sparsity=sparsity if arguments.sparsity is None else arguments.sparsity,
@@ -231,7 +231,7 @@ def open_rows_or_chunks(arguments: Namespace) -> Iterator[Any]:
 def open_rows(path: str, key: str | None) -> Sliceable:
     """Open a feature file. The path ``-`` means a .npy file on standard input."""
     if path != "-":
-        return open_features(path, key)
+        return open_features(path, key=key)
     if sys.stdin is None:  # The shell closed it.
         raise OSError(
             "cannot read FEATURES from standard input: it is closed; "
@@ -244,7 +244,7 @@ def open_rows(path: str, key: str | None) -> Sliceable:
                 file.write(content)
         try:
             # The file stays readable after its name is removed, because it is mapped.
-            return open_features(spool, key)
+            return open_features(spool, key=key)
         except ValueError as error:
             message = str(error).replace(str(spool), "standard input, which must be a .npy file")
             raise ValueError(message) from error
