@@ -5,14 +5,13 @@ Scores are those of a detector, higher = more in-distribution, whichever class i
 positive. Rates are fractions.
 """
 
-from skdice.metrics._bootstrap import bootstrap_interval
+from skdice.metrics._intervals import confidence_interval
 from skdice.metrics._rates import (
     aupr_in,
     aupr_out,
     auroc,
     detection_error,
     fpr_at_tpr,
-    fpr_at_tpr_authors,
     neg_fpr95_scorer,
 )
 from skdice.metrics._report import OODReport, compare, evaluate
@@ -22,11 +21,10 @@ __all__ = [
     "aupr_in",
     "aupr_out",
     "auroc",
-    "bootstrap_interval",
     "compare",
+    "confidence_interval",
     "detection_error",
     "evaluate",
     "fpr_at_tpr",
-    "fpr_at_tpr_authors",
     "neg_fpr95_scorer",
 ]
