@@ -88,7 +88,7 @@ def measure(truth: dict[str, float], distribution: str, n: int) -> dict[str, np.
     random = np.random.default_rng(n)
     y_true = np.repeat([1, -1], n)
     results = {}
-    for name, options in METRICS.items():
+    for name in METRICS:
         refused = name.startswith("AUPR") and n < MIN_ROWS_AUPR
         results[name] = None if refused else np.zeros(3)
     for seed in range(SIZES[n]):
