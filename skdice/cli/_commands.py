@@ -18,7 +18,7 @@ from skdice._rows.sources import Rows
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
 from skdice.metrics import OODReport
-from skdice.metrics._report import CONVENTION, measure_scores
+from skdice.metrics._report import measure_scores
 
 # Among the sets of an evaluation.
 ID_NAME = "in-distribution"
@@ -132,7 +132,7 @@ def evaluate(arguments: Namespace) -> None:
         told = {"convention": "in-distribution is positive; fractions", **told}
         print(json.dumps({name: each for name, each in told.items() if "accuracy" not in name}))
     else:
-        print(f"{CONVENTION}:\n\n{report}")
+        print(report)
         if threshold is not None:
             flagged = {ID_NAME: result.id_flagged}
             flagged |= {name: each.flagged for name, each in result.sets.items()}

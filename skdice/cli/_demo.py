@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skdice import DICEDetector, LinearHead
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import OODReport, compare
-from skdice.metrics._report import CONVENTION, SetResult
+from skdice.metrics._report import SetResult
 from skdice.shaping import ReAct
 
 FloatArray = NDArray[np.floating[Any]]
@@ -93,7 +93,7 @@ def run_demo(folder: Path) -> None:
     )
     print(
         f"Fitted on {len(data.id_train):,} training rows of {data.head.n_features} features, "
-        f"{data.head.n_classes} classes.\n\n{CONVENTION}. ID flagged is the share of "
+        f"{data.head.n_classes} classes.\n\nID flagged is the share of "
         "in-distribution rows below a threshold set at 5 %\nof the training rows, which the "
         "network knows. On the validation half:\n"
     )
