@@ -30,7 +30,7 @@ CHUNK_CELLS = 1 << 20
 BIAS_FACTOR = 1.5
 
 # With fewer rows of a class the areas under precision-recall curves hang on a few of the highest
-# scores: intervals at 95 % held the true value in 84 to 90 % of simulations with heavy tails.
+# scores: intervals at 95 % of 50 rows held the true value in 88 to 89 % of simulations with heavy tails.
 MIN_ROWS_AUPR = 200
 
 
@@ -99,7 +99,7 @@ def confidence_interval(
     rows in the smaller class, the interval then reaches to the value at which n flawless
     independent trials have the probability ``(1 - level) / 2``.
 
-    The documentation's page on evaluation has the coverage that was measured by simulation.
+    The user guide's page on confidence intervals has the coverage measured by simulation.
 
     References
     ----------

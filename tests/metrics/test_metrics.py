@@ -65,7 +65,7 @@ def test_areas_and_error(inliers, outliers):
     y, s = labelled(inliers, outliers)
     pairs = np.subtract.outer(inliers, outliers)
     area = Fraction(int(2 * np.sum(pairs > 0) + np.sum(pairs == 0)), 2 * pairs.size)
-    # The area is the exact fraction, rounded once; scikit-learn's sum of trapezoids is rounded often.
+    # The area is the exact fraction, rounded once. scikit-learn rounds each trapezoid.
     assert metrics.auroc(y, s) == float(area)
     assert metrics.auroc(y, s) == pytest.approx(roc_auc_score(y, s), rel=1e-14)
     expected = average_precision_score(y, s, pos_label=1)
