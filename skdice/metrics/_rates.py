@@ -187,7 +187,7 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     The formula is ``min (1 - TPR) / 2 + FPR / 2``: the share of wrong decisions at the best
     threshold if both classes are equally likely. Because the threshold is chosen on the same
-    rows, the value is too low on average: by 0.03 with 50 rows of each class, by 0.004 with
+    rows, the value is too low on average: by 0.03 with 50 rows of each class, by 0.005 with
     1,000, if the true error is 0.31. `confidence_interval` corrects for that.
 
     Parameters

@@ -62,7 +62,7 @@ def test_scores_may_be_tensors_that_numpy_does_not_take(cls):
     y_true, y_score = np.repeat([1, -1], [3, 2]), torch.tensor(inside + outside, requires_grad=True)
     expected = legend_of(cls(id_scores=inside, ood_scores={"a": outside}).plot().ax_)
     assert legend_of(cls(id_scores=inner, ood_scores={"a": outer}).plot().ax_) == expected
-    assert legend_of(cls.from_predictions(y_true, y_score, ood_name="a").ax_) == expected
+    assert legend_of(cls.from_predictions(y_true, y_score, ood_names="a").ax_) == expected
 
 
 @pytest.mark.parametrize("cls", OF_SCORES)
@@ -76,7 +76,7 @@ def test_the_ways_to_make_a_display_agree(fashion, fitted, cls):
     made = [
         cls.from_estimator(fitted, fashion.id_test, {"mnist": fashion.ood["mnist"]}),
         cls(id_scores=inside, ood_scores={"mnist": outside}).plot(),
-        cls.from_predictions(y_true[order], y_score[order], ood_name="mnist"),
+        cls.from_predictions(y_true[order], y_score[order], ood_names="mnist"),
     ]
     entries = [legend_of(each.ax_) for each in made]
     title, (*_, first) = entries[1]
