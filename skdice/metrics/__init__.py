@@ -1,8 +1,9 @@
 """Metrics of out-of-distribution detection, reports on detectors, and a scorer for searches.
 
-Labels are scikit-learn's of outlier detectors: +1 in-distribution, -1 out-of-distribution.
-Scores are those of a detector, higher = more in-distribution, whichever class is taken as
-positive. Rates are fractions.
+Labels are those of scikit-learn's outlier detectors: +1 for in-distribution rows, -1 for
+out-of-distribution rows. Scores are those of a detector: a higher score means more
+in-distribution, whichever class is taken as positive. Rates are fractions. Each metric is
+implemented once, on counts of rows per distinct score (``_counts.py``).
 """
 
 from skdice.metrics._intervals import confidence_interval

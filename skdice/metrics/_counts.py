@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
+# Numbers of rows are integers or, with sample weights, floats.
+Counts = NDArray[Any]
 
 # The names in sentences and legends of the two rules of the false-positive rate.
 RULES = {"paper": "paper's rule", "roc_curve": "roc_curve's rule"}
@@ -24,7 +26,7 @@ RULES = {"paper": "paper's rule", "roc_curve": "roc_curve's rule"}
 
 def metric_on_counts(
     metric: str, *, tpr: float = 0.95, rule: str = "paper"
-) -> Callable[[FloatArray, FloatArray], FloatArray]:
+) -> Callable[[Counts, Counts], FloatArray]:
     """Return the function of the two counts that computes a metric.
 
     Raises
@@ -49,7 +51,7 @@ def fpr_name(tpr: float, rule: str) -> str:
     return f"FPR{100 * tpr:g} ({RULES[rule]})"
 
 
-def auroc(inliers: FloatArray, outliers: FloatArray) -> FloatArray:
+def auroc(inliers: Counts, outliers: Counts) -> FloatArray:
     """Return the share of pairs in which the in-distribution row has the higher score."""
     outliers_below = np.cumsum(outliers, axis=-1) - outliers / 2  # a tie counts half
     n_pairs = inliers.sum(axis=-1) * outliers.sum(axis=-1)
@@ -57,7 +59,7 @@ def auroc(inliers: FloatArray, outliers: FloatArray) -> FloatArray:
     return area
 
 
-def aupr_in(inliers: FloatArray, outliers: FloatArray) -> FloatArray:
+def aupr_in(inliers: Counts, outliers: Counts) -> FloatArray:
     """Return the average precision with in-distribution as the positive class."""
     inliers_taken, outliers_taken = count_at_or_above(inliers), count_at_or_above(outliers)
     taken = inliers_taken + outliers_taken
@@ -67,13 +69,13 @@ def aupr_in(inliers: FloatArray, outliers: FloatArray) -> FloatArray:
     return average
 
 
-def aupr_out(inliers: FloatArray, outliers: FloatArray) -> FloatArray:
+def aupr_out(inliers: Counts, outliers: Counts) -> FloatArray:
     """Return the average precision with out-of-distribution as the positive class."""
     # With negated scores the order turns round, and the classes change their roles.
     return aupr_in(outliers[..., ::-1], inliers[..., ::-1])
 
 
-def fpr_paper(inliers: FloatArray, outliers: FloatArray, tpr: float) -> FloatArray:
+def fpr_paper(inliers: Counts, outliers: Counts, tpr: float) -> FloatArray:
     """Return the false-positive rate by the rule of the papers' code."""
     n_inliers = inliers.sum(axis=-1, keepdims=True)
     # Round 1 - tpr first: 1 - 0.95 is a little more than 0.05 and would make 0.5 round up.
@@ -86,7 +88,7 @@ def fpr_paper(inliers: FloatArray, outliers: FloatArray, tpr: float) -> FloatArr
     return rate
 
 
-def fpr_roc_curve(inliers: FloatArray, outliers: FloatArray, tpr: float) -> FloatArray:
+def fpr_roc_curve(inliers: Counts, outliers: Counts, tpr: float) -> FloatArray:
     """Return the false-positive rate by the rule of `sklearn.metrics.roc_curve`."""
     reached = rate_at_or_above(inliers) >= tpr
     # roc_curve goes downwards: the first score that it reaches is the last in ascending order.
@@ -94,7 +96,7 @@ def fpr_roc_curve(inliers: FloatArray, outliers: FloatArray, tpr: float) -> Floa
     return _take(rate_at_or_above(outliers), threshold)
 
 
-def detection_error(inliers: FloatArray, outliers: FloatArray) -> FloatArray:
+def detection_error(inliers: Counts, outliers: Counts) -> FloatArray:
     """Return the lowest mean of the two error rates over all thresholds."""
     # The mean of both rates is (1 + passed - kept) / 2. A threshold above all scores keeps and
     # passes no row.
@@ -112,19 +114,20 @@ METRICS: dict[str, Callable[..., FloatArray]] = {
 }
 
 
-def count_at_or_above(counts: FloatArray) -> FloatArray:
+def count_at_or_above(counts: Counts) -> Counts:
     """Return the number of rows at each score or above it."""
-    above: FloatArray = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+    above: Counts = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return above
 
 
-def rate_at_or_above(counts: FloatArray) -> FloatArray:
+def rate_at_or_above(counts: Counts) -> FloatArray:
     """Return the share of rows at each score or above it."""
     above = count_at_or_above(counts)
     # Divide by a total from the same sum, so that the last share is exactly 1 for weights too.
-    return above / above[..., :1]
+    rate: FloatArray = above / above[..., :1]
+    return rate
 
 
-def _take(values: FloatArray, place: NDArray[np.intp]) -> FloatArray:
-    taken: FloatArray = np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+def _take(values: NDArray[Any], place: NDArray[np.intp]) -> NDArray[Any]:
+    taken: NDArray[Any] = np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
     return taken

@@ -13,6 +13,7 @@ from scipy.stats import t as student_t
 from sklearn.utils import check_random_state
 
 from skdice.metrics._counts import (
+    Counts,
     FloatArray,
     count_at_or_above,
     metric_on_counts,
@@ -30,7 +31,8 @@ CHUNK_CELLS = 1 << 20
 BIAS_FACTOR = 1.5
 
 # With fewer rows of a class the areas under precision-recall curves hang on a few of the highest
-# scores: with 50 rows and heavy tails, intervals at 95 % held the true value in 89 % of simulations.
+# scores: with 50 rows and heavy tails, intervals at 95 % held the true value in 89 % of
+# simulations.
 MIN_ROWS_AUPR = 200
 
 
@@ -165,9 +167,9 @@ def confidence_interval(
 
 
 def _resample(
-    compute: Callable[[FloatArray, FloatArray], FloatArray],
-    inliers: FloatArray,
-    outliers: FloatArray,
+    compute: Callable[[Counts, Counts], FloatArray],
+    inliers: Counts,
+    outliers: Counts,
     n_resamples: int,
     random_state: Any,
 ) -> FloatArray:
@@ -196,7 +198,7 @@ def _resample(
 # the degrees of freedom of Student's t.
 
 
-def _error_of_auroc(inliers: FloatArray, outliers: FloatArray) -> tuple[float, float]:
+def _error_of_auroc(inliers: Counts, outliers: Counts) -> tuple[float, float]:
     outliers_below = np.cumsum(outliers) - outliers / 2
     inliers_above = count_at_or_above(inliers) - inliers / 2
     error, _ = _error(
@@ -205,7 +207,7 @@ def _error_of_auroc(inliers: FloatArray, outliers: FloatArray) -> tuple[float, f
     return error, float(min(inliers.sum(), outliers.sum()) - 1)
 
 
-def _error_of_aupr_in(inliers: FloatArray, outliers: FloatArray) -> tuple[float, float]:
+def _error_of_aupr_in(inliers: Counts, outliers: Counts) -> tuple[float, float]:
     inliers_taken, outliers_taken = count_at_or_above(inliers), count_at_or_above(outliers)
     taken = inliers_taken + outliers_taken
     # A row counts in the precision at its own score and at all lower scores.
@@ -219,11 +221,11 @@ def _error_of_aupr_in(inliers: FloatArray, outliers: FloatArray) -> tuple[float,
     )
 
 
-def _error_of_aupr_out(inliers: FloatArray, outliers: FloatArray) -> tuple[float, float]:
+def _error_of_aupr_out(inliers: Counts, outliers: Counts) -> tuple[float, float]:
     return _error_of_aupr_in(outliers[::-1], inliers[::-1])
 
 
-def _error_of_detection_error(inliers: FloatArray, outliers: FloatArray) -> tuple[float, float]:
+def _error_of_detection_error(inliers: Counts, outliers: Counts) -> tuple[float, float]:
     """Return the error of the mean of the two error rates at the best threshold."""
     kept, passed = rate_at_or_above(inliers), rate_at_or_above(outliers)
     best = np.argmin(passed - kept)
@@ -236,9 +238,9 @@ def _error_of_detection_error(inliers: FloatArray, outliers: FloatArray) -> tupl
 
 
 def _error(
-    inliers: FloatArray,
+    inliers: Counts,
     inlier_influence: FloatArray,
-    outliers: FloatArray,
+    outliers: Counts,
     outlier_influence: FloatArray,
 ) -> tuple[float, float]:
     """Return the standard error from influences, and Satterthwaite's degrees of freedom."""
@@ -257,7 +259,7 @@ def _error(
     return float(np.sqrt(variance)), float(freedom)
 
 
-STANDARD_ERRORS: dict[str, Callable[[FloatArray, FloatArray], tuple[float, float]]] = {
+STANDARD_ERRORS: dict[str, Callable[[Counts, Counts], tuple[float, float]]] = {
     "auroc": _error_of_auroc,
     "aupr_in": _error_of_aupr_in,
     "aupr_out": _error_of_aupr_out,

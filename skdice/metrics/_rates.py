@@ -10,7 +10,7 @@ from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from skdice._compat.arrays import on_host
-from skdice.metrics._counts import FloatArray, metric_on_counts
+from skdice.metrics._counts import Counts, FloatArray, metric_on_counts
 
 
 def fpr_at_tpr(
@@ -259,7 +259,7 @@ def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], Floa
 
 def count_scores(
     y_true: ArrayLike, y_score: ArrayLike, sample_weight: ArrayLike | None = None
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Counts, Counts]:
     """Return how many rows of each class have each distinct score, in ascending order.
 
     Returns

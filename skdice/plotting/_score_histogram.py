@@ -89,8 +89,8 @@ class ScoreHistogramDisplay(ScoreSetsMixin):
             raise ValueError(f"threshold is {threshold!r}, expected a finite number or None")
         if not isinstance(bins, Integral) or bins < 1:
             raise ValueError(f"bins is {bins!r}, expected an int above 0")
-        self.threshold = threshold
-        self.bins = bins
+        self.threshold: float | None = threshold
+        self.bins: int = bins
 
     def plot(self, ax: Any = None) -> Self:
         """Draw the histograms.
