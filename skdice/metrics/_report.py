@@ -391,7 +391,7 @@ def final_step(detector: Any) -> Any:
 
 
 def score_rows(detector: Any, X: Any) -> FloatArray:
-    """Return the scores of rows as a NumPy array, wherever they are computed."""
+    """Return the scores of rows as a NumPy array, on whichever device they are computed."""
     if not isinstance(detector, BaseDICE):
         return np.asarray(on_host(detector.score_samples(X)))
     _, dtype, blocks = detector._score_blocks(X)

@@ -6,11 +6,7 @@ import pytest
 from skdice import metrics
 from skdice.metrics import confidence_interval
 from skdice.metrics._counts import METRICS
-
-
-def labelled(inliers, outliers):
-    return np.repeat([1, -1], [len(inliers), len(outliers)]), np.concatenate([inliers, outliers])
-
+from skdice.metrics._rates import labelled
 
 # The values of scores from N(2, 1) and N(0, 1), by benchmarks/interval_coverage.py.
 TRUE_VALUES = {

@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from skdice import DICEDetector, metrics
 from skdice.metrics import fpr_at_tpr
 from skdice.metrics._counts import METRICS
+from skdice.metrics._rates import labelled
 
 
 def authors(inliers, outliers):
@@ -33,10 +34,6 @@ def by_definition(inliers, outliers, tpr):
         if np.mean(inliers >= threshold) >= tpr:
             return np.mean(outliers >= threshold)
     raise AssertionError
-
-
-def labelled(inliers, outliers):
-    return np.repeat([1, -1], [len(inliers), len(outliers)]), np.concatenate([inliers, outliers])
 
 
 # The scores have few values, so that many tie.
@@ -81,7 +78,7 @@ def test_areas_and_error(inliers, outliers):
 
 
 def test_the_two_conventions_differ_by_tens_of_points_on_skewed_scores():
-    # One inlier in ten scores low: in-distribution positive has to reach down to them.
+    # One inlier in ten has a low score: a true-positive rate of 95 % includes some of these.
     inliers = np.r_[np.full(90, 10.0), np.full(10, 0.0)]
     outliers = np.r_[np.full(97, 5.0), np.full(3, 20.0)]
     y, s = labelled(inliers, outliers)

@@ -14,10 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, metrics
 from skdice.io import open_features
 from skdice.metrics import compare, evaluate, fpr_at_tpr
-
-
-def labelled(inliers, outliers):
-    return np.repeat([1, -1], [len(inliers), len(outliers)]), np.concatenate([inliers, outliers])
+from skdice.metrics._rates import labelled
 
 
 @pytest.fixture(scope="module")

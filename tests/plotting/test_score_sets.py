@@ -50,12 +50,12 @@ def test_without_matplotlib_the_extra_is_named():
     assert "ImportError: matplotlib is not installed: run pip install 'skdice[plot]'" in done.stderr
 
 
-# Scores: histogram and ROC curves.
+# Both displays of scores.
 
 
 @pytest.mark.parametrize("cls", OF_SCORES)
 def test_scores_may_be_tensors_that_numpy_does_not_take(cls):
-    # Those of a GPU are others; as on any machine, those with a gradient.
+    # Like a tensor on a GPU, a tensor with a gradient has to be converted first.
     torch = pytest.importorskip("torch")
     inside, outside = [3.0, 2.0, 1.0], [0.5, 1.5]
     inner, outer = (torch.tensor(each, requires_grad=True) for each in (inside, outside))
@@ -83,7 +83,7 @@ def test_the_ways_to_make_a_display_agree(fashion, fitted, cls):
     assert title == "FPR95 (paper's rule) / AUROC, %"
     expected = f"mnist: {100 * fpr_at_tpr(y_true, y_score):.1f} / "
     assert first == expected + f"{100 * auroc(y_true, y_score):.1f}"
-    # The estimator has a threshold, too.
+    # Only the estimator has a threshold, which the histogram shows.
     assert [each for each in entries[0][1] if "threshold" not in each] == entries[1][1]
     assert entries[2] == entries[1]
     assert len(plt.get_fignums()) == 3
@@ -259,7 +259,7 @@ def test_roc_against_scikit_learn(fashion, fitted, ax):
 
 
 def test_the_mark_lies_on_the_curve_of_tied_scores(ax):
-    # Four groups of ties on one straight line, of which scikit-learn drops points.
+    # Four groups of ties lie on one straight line, from which scikit-learn drops points.
     tied = np.repeat([4, 3, 2, 1], 5)
     display = OODRocCurveDisplay(
         id_scores=tied, ood_scores={"same": tied}, tpr=0.6, rule="roc_curve"
@@ -304,13 +304,13 @@ def test_a_true_positive_rate_out_of_range(cls):
         cls(id_scores=[1, 2], ood_scores=[0, 1], rule="authors")
 
 
-# What the displays look like.
+# The look of the displays.
 
 
 def test_lines_are_told_apart_without_colour(ax):
     sets = {f"set {n}": [n, n + 1] for n in range(len(STYLES))}
     display = OODRocCurveDisplay(id_scores=[1, 2], ood_scores=sets).plot(ax)
-    # Offset and dashes; matplotlib has no public name for them.
+    # matplotlib has no public name for the offset and the dashes of a line.
     patterns = [str(line._unscaled_dash_pattern) for line in display.lines_.values()]
     assert len(set(patterns)) == len(STYLES)
     histograms = ScoreHistogramDisplay(id_scores=[1, 2], ood_scores=sets).plot().histograms_
