@@ -31,8 +31,8 @@ for each in detectors.values():
     each.fit(data.id_train)
 
 # %%
-# FPR95 / AUROC in percent, with the in-distribution rows as the positive class. A lower FPR95 and
-# a higher AUROC are better.
+# The table shows FPR95 by the paper's rule and AUROC, in percent, with the in-distribution rows as
+# the positive class. A lower FPR95 and a higher AUROC are better.
 compare(detectors, data.id_test, data.ood)
 
 # %%

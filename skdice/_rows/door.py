@@ -60,7 +60,11 @@ def as_source(X: Any, name: str = "X") -> RowSource:
 
 def as_sliced_source(X: Any, name: str = "X") -> SlicedRows:
     """Return X as a source of which slices can be read; refuse what lies on a cluster."""
-    source = as_source(X, name)
+    return require_slicing(as_source(X, name))
+
+
+def require_slicing(source: RowSource) -> SlicedRows:
+    """Return a source of which slices can be read; refuse one whose rows lie on a cluster."""
     if not isinstance(source, SlicedRows):
         raise TypeError(NOT_IN_MEMORY)
     return source

@@ -21,7 +21,7 @@ from skdice.cli._arguments import ID_NAME
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
 from skdice.metrics import OODReport
-from skdice.metrics._report import CONVENTION, measure_scores
+from skdice.metrics._report import measure_scores
 
 
 def fit(arguments: Namespace) -> None:
@@ -153,7 +153,7 @@ def evaluate(arguments: Namespace) -> None:
         known = {name: value for name, value in figures.items() if "accuracy" not in name}
         print(json.dumps({"convention": "in-distribution is positive; fractions", **known}))
     else:
-        print(f"{CONVENTION}:\n\n{report}")
+        print(report)
         if threshold is not None:
             flagged = {ID_NAME: result.id_flagged}
             flagged |= {name: ood_set.flagged for name, ood_set in result.sets.items()}

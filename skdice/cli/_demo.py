@@ -14,7 +14,7 @@ from skdice._head import LinearHead
 from skdice._persistence import save
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import OODReport, compare
-from skdice.metrics._report import CONVENTION, SetResult
+from skdice.metrics._report import SetResult
 from skdice.shaping import ReAct
 
 FloatArray = NDArray[np.floating[Any]]
@@ -97,7 +97,7 @@ def demo(arguments: Namespace) -> None:
     )
     print(
         f"The detectors are fitted on {len(data.id_train):,} training rows of "
-        f"{data.head.n_features} features, {data.head.n_classes} classes.\n\n{CONVENTION}. "
+        f"{data.head.n_features} features, {data.head.n_classes} classes.\n\n"
         "ID flagged is the share of in-distribution rows below a threshold that is set at 5 %\n"
         "of the training rows, which the network knows. The validation half gives:\n"
     )

@@ -25,11 +25,11 @@ def draw_evaluation(path: Path, *, title: str, **scores: Any) -> None:
     title : str
         Title of the plot.
     **scores
-        Arguments of `ScoreHistogramDisplay.from_scores`.
+        The parameters of `ScoreHistogramDisplay`.
     """
     figure = bare_figure(7, 4)
     axes = figure.subplots()
-    ScoreHistogramDisplay.from_scores(**scores, ax=axes)
+    ScoreHistogramDisplay(**scores).plot(axes)
     axes.set_title(plain(title))
     figure.savefig(path, dpi=120, format="png")
 
@@ -55,13 +55,14 @@ def draw_demo(
     auroc : mapping of str to list of float
         Mean AUROC in percent at each sparsity, by the name of the method.
     **scores
-        Arguments of `ScoreHistogramDisplay.from_scores`.
+        The parameters of `ScoreHistogramDisplay`.
     """
     figure = bare_figure(10, 4)
     left, right = figure.subplots(1, 2)
-    ScoreHistogramDisplay.from_scores(**scores, ax=left)
+    ScoreHistogramDisplay(**scores).plot(left)
     left.set_title(plain(title))
-    SparsityCurveDisplay.from_scores(sparsities, auroc, score_name="mean AUROC, %", ax=right)
+    curves = SparsityCurveDisplay(sparsities=sparsities, scores=auroc, score_name="mean AUROC, %")
+    curves.plot(right)
     right.set_title("How much pruning?")
     right.set_ylim(top=100)
     figure.savefig(path, dpi=120, format="png")

@@ -1,18 +1,18 @@
 """Metrics of out-of-distribution detection, reports on detectors, and a scorer for searches.
 
-Labels are scikit-learn's of outlier detectors: +1 in-distribution, -1 out-of-distribution.
-Scores are those of a detector, higher = more in-distribution, whichever class is taken as
-positive. Rates are fractions.
+Labels are those of scikit-learn's outlier detectors: +1 for in-distribution rows, -1 for
+out-of-distribution rows. Scores are those of a detector: a higher score means more
+in-distribution, whichever class is taken as positive. Rates are fractions. Each metric is
+implemented once, on counts of rows per distinct score (``_counts.py``).
 """
 
-from skdice.metrics._bootstrap import bootstrap_interval
+from skdice.metrics._intervals import confidence_interval
 from skdice.metrics._rates import (
     aupr_in,
     aupr_out,
     auroc,
     detection_error,
     fpr_at_tpr,
-    fpr_at_tpr_authors,
     neg_fpr95_scorer,
 )
 from skdice.metrics._report import OODReport, compare, evaluate
@@ -22,11 +22,10 @@ __all__ = [
     "aupr_in",
     "aupr_out",
     "auroc",
-    "bootstrap_interval",
     "compare",
+    "confidence_interval",
     "detection_error",
     "evaluate",
     "fpr_at_tpr",
-    "fpr_at_tpr_authors",
     "neg_fpr95_scorer",
 ]

@@ -22,21 +22,10 @@ from skdice._dice import BaseDICE
 from skdice._engines.layer import MaskedLayer
 from skdice._rows.door import as_source
 from skdice._rows.sources import RowSource
-from skdice.metrics._rates import (
-    aupr_in,
-    aupr_out,
-    auroc,
-    detection_error,
-    fpr_at_tpr_authors,
-    labelled,
-)
+from skdice.metrics._counts import METRICS, FloatArray, fpr_name, metric_on_counts
+from skdice.metrics._rates import count_scores, labelled
 
-FloatArray = NDArray[np.floating[Any]]
-
-CONVENTION = (
-    "FPR95 / AUROC in percent; in-distribution is positive, a lower FPR95 and a higher AUROC\n"
-    "are better"
-)
+# The name of the mean over the sets in a report.
 MEAN = "mean"
 
 
@@ -47,12 +36,12 @@ class SetResult:
     Attributes
     ----------
     fpr95 : float
-        False-positive rate at 95 % true positives, in-distribution positive, by the papers'
-        rule (`skdice.metrics.fpr_at_tpr_authors`).
+        The false-positive rate at 95 % true positives, in-distribution positive, by the rule
+        of the report (see `skdice.metrics.fpr_at_tpr`).
     auroc, aupr_in, aupr_out, detection_error : float
         The metrics of those names.
     flagged : float or None
-        Share of the set's rows below the threshold; None without a threshold.
+        The share of the set's rows below the threshold; None without a threshold.
     """
 
     fpr95: float
@@ -73,11 +62,11 @@ class DetectorResult:
     Attributes
     ----------
     sets : dict of str to SetResult
-        By the name of the set.
+        The metrics by the name of the set.
     id_flagged : float or None
-        Share of the in-distribution rows below the threshold; None without a threshold.
+        The share of the in-distribution rows below the threshold; None without a threshold.
     accuracy, masked_accuracy : float or None
-        Share of the in-distribution rows whose largest logit is that of their label, with
+        The share of the in-distribution rows whose largest logit is that of their label, with
         the full and with the masked layer; None without labels.
     """
 
@@ -88,8 +77,8 @@ class DetectorResult:
 
     @property
     def mean(self) -> SetResult:
-        """Mean over the sets, each counting the same."""
-        rows = [asdict(each) for each in self.sets.values()]
+        """Mean over the sets, in which each set counts the same."""
+        rows = [asdict(result) for result in self.sets.values()]
         means: dict[str, Any] = {
             name: None if rows[0][name] is None else float(np.mean([row[name] for row in rows]))
             for name in rows[0]
@@ -99,12 +88,16 @@ class DetectorResult:
 
 @dataclass(frozen=True, repr=False)
 class OODReport:
-    """What `evaluate` and `compare` return: a table when shown, in percent.
+    """Metrics of detectors on OOD sets, shown as a table in percent.
+
+    `evaluate` and `compare` return it.
 
     Attributes
     ----------
     results : dict of str to DetectorResult
-        By the label of the detector.
+        The results by the label of the detector.
+    rule : {"paper", "roc_curve"}
+        The rule of the FPR95 (see `skdice.metrics.fpr_at_tpr`).
 
     Examples
     --------
@@ -112,20 +105,53 @@ class OODReport:
     """
 
     results: dict[str, DetectorResult]
+    rule: str = "paper"
+
+    @property
+    def caption(self) -> str:
+        """What the numbers of the table are."""
+        return (
+            f"{fpr_name(0.95, self.rule)} / AUROC in percent; in-distribution is positive,\n"
+            "a lower FPR95 and a higher AUROC are better"
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts and numbers: all metrics, and the mean over the sets."""
+        """Return plain dicts and numbers: all metrics, and the mean over the sets.
+
+        Returns
+        -------
+        dict of str to dict
+            By the label of the detector: the fields of `DetectorResult`, the mean over the sets
+            and the rule of the FPR95.
+        """
         return {
-            label: {**asdict(result), "mean": asdict(result.mean)}
+            label: {**asdict(result), "mean": asdict(result.mean), "fpr95_rule": self.rule}
             for label, result in self.results.items()
         }
 
     def to_json(self, **options: Any) -> str:
-        """Return `to_dict` as JSON text; options are those of `json.dumps`."""
+        """Return `to_dict` as JSON text.
+
+        Parameters
+        ----------
+        **options
+            The options of `json.dumps`.
+
+        Returns
+        -------
+        str
+            The text.
+        """
         return json.dumps(self.to_dict(), **options)
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame: a row per detector and set, a column per metric.
+        """Return a pandas DataFrame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per detector and set, one column per metric. Its ``attrs`` name the rule of
+            the FPR95.
 
         Raises
         ------
@@ -138,66 +164,73 @@ class OODReport:
             raise ImportError("pandas is not installed: run pip install pandas.") from error
         names = [field.name for field in fields(SetResult)]
         rows = {
-            (label, name): list(asdict(each).values())
+            (label, name): list(asdict(set_result).values())
             for label, result in self.results.items()
-            for name, each in {**result.sets, MEAN: result.mean}.items()
+            for name, set_result in {**result.sets, MEAN: result.mean}.items()
         }
         index = pandas.MultiIndex.from_tuples(rows, names=["detector", "set"])
-        return pandas.DataFrame(list(rows.values()), index=index, columns=names)
+        frame = pandas.DataFrame(list(rows.values()), index=index, columns=names)
+        frame.attrs["fpr95_rule"] = self.rule
+        return frame
 
     def to_markdown(self) -> str:
-        """Return the table of FPR95 / AUROC in percent as Markdown."""
-        header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._table()]
+        """Return the table of FPR95 and AUROC as Markdown.
+
+        Returns
+        -------
+        str
+            The table, and its caption above it.
+        """
+        header, *lines = self._table()
         rule = ["---"] + ["---:"] * (len(header) - 1)
-        return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+        text = [self.caption.replace("\n", " "), ""]
+        for cells in (header, rule, *lines):
+            text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join(text)
 
     def __repr__(self) -> str:
-        header, *lines = self._table()
-        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-        text = [
-            line[0].ljust(widths[0])
-            + "".join(
-                f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True)
-            )
-            for line in (header, *lines)
-        ]
-        return "\n".join(line.rstrip() for line in text)
+        table = self._table()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        text = [self.caption, ""]
+        for label, *cells in table:
+            line = [label.ljust(widths[0])]
+            line += [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+            text.append("  ".join(line).rstrip())
+        return "\n".join(text)
 
     def _repr_html_(self) -> str:
-        header, *lines = self._table()
-        rows = [
-            "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>",
-            *(
-                f"<tr><th>{escape(line[0])}</th>"
-                + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:])
-                + "</tr>"
-                for line in lines
-            ),
-        ]
-        return f"<table><caption>{escape(CONVENTION)}</caption>{''.join(rows)}</table>"
+        rows = []
+        for number, (label, *cells) in enumerate(self._table()):
+            tag = "td" if number else "th"
+            marked = [f"<{tag}>{escape(cell)}</{tag}>" for cell in cells]
+            rows.append(f"<tr><th>{escape(label)}</th>{''.join(marked)}</tr>")
+        return f"<table><caption>{escape(self.caption)}</caption>{''.join(rows)}</table>"
 
     def _table(self) -> list[list[str]]:
         """Return the cells of the table, row by row, the header first."""
         first = next(iter(self.results.values()))
-        optional = {
-            "ID flagged": [each.id_flagged for each in self.results.values()],
-            "accuracy": [each.accuracy for each in self.results.values()],
-            "masked": [each.masked_accuracy for each in self.results.values()],
-        }
+        optional = {"ID flagged": "id_flagged", "accuracy": "accuracy", "masked": "masked_accuracy"}
         shown = {
-            name: values for name, values in optional.items() if any(v is not None for v in values)
+            title: name
+            for title, name in optional.items()
+            if any(getattr(result, name) is not None for result in self.results.values())
         }
         table = [["", *first.sets, MEAN, *shown]]
-        for n, (label, result) in enumerate(self.results.items()):
-            cells = [str(each) for each in (*result.sets.values(), result.mean)]
-            more = [values[n] for values in shown.values()]
-            shares = ["" if each is None else f"{100 * each:.1f}" for each in more]
-            table.append([label, *cells, *shares])
+        for label, result in self.results.items():
+            cells = [str(set_result) for set_result in (*result.sets.values(), result.mean)]
+            shares = [getattr(result, name) for name in shown.values()]
+            cells += ["" if share is None else f"{100 * share:.1f}" for share in shares]
+            table.append([label, *cells])
         return table
 
 
 def evaluate(
-    detector: Any, X_id: Any, ood: Mapping[str, Any], *, y_id: ArrayLike | None = None
+    detector: Any,
+    X_id: Any,
+    ood: Mapping[str, Any],
+    *,
+    y_id: ArrayLike | None = None,
+    rule: str = "paper",
 ) -> OODReport:
     """Measure a fitted detector on in-distribution rows and on named sets of others.
 
@@ -206,25 +239,27 @@ def evaluate(
     Parameters
     ----------
     detector : outlier detector
-        Fitted: a `skdice.DICEDetector`, a Pipeline that ends in one, or any other with
-        ``score_samples``.
+        A fitted `skdice.DICEDetector`, a fitted Pipeline that ends in one, or any other fitted
+        detector with ``score_samples``.
     X_id : array-like or source of rows, of shape (n_samples, n_features)
         Features of in-distribution inputs that neither the network nor the detector has seen.
     ood : mapping of str to array-like or source of rows
         Features of out-of-distribution sets by name.
     y_id : array-like of shape (n_samples,), default=None
-        Classes of the in-distribution inputs, as places among the head's rows from 0: adds
-        the accuracy of the full and of the masked layer.
+        Classes of the in-distribution inputs, as places among the head's rows from 0. With
+        them the report has the accuracy of the full and of the masked layer.
+    rule : {"paper", "roc_curve"}, default="paper"
+        The rule of the FPR95 (see `fpr_at_tpr`).
 
     Returns
     -------
     OODReport
-        Per set and the mean over the sets.
+        The metrics of each set and their mean over the sets.
 
     Raises
     ------
     ValueError
-        No set is given, or labels do not match the rows or the head.
+        No set is given, labels do not match the rows or the head, or the rule is unknown.
 
     Examples
     --------
@@ -237,7 +272,7 @@ def evaluate(
     >>> round(report.results["DICEDetector"].sets["mnist"].auroc, 2)
     0.98
     """
-    return compare({type(detector).__name__: detector}, X_id, ood, y_id=y_id)
+    return compare({type(detector).__name__: detector}, X_id, ood, y_id=y_id, rule=rule)
 
 
 def compare(
@@ -246,33 +281,59 @@ def compare(
     ood: Mapping[str, Any],
     *,
     y_id: ArrayLike | None = None,
+    rule: str = "paper",
 ) -> OODReport:
-    """Measure fitted detectors on the same rows; see `evaluate`.
+    """Measure fitted detectors on the same rows.
 
     Parameters
     ----------
     detectors : mapping of str to outlier detector
-        Fitted, by label, as in `evaluate`.
-    X_id, ood, y_id
-        As in `evaluate`.
+        Fitted detectors by their label in the report.
+    X_id : array-like or source of rows, of shape (n_samples, n_features)
+        Features of in-distribution inputs that neither the network nor a detector has seen.
+    ood : mapping of str to array-like or source of rows
+        Features of out-of-distribution sets by name.
+    y_id : array-like of shape (n_samples,), default=None
+        Classes of the in-distribution inputs, as places among the head's rows from 0. With
+        them the report has the accuracy of the full and of the masked layer.
+    rule : {"paper", "roc_curve"}, default="paper"
+        The rule of the FPR95 (see `fpr_at_tpr`).
 
     Returns
     -------
     OODReport
-        A row per detector.
+        The metrics, one row per detector.
+
+    Raises
+    ------
+    ValueError
+        No set or no detector is given, labels do not match the rows or the head, or the rule
+        is unknown.
+
+    See Also
+    --------
+    evaluate : Measures one detector.
     """
-    for what, given in (("ood", ood), ("detectors", detectors)):
+    for name, given in (("ood", ood), ("detectors", detectors)):
         if not isinstance(given, Mapping) or not given:
             raise ValueError(
-                f"{what} is {reprlib.repr(given)}, expected a mapping with at least one name"
+                f"{name} is {reprlib.repr(given)}, expected a mapping with at least one name"
             )
     if MEAN in ood:
         raise ValueError(f"an OOD set is named {MEAN!r}, which the report uses for the mean")
-    return OODReport({label: _measure(each, X_id, ood, y_id) for label, each in detectors.items()})
+    metric_on_counts("fpr_at_tpr", rule=rule)  # raises before any work if the rule is unknown
+    results = {
+        label: _measure(detector, X_id, ood, y_id, rule) for label, detector in detectors.items()
+    }
+    return OODReport(results, rule)
 
 
 def measure_scores(
-    id_scores: FloatArray, ood_scores: Mapping[str, FloatArray], threshold: float | None
+    id_scores: FloatArray,
+    ood_scores: Mapping[str, FloatArray],
+    threshold: float | None,
+    *,
+    rule: str = "paper",
 ) -> DetectorResult:
     """Return the results that follow from scores alone.
 
@@ -283,34 +344,32 @@ def measure_scores(
     ood_scores : mapping of str to ndarray
         Scores of each set.
     threshold : float or None
-        On the scores.
+        The score below which a row is flagged.
+    rule : {"paper", "roc_curve"}, default="paper"
+        The rule of the FPR95.
     """
 
     def flagged(scores: FloatArray) -> float | None:
         return None if threshold is None else float(np.mean(scores - threshold < 0))
 
     sets = {}
-    for name, scores in ood_scores.items():
-        y_true, y_score = labelled(id_scores, scores)
-        sets[name] = SetResult(
-            fpr95=fpr_at_tpr_authors(y_true, y_score),
-            auroc=auroc(y_true, y_score),
-            aupr_in=aupr_in(y_true, y_score),
-            aupr_out=aupr_out(y_true, y_score),
-            detection_error=detection_error(y_true, y_score),
-            flagged=flagged(scores),
-        )
+    for set_name, scores in ood_scores.items():
+        counts = count_scores(*labelled(id_scores, scores))
+        found = {name: float(metric_on_counts(name, rule=rule)(*counts)) for name in METRICS}
+        found["fpr95"] = found.pop("fpr_at_tpr")
+        sets[set_name] = SetResult(**found, flagged=flagged(scores))
     return DetectorResult(sets, flagged(id_scores))
 
 
 def _measure(
-    detector: Any, X_id: Any, ood: Mapping[str, Any], y_id: ArrayLike | None
+    detector: Any, X_id: Any, ood: Mapping[str, Any], y_id: ArrayLike | None, rule: str
 ) -> DetectorResult:
     check_is_fitted(detector)
     result = measure_scores(
         score_rows(detector, X_id),
         {name: score_rows(detector, rows) for name, rows in ood.items()},
         final_step(detector).__dict__.get("offset_"),
+        rule=rule,
     )
     if y_id is None:
         return result
@@ -318,8 +377,8 @@ def _measure(
         raise ValueError(f"y_id is given, but {detector!r} has no classes; leave it out")
     rows = as_source(X_id)
     labels = _class_labels(y_id, rows, len(detector.mask_))
-    head = detector.head_
-    layers = (MaskedLayer(head.weight, head.bias, None, None), detector._logits_layer())
+    full = MaskedLayer(detector.head_.weight, detector.head_.bias, None, None)
+    layers = (full, detector._logits_layer())
     accuracies = [_accuracy(detector, layer, rows, labels) for layer in layers]
     return DetectorResult(result.sets, result.id_flagged, *accuracies)
 
@@ -330,7 +389,7 @@ def final_step(detector: Any) -> Any:
 
 
 def score_rows(detector: Any, X: Any) -> FloatArray:
-    """Return the scores of rows as a NumPy array, wherever they are computed."""
+    """Return the scores of rows as a NumPy array, on whichever device they are computed."""
     if not isinstance(detector, BaseDetector):
         return np.asarray(to_host(detector.score_samples(X)))
     dtype, blocks = detector._iterate_scores(X)

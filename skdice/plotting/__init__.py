@@ -1,8 +1,8 @@
-"""Displays in scikit-learn's convention. Needs the extra ``plot``.
+"""Displays in scikit-learn's convention. They need the extra ``plot``.
 
-The constructors take data alone; ``from_estimator`` and its like compute it and draw;
-``plot(ax=None)`` draws again, elsewhere. No setting of matplotlib is changed. Colours are those
-of Okabe & Ito; line styles tell the same in grey.
+The constructors take only data; ``from_estimator`` and ``from_predictions`` compute the data and
+draw; ``plot(ax=None)`` draws again on other axes. No setting of matplotlib is changed. The colours
+are those of Okabe & Ito, and line styles tell the lines apart in grey.
 """
 
 from skdice.plotting._roc_curve import OODRocCurveDisplay

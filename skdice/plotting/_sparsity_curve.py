@@ -9,18 +9,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from skdice import metrics
-from skdice.metrics import bootstrap_interval
+from skdice._search import check_sparsities
+from skdice.metrics import confidence_interval
+from skdice.metrics._counts import metric_on_counts
+from skdice.metrics._rates import count_scores
 from skdice.plotting._curves import (
-    METRIC_NAMES,
+    LONE_CURVE,
     candidate_of,
-    checked_curves,
-    curves_of,
+    fold_scores,
     metric_name,
 )
-from skdice.plotting._style import LEGEND_SIZE, line_styles, obtain_axes, open_frame, plain
-
-FloatArray = NDArray[np.floating[Any]]
+from skdice.plotting._style import (
+    draw_legend,
+    hide_open_spines,
+    line_styles,
+    obtain_axes,
+    plain,
+)
 
 MARKERS = "osD^vP"
 
@@ -28,24 +33,29 @@ MARKERS = "osD^vP"
 class SparsityCurveDisplay:
     """A metric against the sparsity, with error bands, one curve per shaping or method.
 
-    Use `from_estimator` with a fitted `skdice.DICEDetectorCV` or search, `from_predictions`
-    with the scores of `skdice.sparsity_path`, or `from_scores` with metrics that are known.
-    All parameters are stored as attributes.
+    Use `from_estimator` with a fitted `skdice.DICEDetectorCV` or search, or `from_predictions`
+    with the scores of `skdice.sparsity_path`. A metric that is known already, such as that of
+    several networks or seeds, is given to the constructor. All parameters are stored as
+    attributes, in ascending order of the sparsities.
 
     Parameters
     ----------
-    sparsities : ndarray of shape (n_sparsities,)
-        In ascending order.
-    scores : mapping of str to ndarray of shape (n_sparsities,)
-        The metric along each curve, by name. NaN where it was not measured.
-    bands : mapping of str to ndarray of shape (2, n_sparsities), default=None
-        Lower and upper end of the error bands of the curves that have one.
+    sparsities : array-like of shape (n_sparsities,)
+        The sparsities, in any order.
+    scores : array-like of shape (n_sparsities,) or (n_sparsities, n_repeats), or mapping of \
+            str to these
+        The metric along the curve, or along several curves by name; NaN where it was not
+        measured. The mean of repeats is drawn, and a band of one standard deviation to either
+        side.
+    bands : mapping of str to array-like of shape (2, n_sparsities), default=None
+        Lower and upper end of the error bands, by the name of the curve, instead of those of
+        repeats.
     score_name : str, default="score"
-        Name of the metric.
+        The name of the metric.
     band_name : str, default=None
-        What the bands are, for the legend.
+        The name of the bands in the legend; None describes the repeats.
     chosen : tuple (str, float), default=None
-        Curve and sparsity that were chosen, which are marked.
+        The curve and the sparsity that were chosen, which are marked.
 
     Attributes
     ----------
@@ -54,16 +64,16 @@ class SparsityCurveDisplay:
     bands_ : dict of str to matplotlib PolyCollection
         The error bands.
     chosen_mark_ : matplotlib Line2D or None
-        The mark of what was chosen.
+        The mark of the chosen sparsity.
     ax_ : matplotlib Axes
-        Where it is drawn.
+        The axes of the curves.
     figure_ : matplotlib Figure
         The figure of the axes.
 
     See Also
     --------
-    skdice.DICEDetectorCV : Chooses the sparsity.
-    skdice.sparsity_path : Scores at each sparsity.
+    skdice.DICEDetectorCV : A detector that chooses its sparsity.
+    skdice.sparsity_path : The scores at each sparsity.
 
     Examples
     --------
@@ -72,26 +82,30 @@ class SparsityCurveDisplay:
     >>> from skdice.datasets import load_fashion_mnist_ood
     >>> from skdice.plotting import SparsityCurveDisplay
     >>> data = load_fashion_mnist_ood()
-    >>> search = DICEDetectorCV(data.head, sparsities=[0, 0.1, 0.9])
-    >>> search = search.fit(data.id_train, outliers=data.ood["mnist"])
-    >>> display = SparsityCurveDisplay.from_estimator(search)
-    >>> display.scores["DICE"].round(3)
+    >>> search = DICEDetectorCV(data.head, [0, 0.1, 0.9], outliers=data.ood["mnist"])
+    >>> display = SparsityCurveDisplay.from_estimator(search.fit(data.id_train))
+    >>> display.scores["DICE"].mean(axis=1).round(3)
     array([0.988, 0.99 , 0.95 ])
     """
 
     def __init__(
         self,
         *,
-        sparsities: FloatArray,
-        scores: Mapping[str, FloatArray],
-        bands: Mapping[str, FloatArray] | None = None,
+        sparsities: ArrayLike,
+        scores: Any,
+        bands: Mapping[str, ArrayLike] | None = None,
         score_name: str = "score",
         band_name: str | None = None,
         chosen: tuple[str, float] | None = None,
     ) -> None:
-        self.sparsities = sparsities
-        self.scores = scores
-        self.bands = bands
+        values = np.asarray(check_sparsities(sparsities), np.float64)
+        order = np.argsort(values, kind="stable")
+        curves = _named_curves(scores, "scores")
+        self.scores = {
+            name: _checked_scores(name, curve, len(order))[order] for name, curve in curves.items()
+        }
+        self.sparsities = values[order]
+        self.bands = {name: np.asarray(band)[:, order] for name, band in (bands or {}).items()}
         self.score_name = score_name
         self.band_name = band_name
         self.chosen = chosen
@@ -108,30 +122,32 @@ class SparsityCurveDisplay:
     ) -> Self:
         """Draw the cross-validated metric of a fitted search, and mark its choice.
 
-        The bands are one standard deviation over the folds to either side of the mean. Where
-        other parameters were searched, too, such as the shaping, each has its own curve.
+        The bands are one standard deviation over the folds to either side of the mean. If
+        other parameters such as the shaping were searched too, each of their values has its
+        own curve.
 
         Parameters
         ----------
         search : DICEDetectorCV, GridSearchCV or another search of scikit-learn
-            Fitted, over ``sparsity`` or, of a pipeline, ``dicedetector__sparsity``.
+            A fitted search over ``sparsity`` or, with a pipeline, ``dicedetector__sparsity``.
         metric : str, default=None
-            Of a search with several metrics, the name of one; None takes that of ``refit``.
+            The name of one metric of a search with several; None takes that of ``refit``.
         score_name : str, default=None
-            Label of the axis; None takes the name of the metric.
+            The label of the axis; None takes the name of the metric.
         negate_score : bool, default=False
-            Whether to change the sign, as of `skdice.metrics.neg_fpr95_scorer`.
+            Whether to change the sign, as is useful for `skdice.metrics.neg_fpr95_scorer`.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            The axes to draw on; None makes a figure.
 
         Returns
         -------
         SparsityCurveDisplay
+            The display, drawn.
 
         Raises
         ------
         TypeError
-            The estimator searched nothing.
+            The estimator has no ``cv_results_``.
         ValueError
             The sparsity was not searched, or there is no such metric.
         sklearn.exceptions.NotFittedError
@@ -147,22 +163,15 @@ class SparsityCurveDisplay:
         if metric is None and several and isinstance(search.refit, str):
             metric = search.refit
         results = search.cv_results_
-        sparsities, scores, deviations = curves_of(results, metric)
-        if score_name is None:
-            score_name = metric_name(metric or search.scoring, negate_score)
-        # The choice went by another metric where another is asked for.
+        sparsities, scores = fold_scores(results, metric, search.n_splits_)
+        # If the picture is of another metric than that of the choice, there is no mark.
         chosen = None
         if hasattr(search, "best_index_") and (not several or metric == search.refit):
             chosen = candidate_of(results["params"][search.best_index_])
-        sign = -1 if negate_score else 1
         display = cls(
             sparsities=sparsities,
-            scores={name: sign * each for name, each in scores.items()},
-            bands={
-                name: sign * each + np.stack([-deviations[name], deviations[name]])
-                for name, each in scores.items()
-            },
-            score_name=score_name,
+            scores={name: -curve if negate_score else curve for name, curve in scores.items()},
+            score_name=score_name or metric_name(metric or search.scoring, negated=negate_score),
             band_name=f"mean ± standard deviation over {search.n_splits_} folds",
             chosen=chosen,
         )
@@ -176,109 +185,84 @@ class SparsityCurveDisplay:
         sparsities: ArrayLike,
         *,
         metric: str = "auroc",
-        level: float = 0.95,
+        tpr: float = 0.95,
+        rule: str = "paper",
+        level: float | None = 0.95,
         n_resamples: int = 1000,
         random_state: Any = 0,
         ax: Any = None,
     ) -> Self:
-        """Draw a metric of the scores at each sparsity, with bootstrap confidence intervals.
+        """Draw a metric of the scores at each sparsity, with confidence intervals.
 
         Parameters
         ----------
         y_true : array-like of shape (n_samples,)
-            +1 in-distribution, -1 out-of-distribution.
+            The labels: +1 for in-distribution rows, -1 for out-of-distribution rows.
         y_scores : array-like of shape (n_sparsities, n_samples), or mapping of str to these
-            What `skdice.sparsity_path` returns for the rows, or that of several shapings by
-            name.
+            The scores that `skdice.sparsity_path` returns for the rows, or those of several
+            shapings by name.
         sparsities : array-like of shape (n_sparsities,)
-            Of each row of the scores.
-        metric : {"auroc", "aupr_in", "aupr_out", "fpr_at_tpr", "fpr_at_tpr_authors", \
-                "detection_error"}, default="auroc"
+            The sparsity of each row of `y_scores`.
+        metric : {"auroc", "aupr_in", "aupr_out", "fpr_at_tpr", "detection_error"}, \
+                default="auroc"
             The function of `skdice.metrics` of that name.
+        tpr : float in (0, 1], default=0.95
+            The true-positive rate of "fpr_at_tpr".
+        rule : {"paper", "roc_curve"}, default="paper"
+            The rule of "fpr_at_tpr".
         level : float in (0, 1), default=0.95
-            Coverage of the intervals.
+            The level of the intervals (see `skdice.metrics.confidence_interval`); None draws no
+            intervals.
         n_resamples : int, default=1000
-            Resamples of the bootstrap.
+            The number of resamples for the intervals that need them.
         random_state : int, RandomState or None, default=0
-            Seed of the bootstrap.
+            The seed of the resamples.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            The axes to draw on; None makes a figure.
 
         Returns
         -------
         SparsityCurveDisplay
+            The display, drawn.
 
         Raises
         ------
         ValueError
-            Shapes do not match, a class has no rows, a score is not finite, or a parameter is
-            out of its range.
+            Shapes do not match, a class has too few rows, a score is not finite, or a parameter
+            is out of its range.
         """
-        if metric not in METRIC_NAMES or not hasattr(metrics, metric):
-            known = ", ".join(name for name in METRIC_NAMES if hasattr(metrics, name))
-            raise ValueError(f"metric is {metric!r}, expected one of {known}")
-        function = getattr(metrics, metric)
-        order, values = checked_curves(sparsities, y_scores, "y_scores", one_row_each=True)
-        options = {"level": level, "n_resamples": n_resamples, "random_state": random_state}
+        compute = metric_on_counts(metric, tpr=tpr, rule=rule)
+        n_sparsities = len(check_sparsities(sparsities))
         scores, bands = {}, {}
-        for name, each in values.items():
-            rows = each[order]
-            scores[name] = np.array([function(y_true, row) for row in rows])
-            intervals = [bootstrap_interval(y_true, row, metric, **options) for row in rows]
-            bands[name] = np.transpose(intervals)
+        for name, curve in _named_curves(y_scores, "y_scores").items():
+            rows = np.asarray(curve)
+            if rows.ndim != 2 or len(rows) != n_sparsities:
+                raise ValueError(
+                    f"y_scores of {name} has shape {rows.shape}, expected ({n_sparsities}, "
+                    f"n_samples), as there are {n_sparsities} sparsities"
+                )
+            scores[name] = [float(compute(*count_scores(y_true, row))) for row in rows]
+            if level is not None:
+                intervals = [
+                    confidence_interval(
+                        y_true,
+                        row,
+                        metric=metric,
+                        level=level,
+                        tpr=tpr,
+                        rule=rule,
+                        n_resamples=n_resamples,
+                        random_state=random_state,
+                    )
+                    for row in rows
+                ]
+                bands[name] = np.transpose(intervals)
         display = cls(
-            sparsities=np.asarray(sparsities, np.float64)[order],
+            sparsities=sparsities,
             scores=scores,
             bands=bands,
-            score_name=METRIC_NAMES[metric],
-            band_name=f"{100 * level:g} % bootstrap intervals",
-        )
-        return display.plot(ax)
-
-    @classmethod
-    def from_scores(
-        cls, sparsities: ArrayLike, scores: Any, *, score_name: str = "score", ax: Any = None
-    ) -> Self:
-        """Draw a metric that is known, with its standard deviation over repeats.
-
-        Parameters
-        ----------
-        sparsities : array-like of shape (n_sparsities,)
-            Fractions of the weights pruned, in any order.
-        scores : array-like of shape (n_sparsities,) or (n_sparsities, n_repeats), or mapping \
-                of str to these
-            The metric at each sparsity, of several curves by name. Of repeats, such as seeds or
-            networks, the mean is drawn, and a band of one standard deviation to either side.
-        score_name : str, default="score"
-            Name of the metric.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-
-        Returns
-        -------
-        SparsityCurveDisplay
-
-        Raises
-        ------
-        ValueError
-            Shapes do not match, a sparsity is out of its range, or a score is not finite.
-        """
-        order, values = checked_curves(sparsities, scores, "scores")
-        means, bands, n_repeats = {}, {}, set()
-        for name, each in values.items():
-            repeats = each[order].reshape(len(order), -1)
-            means[name] = repeats.mean(axis=1)
-            if repeats.shape[1] > 1:
-                deviation = repeats.std(axis=1)
-                bands[name] = np.stack([means[name] - deviation, means[name] + deviation])
-                n_repeats.add(repeats.shape[1])
-        over = " or ".join(map(str, sorted(n_repeats)))
-        display = cls(
-            sparsities=np.asarray(sparsities, np.float64)[order],
-            scores=means,
-            bands=bands,
-            score_name=score_name,
-            band_name=f"mean ± standard deviation over {over} repeats" if over else None,
+            score_name=metric_name(metric, tpr=tpr, rule=rule),
+            band_name=None if level is None else f"{100 * level:g} % confidence intervals",
         )
         return display.plot(ax)
 
@@ -288,43 +272,49 @@ class SparsityCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            The axes to draw on; None makes a figure.
 
         Returns
         -------
         SparsityCurveDisplay
-            Itself.
+            The display itself.
         """
         self.ax_, self.figure_ = obtain_axes(ax)
         self.lines_: dict[str, Any] = {}
         self.bands_: dict[str, Any] = {}
         self.chosen_mark_ = None
-        sparsities, bands = np.asarray(self.sparsities), self.bands or {}
+        n_repeats = set()
         for n, ((name, scores), style) in enumerate(
             zip(self.scores.items(), line_styles(), strict=False)
         ):
-            # A line goes on over what was not measured.
-            there = np.isfinite(scores)
+            repeats = scores.reshape(len(scores), -1)
+            mean, band = repeats.mean(axis=1), self.bands.get(name)
+            if band is None and repeats.shape[1] > 1:
+                deviation = repeats.std(axis=1)
+                band = np.stack([mean - deviation, mean + deviation])
+                n_repeats.add(repeats.shape[1])
+            # The line goes on over sparsities that were not measured.
+            measured = np.isfinite(mean)
+            sparsities = self.sparsities[measured]
             (self.lines_[name],) = self.ax_.plot(
-                sparsities[there],
-                np.asarray(scores)[there],
+                sparsities,
+                mean[measured],
                 marker=MARKERS[n % len(MARKERS)],
                 markersize=5,
                 linewidth=1.6,
                 label=plain(name),
                 **style,
             )
-            if name in bands:
-                low, high = np.asarray(bands[name])[:, there]
+            if band is not None:
                 self.bands_[name] = self.ax_.fill_between(
-                    sparsities[there], low, high, color=style["color"], alpha=0.2, linewidth=0
+                    sparsities, *band[:, measured], color=style["color"], alpha=0.2, linewidth=0
                 )
         if self.chosen is not None:
             name, sparsity = self.chosen
-            place = int(np.flatnonzero(sparsities == sparsity)[0])
+            place = int(np.flatnonzero(self.sparsities == sparsity)[0])
             (self.chosen_mark_,) = self.ax_.plot(
                 sparsity,
-                self.scores[name][place],
+                np.mean(self.scores[name][place]),
                 "o",
                 markersize=13,
                 markerfacecolor="none",
@@ -333,12 +323,29 @@ class SparsityCurveDisplay:
             )
         self.ax_.set(xlabel="sparsity (0 prunes nothing)", ylabel=self.score_name)
         self.ax_.grid(alpha=0.3)
-        open_frame(self.ax_)
-        self.ax_.legend(
-            fontsize=LEGEND_SIZE,
-            title=self.band_name,
-            title_fontsize=LEGEND_SIZE,
-            alignment="left",
-            edgecolor="none",
-        )
+        hide_open_spines(self.ax_)
+        numbers = " or ".join(map(str, sorted(n_repeats)))
+        repeats_name = f"mean ± standard deviation over {numbers} repeats" if numbers else None
+        draw_legend(self.ax_, self.band_name or repeats_name)
         return self
+
+
+def _named_curves(curves: Any, parameter: str) -> dict[str, Any]:
+    """Return curves by name; a curve without a name gets that of a lone curve."""
+    named = dict(curves) if isinstance(curves, Mapping) else {LONE_CURVE: curves}
+    if not named:
+        raise ValueError(f"{parameter} is an empty mapping, expected at least one curve")
+    return named
+
+
+def _checked_scores(name: str, scores: ArrayLike, n_sparsities: int) -> NDArray[np.float64]:
+    """Return the scores of a curve as numbers at each sparsity, NaN where not measured."""
+    array = np.asarray(scores)
+    if array.ndim not in (1, 2) or len(array) != n_sparsities or not array.size:
+        raise ValueError(
+            f"scores of {name} has shape {array.shape}, expected ({n_sparsities},) or "
+            f"({n_sparsities}, n_repeats), as there are {n_sparsities} sparsities"
+        )
+    if array.dtype.kind not in "fiub" or np.isinf(array).any():
+        raise ValueError(f"scores of {name} holds values that are not finite numbers")
+    return array.astype(np.float64)

@@ -1,4 +1,4 @@
-"""What the displays look like, and where they draw. Sets nothing outside of the given axes."""
+"""The look of the displays, and their axes. Nothing outside of the given axes is changed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ matplotlib_axes = import_extra("matplotlib.axes", "plot")
 matplotlib_figure = import_extra("matplotlib.figure", "plot")
 font_manager = import_extra("matplotlib.font_manager", "plot")
 
-# Okabe & Ito: distinct to colour-blind eyes. The line styles tell them apart in grey; as there
-# are more of those, a pair of both repeats only after 42.
+# The colours of Okabe & Ito are distinct to colour-blind eyes, and the line styles are distinct in
+# grey. Their numbers have no common divisor, so a pair of both repeats only after 42 lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: tuple[Any, ...] = (
     "-",
@@ -26,33 +26,26 @@ STYLES: tuple[Any, ...] = (
     (0, (1, 4)),
 )
 LEGEND_SIZE = "small"
-# Over the legends of displays that compare sets.
-RATES = "FPR95 / AUROC, %"
 
 
 def line_styles() -> Iterator[dict[str, Any]]:
-    """Yield colour and line style of one set after the other; the first is the most solid."""
+    """Yield the colour and line style of each set in turn; the first line is solid."""
     for colour, style in zip(cycle(COLOURS), cycle(STYLES), strict=False):
         yield {"color": colour, "linestyle": style}
 
 
 def plain(name: str) -> str:
-    """Return a name such that matplotlib shows it as it is.
+    """Return a name in the form that makes matplotlib show it unchanged.
 
-    Two dollar signs would enclose a formula; a leading underscore would keep a name out of
-    the legend.
+    Matplotlib takes text between two dollar signs for a formula, and leaves names with a
+    leading underscore out of the legend.
     """
     shown = str(name).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def rates_label(name: str, fpr: float, auroc: float) -> str:
-    """Return the entry of a set in a legend entitled `RATES`."""
-    return f"{plain(name)}: {100 * fpr:.1f} / {100 * auroc:.1f}"
-
-
 def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[Any, Any]:
-    """Return the axes given, or those of a new pyplot figure, and their figure.
+    """Return the given axes or those of a new pyplot figure, and their figure.
 
     Raises
     ------
@@ -60,7 +53,7 @@ def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[An
         `ax` is neither axes of matplotlib nor None.
     """
     if ax is None:
-        # As in scikit-learn: a notebook shows it.
+        # A figure of pyplot, as in scikit-learn, is shown by a notebook without further code.
         pyplot = import_extra("matplotlib.pyplot", "plot")
         figure, ax = pyplot.subplots(figsize=figsize, layout="constrained")
         return ax, figure
@@ -72,46 +65,61 @@ def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[An
 
 
 def bare_figure(width: float, height: float) -> Any:
-    """Return a figure of so many inches that pyplot does not know of."""
+    """Return a figure of a size in inches, without pyplot, so that no window is opened."""
     return matplotlib_figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def open_frame(ax: Any) -> None:
-    """Hide the spines that bear no scale."""
+def hide_open_spines(ax: Any) -> None:
+    """Hide the upper and the right spine, which bear no scale."""
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def legend_above(ax: Any, peak: float, title: str | None) -> float:
-    """Draw the legend in room made for it above the data, and return the share below it.
+def draw_legend(ax: Any, title: str | None, **options: Any) -> None:
+    """Draw the legend inside the axes; the options are those of ``Axes.legend``."""
+    ax.legend(
+        title=title,
+        fontsize=LEGEND_SIZE,
+        title_fontsize=LEGEND_SIZE,
+        alignment="left",
+        edgecolor="none",
+        **options,
+    )
+
+
+def legend_above(ax: Any, peak: float, title: str) -> float:
+    """Draw the legend above the data, for which the axes are made taller.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        With labelled artists, from zero upwards.
+        The axes with labelled artists, whose data begin at zero.
     peak : float
-        The highest of the data.
-    title : str or None
-        Of the legend.
+        The highest value of the data.
+    title : str
+        The title of the legend.
+
+    Returns
+    -------
+    float
+        The share of the height of the axes that lies below the legend.
     """
     size = font_manager.FontProperties(size=LEGEND_SIZE).get_size_in_points()
     extent, points_per_pixel = ax.get_window_extent(), 72 / ax.figure.dpi
     handles, labels = ax.get_legend_handles_labels()
-    # The width of a letter is about 0.55 of the size, that of a key and the gaps four sizes.
+    # A letter is about 0.55 of the font size wide; a key and the gaps are about four sizes.
     width = max(map(len, labels)) * 0.55 * size + 4 * size
     n_columns = max(1, min(len(labels), 3, int(extent.width * points_per_pixel / width)))
-    n_lines = -(-len(labels) // n_columns) + (title is not None)
+    n_lines = -(-len(labels) // n_columns) + 1  # the title has a line of its own
     room = (1.45 * n_lines + 1.2) * size / (extent.height * points_per_pixel)
     share = float(1 - min(room, 0.75))
     ax.set_ylim(0, 1.05 * peak / share)
-    ax.legend(
-        handles,
-        labels,
+    draw_legend(
+        ax,
+        title,
+        handles=handles,
+        labels=labels,
         loc="upper left",
         ncols=n_columns,
-        fontsize=LEGEND_SIZE,
-        title=title,
-        title_fontsize=LEGEND_SIZE,
-        alignment="left",
         frameon=False,
         borderaxespad=0.2,
     )

@@ -1,4 +1,4 @@
-"""What each unit contributes to one class, before and after pruning: the paper's figure 1."""
+"""The contribution of each unit to one class, before and after pruning (the paper's figure 1)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from sklearn.utils.validation import check_is_fitted
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._engines.activations import Activation, apply_shaping
+from skdice._rows.door import require_slicing
 from skdice._rows.sources import SlicedRows
-from skdice.plotting._score_sets import ID_NAME, named_sets, naming
-from skdice.plotting._style import LEGEND_SIZE, line_styles, obtain_axes, open_frame, plain
-from skdice.shaping import describe
+from skdice.plotting._score_sets import ID_NAME, error_prefix, named_sets
+from skdice.plotting._style import (
+    draw_legend,
+    hide_open_spines,
+    line_styles,
+    obtain_axes,
+    plain,
+)
 
 FloatArray = NDArray[np.floating[Any]]
 
-# Of the two panels, in shares of the axes they lie in.
+# The left, lower end, width and height of the two panels, as shares of the axes around them.
 PANELS = ((0.0, 0.0, 0.475, 1.0), (0.525, 0.0, 0.475, 1.0))
 
 
@@ -38,12 +44,12 @@ class UnitContributionDisplay:
     Parameters
     ----------
     mean, variance : mapping of str to ndarray of shape (n_features,)
-        Of the contributions of each unit before pruning, by the name of the set. The first set
-        is in-distribution.
+        Mean and variance of the contributions of each unit before pruning, by the name of the
+        set. The first set is in-distribution.
     kept : ndarray of shape (n_features,), bool
         True for the units whose weight to the class is not pruned.
     class_index : int
-        Place of the class among the rows of the head, from 0.
+        The place of the class among the rows of the head, counted from 0.
 
     Attributes
     ----------
@@ -52,7 +58,7 @@ class UnitContributionDisplay:
     lines_ : list of two dicts of str to matplotlib Line2D
         The means by set, before and after pruning.
     bands_ : list of two dicts of str to matplotlib PolyCollection
-        The standard deviations.
+        The bands of one standard deviation.
     axes_ : ndarray of shape (2,), of matplotlib Axes
         The two panels, which lie in `ax_`.
     ax_ : matplotlib Axes
@@ -99,41 +105,42 @@ class UnitContributionDisplay:
         detector: Any,
         X_id: Any,
         ood: Any,
-        class_index: int,
         *,
+        class_index: int,
         id_name: str = ID_NAME,
         ax: Any = None,
     ) -> Self:
         """Measure the contributions to a class by a fitted detector and draw them.
 
-        Rows are read in blocks; sources may be larger than memory. Where the detector shapes
-        the features, so they are here, before and after pruning.
+        Rows are read in blocks; sources may be larger than memory. If the detector shapes the
+        features, the contributions are those of the shaped features.
 
         Parameters
         ----------
         detector : DICEDetector or DICEDetectorCV
-            Fitted.
+            A fitted detector.
         X_id : array-like or source of rows, of shape (n_samples, n_features)
-            Features of in-distribution inputs. As in the paper: of that class alone.
+            Features of in-distribution inputs; in the paper, only inputs of that class.
         ood : array-like, source of rows, or mapping of str to these
             Features of one out-of-distribution set, or of several by name.
         class_index : int
-            Place of the class among the rows of the head, from 0.
+            The place of the class among the rows of the head, counted from 0.
         id_name : str, default="in-distribution"
-            Name of the in-distribution rows in the legend.
+            The name of the in-distribution rows in the legend.
         ax : matplotlib Axes, default=None
-            Where to draw two panels side by side; None makes a figure.
+            The axes in which two panels are drawn side by side; None makes a figure.
 
         Returns
         -------
         UnitContributionDisplay
+            The display, drawn.
 
         Raises
         ------
         TypeError
-            The detector has no head, as others than those of skdice, and pipelines.
+            The detector is a pipeline or not a DICE detector, and so has no head.
         ValueError
-            There is no such class, no set is given, widths do not match, or a value is not
+            The class does not exist, no set is given, widths do not match, or a value is not
             finite.
         sklearn.exceptions.NotFittedError
             The detector is not fitted.
@@ -154,11 +161,9 @@ class UnitContributionDisplay:
         weight = detector.head_.weight[class_index]
         mean, variance = {}, {}
         for name, X in sets.items():
-            with naming(name), np.errstate(over="ignore", invalid="ignore"):
-                rows = detector._open(X, "score_samples")
-                moments = column_moments(
-                    rows, describe(detector.shaping_, rows.shape[1]), detector.batch_size
-                )
+            with error_prefix(name), np.errstate(over="ignore", invalid="ignore"):
+                rows = require_slicing(detector._open(X, "score_samples"))
+                moments = column_moments(rows, detector._layer.shaping, detector.batch_size)
                 factors = weight.astype(np.float64)
                 mean[name], variance[name] = factors * moments[0], factors**2 * moments[1]
                 if not np.isfinite([mean[name], variance[name]]).all():
@@ -172,12 +177,12 @@ class UnitContributionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw two panels side by side; None makes a figure.
+            The axes in which two panels are drawn side by side; None makes a figure.
 
         Returns
         -------
         UnitContributionDisplay
-            Itself.
+            The display itself.
         """
         self.ax_, self.figure_ = obtain_axes(ax, figsize=(9, 4))
         self.ax_.set_axis_off()
@@ -193,18 +198,11 @@ class UnitContributionDisplay:
         for panel, factor in ((before, np.ones(n_units)), (after, kept.astype(np.float64))):
             self._draw(panel, factor[self.order_])
             panel.set(xlabel="unit, by its in-distribution mean", xlim=(0, max(1, n_units - 1)))
-            open_frame(panel)
+            hide_open_spines(panel)
         before.set(title="before pruning", ylabel=f"contribution to class {self.class_index}")
         after.set(title=f"after: {kept.sum()} of {n_units} units kept")
-        # The means rise from left to right: there is room above the first.
-        before.legend(
-            loc="upper left",
-            fontsize=LEGEND_SIZE,
-            edgecolor="none",
-            title_fontsize=LEGEND_SIZE,
-            title="mean ± standard deviation",
-            alignment="left",
-        )
+        # The legend has room in the upper left corner, because the means rise from left to right.
+        draw_legend(before, "mean ± standard deviation", loc="upper left")
         return self
 
     def _draw(self, panel: Any, factor: FloatArray) -> None:
@@ -223,7 +221,7 @@ class UnitContributionDisplay:
                 linewidth=0,
             )
             (lines[name],) = panel.plot(units, mean, linewidth=1.6, label=plain(name), **style)
-        # The in-distribution line is the smooth one; many others' jags would hide it.
+        # Draw the in-distribution line, which is smooth, above the jagged lines of the others.
         lines[next(iter(lines))].set_zorder(2.5)
         self.lines_.append(lines)
         self.bands_.append(bands)
@@ -234,8 +232,9 @@ def column_moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and variance of the columns after a fitted shaping, in float64.
 
-    Of each block by two passes over it, joined as in Chan, Golub & LeVeque, "Updating formulae
-    and a pairwise algorithm for computing sample variances", 1979: nothing cancels.
+    Each block is passed twice, and the results are joined by the formula of Chan, Golub &
+    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+    No large numbers are subtracted, so no digits are lost.
     """
     n_rows, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
     for _, block in rows.iterate_blocks(batch_size=batch_size):

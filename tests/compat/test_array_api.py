@@ -17,8 +17,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import skdice
 from skdice import DICEDetector, LinearHead, metrics
-from skdice.metrics import bootstrap_interval, evaluate
-from skdice.metrics._bootstrap import METRICS
+from skdice.metrics import confidence_interval, evaluate
+from skdice.metrics._counts import METRICS
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 SCORES = ["energy", "max_logit", "msp", "gen"]
@@ -293,7 +293,7 @@ def test_metrics_take_scores_and_labels_of_any_library(problem, library, dispatc
     X, y = np.concatenate([train, test]), np.repeat([1, -1], [len(train), len(test)])
     detector = DICEDetector(head).fit(train)
     scores, classes = detector.score_samples(X), np.arange(len(train)) % 3
-    functions = [getattr(metrics, name) for name in METRICS] + [bootstrap_interval]
+    functions = [getattr(metrics, name) for name in METRICS] + [confidence_interval]
     functions.append(partial(metrics.fpr_at_tpr, sample_weight=library(np.ones(len(y)))))
     expected = [function(y, scores) for function in functions[:-1]]
     expected.append(metrics.fpr_at_tpr(y, scores))

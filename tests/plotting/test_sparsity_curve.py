@@ -14,14 +14,14 @@ from sklearn.preprocessing import FunctionTransformer
 from skdice import DICEDetector, DICEDetectorCV, sparsity_path
 from skdice.metrics import (
     auroc,
-    bootstrap_interval,
-    fpr_at_tpr_authors,
+    confidence_interval,
+    fpr_at_tpr,
     neg_fpr95_scorer,
 )
 from skdice.plotting import (
     SparsityCurveDisplay,
 )
-from skdice.plotting._curves import curves_of
+from skdice.plotting._curves import fold_scores
 from skdice.shaping import ReAct
 
 pytestmark = pytest.mark.usefixtures("matplotlib_left_alone")
@@ -73,8 +73,8 @@ def test_sparsity_curve_of_a_grid_search_over_a_pipeline(fashion, labelled, ax):
     )
     assert other.chosen is None
     assert other.ax_.get_ylabel() == "FPR95"
-    negated = np.sort(np.concatenate(list(other.scores.values())))
-    np.testing.assert_array_equal(negated, np.sort(-search.cv_results_["mean_test_fpr"]))
+    negated = np.sort(np.concatenate([each.mean(axis=1) for each in other.scores.values()]))
+    np.testing.assert_allclose(negated, np.sort(-search.cv_results_["mean_test_fpr"]))
     with pytest.raises(ValueError, match="metric is 'f1', but the search has auc, fpr"):
         SparsityCurveDisplay.from_estimator(search, metric="f1")
     search.refit = False
@@ -91,7 +91,7 @@ def test_a_search_that_skips_combinations(fashion, labelled, ax):
         DICEDetector(fashion.head), grids, scoring="roc_auc", cv=StratifiedKFold(2)
     )
     display = drawn(SparsityCurveDisplay.from_estimator(search.fit(*labelled), ax=ax), ax)
-    assert np.isnan(display.scores["ReAct()"]).tolist() == [False, True, False]
+    assert np.isnan(display.scores["ReAct()"]).any(axis=1).tolist() == [False, True, False]
     np.testing.assert_array_equal(display.lines_["ReAct()"].get_xdata(), [0, 0.9])
     assert len(display.lines_["no shaping"].get_xdata()) == 3
 
@@ -101,8 +101,8 @@ def test_a_search_that_skips_combinations(fashion, labelled, ax):
     [
         ("roc_auc", False, "AUROC"),
         ("average_precision", False, "AUPR, in-distribution positive"),
-        (neg_fpr95_scorer, False, "negated FPR at 95 % TPR, authors' rule"),
-        (neg_fpr95_scorer, True, "FPR at 95 % TPR, authors' rule"),
+        (neg_fpr95_scorer, False, "negated FPR95 (paper's rule)"),
+        (neg_fpr95_scorer, True, "FPR95 (paper's rule)"),
         ("balanced_accuracy", False, "balanced accuracy"),
     ],
 )
@@ -130,7 +130,7 @@ def test_searches_that_have_no_sparsity_curve(fashion, fitted, labelled):
         SparsityCurveDisplay.from_estimator(search)
 
 
-@pytest.mark.parametrize("metric", ["auroc", "fpr_at_tpr_authors"])
+@pytest.mark.parametrize("metric", ["auroc", "fpr_at_tpr"])
 def test_sparsity_curve_of_a_path(fashion, labelled, ax, metric):
     (X, y), sparsities = labelled, [0.9, 0.0]
     scores = {
@@ -141,25 +141,30 @@ def test_sparsity_curve_of_a_path(fashion, labelled, ax, metric):
         y, scores, sparsities, metric=metric, level=0.9, n_resamples=50, ax=ax
     )
     drawn(display, ax)
-    function = {"auroc": auroc, "fpr_at_tpr_authors": fpr_at_tpr_authors}[metric]
+    function = {"auroc": auroc, "fpr_at_tpr": fpr_at_tpr}[metric]
     for name, each in scores.items():
         expected = [function(y, each[1]), function(y, each[0])]
         np.testing.assert_array_equal(display.lines_[name].get_ydata(), expected)
         for place, row in ((0, each[1]), (1, each[0])):
-            interval = bootstrap_interval(y, row, metric, level=0.9, n_resamples=50)
+            interval = confidence_interval(y, row, metric=metric, level=0.9, n_resamples=50)
             assert tuple(display.bands[name][:, place]) == interval
-    assert legend_of(ax) == ("90 % bootstrap intervals", ["plain", "clipped"])
+    assert legend_of(ax) == ("90 % confidence intervals", ["plain", "clipped"])
     assert display.chosen_mark_ is None
 
 
 def test_sparsity_curve_of_repeats(ax):
     repeats = np.array([[0.7, 0.9], [0.2, 0.2], [0.5, 0.6]])
-    display = SparsityCurveDisplay.from_scores(
-        [0.5, 0.9, 0], {"DICE": repeats, "one run": [1, 2, 3]}, score_name="AUROC", ax=ax
+    display = SparsityCurveDisplay(
+        sparsities=[0.5, 0.9, 0],
+        scores={"DICE": repeats, "one run": [1, 2, 3]},
+        score_name="AUROC",
     )
-    drawn(display, ax)
+    drawn(display.plot(ax), ax)
     np.testing.assert_allclose(display.lines_["DICE"].get_ydata(), [0.55, 0.8, 0.2])
-    np.testing.assert_allclose(display.bands["DICE"], [[0.5, 0.7, 0.2], [0.6, 0.9, 0.2]])
+    outline = display.bands_["DICE"].get_paths()[0].vertices
+    for x, low, high in ((0, 0.5, 0.6), (0.5, 0.7, 0.9), (0.9, 0.2, 0.2)):
+        at = outline[outline[:, 0] == x, 1]
+        np.testing.assert_allclose([at.min(), at.max()], [low, high])
     np.testing.assert_array_equal(display.lines_["one run"].get_ydata(), [3, 1, 2])
     assert list(display.bands_) == ["DICE"]
     title, texts = legend_of(ax)
@@ -172,7 +177,7 @@ def test_sparsity_curve_of_repeats(ax):
     [
         ([0, 90], [1, 2], "did you mean 0.9"),
         ([0, 0.9], [1, 2, 3], r"scores of DICE has shape \(3,\), expected \(2,\) or \(2, n_rep"),
-        ([0, 0.9], {"a": [1, np.nan]}, "scores of a holds values that are not finite"),
+        ([0, 0.9], {"a": [1, np.inf]}, "scores of a holds values that are not finite"),
         ([0, 0.9], {"a": [[[1]], [[2]]]}, r"scores of a has shape \(2, 1, 1\)"),
         ([0, 0.9], {}, "scores is an empty mapping"),
         ([0, 0.9], ["x", "y"], "not finite numbers"),
@@ -180,7 +185,23 @@ def test_sparsity_curve_of_repeats(ax):
 )
 def test_curves_that_cannot_be_drawn(sparsities, scores, reason):
     with pytest.raises(ValueError, match=reason):
-        SparsityCurveDisplay.from_scores(sparsities, scores)
+        SparsityCurveDisplay(sparsities=sparsities, scores=scores)
+
+
+@pytest.mark.parametrize("rule", ["paper", "roc_curve"])
+def test_a_path_by_either_rule_and_without_intervals(ax, rule):
+    y = np.repeat([1, -1], [40, 4])
+    scores = [np.r_[np.arange(40.0), 1.0, 2.0, 3.0, 30.0]]
+    display = SparsityCurveDisplay.from_predictions(
+        y, scores, [0], metric="fpr_at_tpr", rule=rule, level=None, ax=ax
+    )
+    assert display.scores["DICE"] == fpr_at_tpr(y, scores[0], rule=rule)
+    assert ax.get_ylabel() == f"FPR95 ({rule}'s rule)"
+    assert display.bands_ == {}
+    # Areas under precision-recall curves have no interval with so few rows, but a value.
+    with pytest.raises(ValueError, match="4 rows of a class"):
+        SparsityCurveDisplay.from_predictions(y, scores, [0], metric="aupr_in")
+    SparsityCurveDisplay.from_predictions(y, scores, [0], metric="aupr_in", level=None)
 
 
 def test_paths_that_cannot_be_drawn():
@@ -196,7 +217,7 @@ def test_candidates_measured_twice_are_no_curve():
     results = {
         "params": [{"sparsity": 0.1}, {"sparsity": 0.5}, {"sparsity": 0.1}],
         "mean_test_score": np.array([0.5, 0.6, 0.7]),
-        "std_test_score": np.zeros(3),
+        "split0_test_score": np.array([0.5, 0.6, 0.7]),
     }
     with pytest.raises(ValueError, match=r"measured DICE at sparsity 0.1 more than once"):
-        curves_of(results, "score")
+        fold_scores(results, "score", 1)

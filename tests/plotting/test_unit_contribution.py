@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("matplotlib_left_alone")
 
 def test_unit_contributions_against_numpy(fashion, fitted, ax):
     X_id, X_ood = fashion.id_test[fashion.id_test_labels == 3], fashion.ood["mnist"]
-    display = UnitContributionDisplay.from_estimator(fitted, X_id, X_ood, 3, ax=ax)
+    display = UnitContributionDisplay.from_estimator(fitted, X_id, X_ood, class_index=3, ax=ax)
     drawn(display, ax)
     weight = fashion.head.weight[3].astype(np.float64)
     order = np.argsort((weight * X_id.astype(np.float64)).mean(axis=0), kind="stable")
@@ -53,7 +53,7 @@ def test_the_means_sum_to_the_mean_logit(fashion, fitted, ax):
     shaped = DICEDetector(fashion.head, sparsity=0.5, shaping=ReAct()).fit(fashion.id_train)
     for detector in (fitted, shaped):
         display = UnitContributionDisplay.from_estimator(
-            detector, fashion.id_test, fashion.ood, 2, id_name="clothes", ax=ax
+            detector, fashion.id_test, fashion.ood, class_index=2, id_name="clothes", ax=ax
         )
         for name, rows in {"clothes": fashion.id_test, **fashion.ood}.items():
             total = display.lines_[1][name].get_ydata().sum() + detector.intercept_[2]
@@ -69,7 +69,7 @@ def test_moments_do_not_depend_on_the_blocks(fashion, tmp_path, ax, dtype, shift
     detector = DICEDetector(fashion.head).fit(X)
     displays = [
         UnitContributionDisplay.from_estimator(
-            detector.set_params(batch_size=size), rows, {"same": X}, 1, ax=ax
+            detector.set_params(batch_size=size), rows, {"same": X}, class_index=1, ax=ax
         )
         for size in (7, 1000, 3000)
     ]
@@ -82,21 +82,29 @@ def test_moments_do_not_depend_on_the_blocks(fashion, tmp_path, ax, dtype, shift
 
 
 def test_unit_contributions_of_a_detector_that_chose_its_sparsity(fashion, labelled, ax):
-    search = DICEDetectorCV(fashion.head, sparsities=[0.7], cv=2).fit(*labelled)
-    display = UnitContributionDisplay.from_estimator(search, *[labelled[0]] * 2, 0, ax=ax)
+    search = DICEDetectorCV(fashion.head, [0.7], cv=2).fit(*labelled)
+    display = UnitContributionDisplay.from_estimator(
+        search, *[labelled[0]] * 2, class_index=0, ax=ax
+    )
     np.testing.assert_array_equal(display.kept, search.mask_[0])
 
 
 def test_unit_contributions_of_logits(ax):
     """One unit is enough for a picture."""
     detector = DICEDetector("identity", sparsity=0).fit(np.ones((3, 1)))
-    display = UnitContributionDisplay.from_estimator(detector, [[1.0], [3.0]], [[0.0]], 0, ax=ax)
+    display = UnitContributionDisplay.from_estimator(
+        detector, [[1.0], [3.0]], [[0.0]], class_index=0, ax=ax
+    )
     drawn(display, ax)
     assert (display.mean["in-distribution"], display.variance["in-distribution"]) == (2, 1)
 
 
 def test_unit_contributions_that_cannot_be_drawn(fashion, fitted):
-    make, rows = UnitContributionDisplay.from_estimator, fashion.id_test[:5].astype(np.float64)
+    rows = fashion.id_test[:5].astype(np.float64)
+
+    def make(detector, X_id, ood, class_index):
+        return UnitContributionDisplay.from_estimator(detector, X_id, ood, class_index=class_index)
+
     for wrong in (10, -1, 1.5, "coat"):
         with pytest.raises(
             ValueError, match=f"class_index is {wrong!r}, expected an int from 0 to 9"

@@ -26,6 +26,7 @@ from skdice.metrics import (
     evaluate,
     fpr_at_tpr,
 )
+from skdice.metrics._report import measure_scores
 from skdice.plotting import (
     OODRocCurveDisplay,
     ScoreHistogramDisplay,
@@ -49,19 +50,19 @@ def test_without_matplotlib_the_extra_is_named():
     assert "ImportError: matplotlib is not installed: run pip install 'skdice[plot]'" in done.stderr
 
 
-# Scores: histogram and ROC curves.
+# Both displays of scores.
 
 
 @pytest.mark.parametrize("cls", OF_SCORES)
 def test_scores_may_be_tensors_that_numpy_does_not_take(cls):
-    # Those of a GPU are others; as on any machine, those with a gradient.
+    # Like a tensor on a GPU, a tensor with a gradient has to be converted first.
     torch = pytest.importorskip("torch")
     inside, outside = [3.0, 2.0, 1.0], [0.5, 1.5]
     inner, outer = (torch.tensor(each, requires_grad=True) for each in (inside, outside))
     y_true, y_score = np.repeat([1, -1], [3, 2]), torch.tensor(inside + outside, requires_grad=True)
-    expected = legend_of(cls.from_scores(inside, {"a": outside}).ax_)
-    assert legend_of(cls.from_scores(inner, {"a": outer}).ax_) == expected
-    assert legend_of(cls.from_predictions(y_true, y_score, ood_name="a").ax_) == expected
+    expected = legend_of(cls(id_scores=inside, ood_scores={"a": outside}).plot().ax_)
+    assert legend_of(cls(id_scores=inner, ood_scores={"a": outer}).plot().ax_) == expected
+    assert legend_of(cls.from_predictions(y_true, y_score, ood_names="a").ax_) == expected
 
 
 @pytest.mark.parametrize("cls", OF_SCORES)
@@ -74,15 +75,15 @@ def test_the_ways_to_make_a_display_agree(fashion, fitted, cls):
     y_score = np.concatenate([inside, outside])
     made = [
         cls.from_estimator(fitted, fashion.id_test, {"mnist": fashion.ood["mnist"]}),
-        cls.from_scores(inside, {"mnist": outside}),
-        cls.from_predictions(y_true[order], y_score[order], ood_name="mnist"),
+        cls(id_scores=inside, ood_scores={"mnist": outside}).plot(),
+        cls.from_predictions(y_true[order], y_score[order], ood_names="mnist"),
     ]
     entries = [legend_of(each.ax_) for each in made]
     title, (*_, first) = entries[1]
-    assert title == "FPR95 / AUROC, %"
+    assert title == "FPR95 (paper's rule) / AUROC, %"
     expected = f"mnist: {100 * fpr_at_tpr(y_true, y_score):.1f} / "
     assert first == expected + f"{100 * auroc(y_true, y_score):.1f}"
-    # The estimator has a threshold, too.
+    # Only the estimator has a threshold, which the histogram shows.
     assert [each for each in entries[0][1] if "threshold" not in each] == entries[1][1]
     assert entries[2] == entries[1]
     assert len(plt.get_fignums()) == 3
@@ -123,7 +124,7 @@ def test_plotting_again_on_other_axes(fashion, fitted, ax, cls):
 )
 def test_scores_that_cannot_be_drawn(cls, inside, outside, reason):
     with pytest.raises(ValueError, match=reason):
-        cls.from_scores(inside, outside)
+        cls(id_scores=inside, ood_scores=outside)
     assert not plt.get_fignums()
 
 
@@ -142,13 +143,13 @@ def test_labels_and_rows_that_cannot_be_drawn(fashion, fitted, cls):
     with pytest.raises(NotFittedError):
         cls.from_estimator(DICEDetector(fashion.head), rows, fashion.ood)
     with pytest.raises(TypeError, match="instance of str, expected one matplotlib Axes"):
-        cls.from_scores([1], [0], ax="axes")
+        cls(id_scores=[1], ood_scores=[0]).plot("axes")
 
 
 @pytest.mark.parametrize("cls", OF_SCORES)
 def test_names_are_shown_as_they_are(ax, cls):
     names = ["_hidden", "$\\broken$", "100 $ or $ 5"]
-    display = cls.from_scores([1, 2], {name: [0, 1] for name in names}, ax=ax)
+    display = cls(id_scores=[1, 2], ood_scores={name: [0, 1] for name in names}).plot(ax)
     drawn(display, ax)
     shown = " ".join(legend_of(ax)[1]).replace("\\$", "$")
     assert all(name in shown for name in names)
@@ -174,7 +175,7 @@ def test_histogram_against_numpy(fashion, fitted, ax):
     assert set(display.threshold_line_.get_xdata()) == {fitted.offset_}
     report = evaluate(fitted, fashion.id_test, fashion.ood).results["DICEDetector"].sets
     for name, result in report.items():
-        assert display.fpr95[name] == result.fpr95
+        assert display.fpr_at_tpr[name] == result.fpr95
         assert display.auroc[name] == result.auroc
     assert legend_of(ax)[1][0] == "clothes"
     assert legend_of(ax)[1][-1] == f"threshold {fitted.offset_:.4g}"
@@ -187,7 +188,8 @@ def test_the_legend_covers_no_histogram(n_sets):
     rng = np.random.default_rng(0)
     ax = Figure(figsize=(6, 4), layout="constrained").subplots()
     sets = {f"a name of some length {n}": rng.normal(n % 3, size=300) for n in range(n_sets)}
-    display = ScoreHistogramDisplay.from_scores(rng.normal(6, size=300), sets, threshold=4, ax=ax)
+    inside = rng.normal(6, size=300)
+    display = ScoreHistogramDisplay(id_scores=inside, ood_scores=sets, threshold=4).plot(ax)
     display.figure_.draw_without_rendering()
     top = max(patch.get_data()[0].max() for patch in display.histograms_.values())
     lowest = ax.transData.inverted().transform(ax.get_legend().get_window_extent())[0, 1]
@@ -199,7 +201,7 @@ def test_the_legend_covers_no_histogram(n_sets):
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e30])
 def test_scores_that_are_all_the_same(ax, value, dtype):
     same = np.full(5, value, dtype)
-    display = drawn(ScoreHistogramDisplay.from_scores(same, same, ax=ax), ax)
+    display = drawn(ScoreHistogramDisplay(id_scores=same, ood_scores=same).plot(ax), ax)
     assert display.auroc == {"out-of-distribution": 0.5}
 
 
@@ -208,14 +210,16 @@ def test_scores_that_are_all_the_same(ax, value, dtype):
 )
 def test_options_of_a_histogram_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}, expected"):
-        ScoreHistogramDisplay.from_scores([1], [0], **{name: value})
+        ScoreHistogramDisplay(id_scores=[1], ood_scores=[0], **{name: value})
 
 
 def test_data_alone_are_enough_for_a_histogram(ax):
     display = ScoreHistogramDisplay(id_scores=np.arange(5.0), ood_scores={"far": np.arange(3.0)})
     drawn(display.plot(ax), ax)
     assert display.threshold_line_ is None
-    assert legend_of(ax) == ("", ["in-distribution", "far"])
+    title, names = legend_of(ax)
+    assert title == "FPR95 (paper's rule) / AUROC, %"
+    assert names == ["in-distribution", "far: 66.7 / 70.0"]
 
 
 @pytest.mark.parametrize("detector", [IsolationForest(random_state=0), OneClassSVM()])
@@ -244,9 +248,10 @@ def test_roc_against_scikit_learn(fashion, fitted, ax):
         np.testing.assert_array_equal(display.lines_[name].get_ydata(), tpr)
         (rate,), (height,) = display.marks_[name].get_data()
         fpr, tpr, _ = roc_curve(y, s, drop_intermediate=False)
-        assert rate == display.fpr_at_tpr[name] == fpr[np.argmax(tpr >= 0.95)]
-        assert height == 0.95
-        assert display.auroc[name] == roc_auc_score(y, s)
+        assert rate == display.fpr_at_tpr[name] == fpr_at_tpr(2 * y - 1, s)
+        heights = tpr[fpr == rate]
+        assert height == np.clip(0.95, heights.min(), heights.max())
+        assert display.auroc[name] == pytest.approx(roc_auc_score(y, s), rel=1e-12)
     assert "in-distribution kept" in ax.get_ylabel()
     assert "OOD taken for in-distribution" in ax.get_xlabel()
     assert set(display.level_line_.get_ydata()) == {0.95}
@@ -254,29 +259,62 @@ def test_roc_against_scikit_learn(fashion, fitted, ax):
 
 
 def test_the_mark_lies_on_the_curve_of_tied_scores(ax):
-    # Four groups of ties on one straight line, of which scikit-learn drops points.
+    # Four groups of ties lie on one straight line, from which scikit-learn drops points.
     tied = np.repeat([4, 3, 2, 1], 5)
-    display = OODRocCurveDisplay.from_scores(tied, {"same": tied}, tpr_level=0.6, ax=ax)
-    assert 0.75 not in display.fpr["same"]
+    display = OODRocCurveDisplay(
+        id_scores=tied, ood_scores={"same": tied}, tpr=0.6, rule="roc_curve"
+    ).plot(ax)
+    assert 0.75 not in display.lines_["same"].get_xdata()
     assert [each[0] for each in display.marks_["same"].get_data()] == [0.75, 0.75]
-    assert legend_of(ax) == ("FPR60 / AUROC, %", ["same: 75.0 / 50.0"])
+    assert legend_of(ax) == ("FPR60 (roc_curve's rule) / AUROC, %", ["same: 75.0 / 50.0"])
 
 
-def test_a_true_positive_rate_out_of_range():
+@pytest.mark.parametrize("cls", OF_SCORES)
+def test_both_displays_show_the_number_of_the_report_by_either_rule(cls):
+    inside, outside = np.arange(40.0), {"far": np.r_[1.0, 2.0, 3.0, 30.0]}
+    numbers = []
+    for rule in ("paper", "roc_curve"):
+        display = cls(id_scores=inside, ood_scores=outside, rule=rule).plot()
+        found = measure_scores(inside, outside, None, rule=rule).sets["far"]
+        assert display.fpr_at_tpr == {"far": found.fpr95}
+        title, (*_, entry) = legend_of(display.ax_)
+        assert title == f"FPR95 ({rule}'s rule) / AUROC, %"
+        assert entry == f"far: {100 * found.fpr95:.1f} / {100 * found.auroc:.1f}"
+        numbers.append(found.fpr95)
+    assert numbers == [0.5, 0.75]
+
+
+@pytest.mark.parametrize("cls", OF_SCORES)
+def test_several_sets_of_labelled_scores(cls):
+    y_true, y_score = [1, -1, 1, -1, -1], [3.0, 1.0, 2.0, 2.5, 0.0]
+    names = ["", "near", "", "far", "near"]
+    display = cls.from_predictions(y_true, y_score, ood_names=names)
+    expected = cls(id_scores=[3, 2], ood_scores={"near": [1, 0], "far": [2.5]}).plot()
+    assert legend_of(display.ax_) == legend_of(expected.ax_)
+    assert list(display.auroc) == ["near", "far"]
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        cls.from_predictions(y_true, y_score, ood_names=names[1:])
+
+
+@pytest.mark.parametrize("cls", OF_SCORES)
+def test_a_true_positive_rate_out_of_range(cls):
     with pytest.raises(ValueError, match=r"tpr is 95, .*did you mean 0.95"):
-        OODRocCurveDisplay.from_scores([1, 2], [0, 1], tpr_level=95)
+        cls(id_scores=[1, 2], ood_scores=[0, 1], tpr=95)
+    with pytest.raises(ValueError, match="rule is 'authors'"):
+        cls(id_scores=[1, 2], ood_scores=[0, 1], rule="authors")
 
 
-# What the displays look like.
+# The look of the displays.
 
 
 def test_lines_are_told_apart_without_colour(ax):
     sets = {f"set {n}": [n, n + 1] for n in range(len(STYLES))}
-    display = OODRocCurveDisplay.from_scores([1, 2], sets, ax=ax)
-    # Offset and dashes; matplotlib has no public name for them.
+    display = OODRocCurveDisplay(id_scores=[1, 2], ood_scores=sets).plot(ax)
+    # matplotlib has no public name for the offset and the dashes of a line.
     patterns = [str(line._unscaled_dash_pattern) for line in display.lines_.values()]
     assert len(set(patterns)) == len(STYLES)
-    filled = ScoreHistogramDisplay.from_scores([1, 2], sets).histograms_["in-distribution"]
+    histograms = ScoreHistogramDisplay(id_scores=[1, 2], ood_scores=sets).plot().histograms_
+    filled = histograms["in-distribution"]
     assert filled.get_fill()
 
 
