@@ -1,4 +1,4 @@
-"""Watch a calibrated detector in production: is a batch, or the stream, odder than promised?
+"""Tests of whether a batch or a stream is odder than a calibrated detector promises.
 
 `batch_test` answers for one batch of rows. `FlagMonitor` answers for a stream, after every row if
 you like. Both need no labels, no outliers and no scores of the past: they compare the number of

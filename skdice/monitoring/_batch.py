@@ -1,4 +1,4 @@
-"""Is one batch of rows odder than the calibration promises?"""
+"""The exact test of whether one batch of rows is odder than the calibration promises."""
 
 from __future__ import annotations
 

@@ -112,6 +112,11 @@ class FlagMonitor:
     1190
     """
 
+    n_samples_: int
+    n_flagged_: int
+    alarm_row_: int | None
+    _evidence: MixtureEvidence | ShiryaevRoberts
+
     def __init__(
         self, rate: float, *, false_alarm: float = 0.01, run_length: float | None = None
     ) -> None:
@@ -254,7 +259,7 @@ class FlagMonitor:
         self
         """
         self.n_samples_ = self.n_flagged_ = 0
-        self.alarm_row_: int | None = None
+        self.alarm_row_ = None
         self._evidence = self._new_evidence()
         return self
 

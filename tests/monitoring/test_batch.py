@@ -110,7 +110,7 @@ def test_the_reading_says_what_was_found(calibrated):
 
 def test_without_a_calibration_nothing_is_promised(calibrated):
     forest = IsolationForest(n_estimators=5).fit(np.zeros((9, 1)))
-    with pytest.raises(NotFittedError, match="IsolationForest is not calibrated.*call calibrate"):
+    with pytest.raises(NotFittedError, match=r"IsolationForest is not calibrated.*call calibrate"):
         batch_test(forest, np.zeros((3, 1)))
     detector = calibrated()
     detector.calibration_.rank = None

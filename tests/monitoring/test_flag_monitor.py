@@ -91,9 +91,11 @@ def test_rates_for_which_the_prior_or_some_ratios_do_not_exist(rate):
 def test_the_alarm_is_raised_by_the_first_row_that_reaches_the_level(options):
     (flags,) = streams(1, 20_000, 0.07)
     reference = FlagMonitor(RATE, **options)
-    for row, flag in enumerate(flags):
-        if reference.update(flag).evidence_ >= reference.alarm_level:
-            break
+    row = next(
+        row
+        for row, flag in enumerate(flags)
+        if reference.update(flag).evidence_ >= reference.alarm_level
+    )
     assert 50 < row < len(flags) - 1
     assert reference.alarm_row_ == row
     assert FlagMonitor(RATE, **options).update(flags).alarm_row_ == row
@@ -374,7 +376,7 @@ def test_other_settings_outside_their_ranges():
     with pytest.raises(ValueError, match="false_alarm is 0, expected"):
         FlagMonitor(RATE, false_alarm=0)
     for run_length in (1, np.inf, np.nan, True, "9"):
-        with pytest.raises(ValueError, match="run_length is .* expected a number above 1"):
+        with pytest.raises(ValueError, match=r"run_length is .* expected a number above 1"):
             FlagMonitor(RATE, run_length=run_length)
     with pytest.raises(ValueError, match=r"level is 95, .*did you mean 0.95\?"):
         FlagMonitor(RATE).rate_interval(95)
@@ -425,7 +427,7 @@ def test_the_state_survives_a_file(tmp_path, options, n_rows):
     assert loaded.to_json() == monitor.to_json()
     assert len(monitor.to_json()) < 700
     assert loaded.update(flags).to_json() == monitor.update(flags).to_json()
-    assert os.listdir(tmp_path) == ["state.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_an_interrupted_save_leaves_the_old_state(tmp_path, monkeypatch):
@@ -441,7 +443,7 @@ def test_an_interrupted_save_leaves_the_old_state(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         monitor.update([True]).save(path)
     assert path.read_text() == before
-    assert os.listdir(tmp_path) == ["state.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_a_loaded_monitor_takes_features_of_its_own_detector_only(calibrated, tmp_path):
@@ -534,7 +536,7 @@ def test_files_of_another_kind(tmp_path):
     with pytest.raises(FileNotFoundError):
         FlagMonitor.load(tmp_path / "missing.json")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="binary: .*not UTF-8"):
+    with pytest.raises(ValueError, match=r"binary: .*not UTF-8"):
         FlagMonitor.load(tmp_path / "binary")
     with pytest.raises(ValueError, match="not a regular file"):
         FlagMonitor.load(tmp_path)
