@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from skdice import DICEDetector, LinearHead
-from skdice._sparsify import sparsity_mask
+from skdice._sparsify import contribution, threshold_mask
 from skdice.extraction import extract_features
 from skdice.io import open_features, save_features
 from skdice.io._head_files import write_weight_and_bias
@@ -231,12 +231,47 @@ def methods(features: Features, experiment: Experiment) -> dict[str, DICEDetecto
     return found
 
 
-def masked(features: Features, ranking: str, sparsity: float, seed: int = 0) -> DICEDetector:
-    """Return an energy score on the head that one of the paper's rankings leaves."""
-    head = features.head
-    mask, _ = sparsity_mask(
-        head.weight, features.mean, sparsity, ranking=ranking, random_state=seed
+def ranking_values(
+    weight: np.ndarray, mean_activation: np.ndarray, ranking: str, seed: int = 0
+) -> np.ndarray:
+    """Return the values by which a ranking of the paper orders the weights; the largest are kept.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight of the last linear layer.
+    mean_activation : ndarray of shape (n_features,)
+        Mean in-distribution activation of each penultimate unit.
+    ranking : {"contribution", "magnitude", "unit_activation", "random"}
+        ``"contribution"`` is DICE. The others are the ablations of the paper: the absolute
+        weight, the mean activation of the unit alone, and chance.
+    seed : int, default=0
+        The seed of the ``"random"`` ranking.
+
+    Returns
+    -------
+    ndarray of shape (n_classes, n_features), float64
+    """
+    match ranking:
+        case "contribution":
+            return contribution(weight, mean_activation)
+        case "magnitude":
+            return np.abs(weight, dtype=np.float64)
+        case "unit_activation":
+            return np.broadcast_to(mean_activation, weight.shape)
+        case "random":
+            # RandomState, whose numbers the committed tables were made with.
+            return np.random.RandomState(seed).uniform(size=weight.shape)
+    raise ValueError(
+        "ranking must be 'contribution', 'magnitude', 'unit_activation' or 'random', "
+        f"got {ranking!r}"
     )
+
+
+def masked(features: Features, ranking: str, sparsity: float, seed: int = 0) -> DICEDetector:
+    """Return a detector with the energy score of the head that a ranking of the paper prunes."""
+    head = features.head
+    mask, _ = threshold_mask(ranking_values(head.weight, features.mean, ranking, seed), sparsity)
     kept = LinearHead(head.weight * mask, head.bias)
     return DICEDetector(kept, sparsity=0).partial_fit(features.mean[None])
 

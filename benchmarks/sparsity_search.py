@@ -30,7 +30,7 @@ def main() -> None:
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
 
     started = time.perf_counter()
-    path = DICEDetectorCV(head, sparsities, cv=folds).fit(X, y)
+    path = DICEDetectorCV(head, sparsities=sparsities, cv=folds).fit(X, y)
     path_seconds = time.perf_counter() - started
     started = time.perf_counter()
     grid = GridSearchCV(

@@ -1,97 +1,65 @@
-"""What a fitted DICE detector does: score, decide, calibrate, save and deploy."""
+"""What every fitted detector does: score, decide, calibrate, and give p-values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Real
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._compat.arrays import (
-    check_same_namespace,
-    device_of,
-    from_numpy,
-    is_dask,
-    is_followed,
-    on_host,
-    to_numpy,
-)
-from skdice._compat.sklearn import (
-    Interval,
-    InvalidParameterError,
-    validate_parameters,
-)
-from skdice._engines import torch_device
-from skdice._engines.computation import Computation
+from skdice._compat.arrays import check_same_namespace, is_dask, namespace_of, to_numpy
+from skdice._compat.sklearn import Interval, validate_parameters
+from skdice._engines.choose import Options
+from skdice._engines.devices import torch_device
 from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics
 from skdice._passes.threshold import (
+    Calibration,
     conformal_pvalues,
-    conformal_threshold,
-    distributed_threshold,
+    conformal_rank,
+    digest_of_scores,
+    rows_below,
     score_threshold,
+    weighted_threshold,
 )
-from skdice._rows.dask import DaskRows, map_scores
-from skdice._rows.sources import (
-    Rows,
-    SelectedRows,
-    array_source,
-    check_rows,
-    is_plain,
-    named,
-    scoring_dtype,
-)
+from skdice._rows.blocks import scoring_dtype
+from skdice._rows.dask import in_order
+from skdice._rows.door import as_source, feature_names_source, is_plain
+from skdice._rows.sources import BlockValues, RowSource, SlicedRows
 
 FloatArray = NDArray[np.floating[Any]]
 
 
-# Arrays of the library of X, where `array_api_dispatch` is on.
-FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
+class BaseDetector(OutlierMixin, BaseEstimator):
+    """Base of the detectors.
 
-
-class BaseDICE(OutlierMixin, BaseEstimator):
-    """The fitted state of a detector and all that follows from it.
-
-    Derived classes have the parameters `head`, `shaping`, `score_func`, `contamination`,
-    `device`, `batch_size`, `n_jobs` and `verbose`, and set the state in `fit`.
+    A derived class has the parameters `head`, `contamination`, `device`, `batch_size`, `n_jobs`
+    and `verbose`, sets the fitted attributes in `fit`, and implements `_block_scores`.
     """
 
     head: Any
-    shaping: Any
-    score_func: str | Callable[[FloatArray], FloatArray]
     contamination: float
     device: str | None
     batch_size: int | None
     n_jobs: int | None
     verbose: int
 
-    # Set by fit and partial_fit.
-    mean_activation_: NDArray[np.float64]
-    mask_: NDArray[np.bool_]
-    coef_: FloatArray
-    intercept_: FloatArray
-    contribution_threshold_: float
-    shaping_: Any
+    head_: LinearHead
     offset_: float
+    contamination_: float
+    calibration_: Calibration
     calibration_scores_: FloatArray
     n_samples_seen_: int
     n_features_in_: int
     feature_names_in_: NDArray[Any]
-    _statistics: FeatureStatistics
-
-    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
-        """Fit on in-distribution rows."""
-        raise NotImplementedError
 
     def calibrate(
         self,
@@ -112,8 +80,8 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         method : {"quantile", "conformal"}, default="quantile"
             ``"quantile"`` takes the share of the rows given. ``"conformal"`` guarantees that
             of future in-distribution rows, exchangeable with these, the expected share below
-            the threshold is at most the contamination, for any number of rows; it keeps
-            their scores, for `pvalues`. The two differ by one row at most.
+            the threshold is at most the contamination, for any number of rows. It keeps
+            their scores for `pvalues`. The two thresholds differ by one row at most.
 
         Returns
         -------
@@ -130,29 +98,51 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         Bates, Candes, Lei, Romano & Sesia, "Testing for outliers with conformal p-values",
         Annals of Statistics 2023, arXiv:2104.08279.
         """
-        rows = self._validate_fitted(X, "calibrate")
+        self._check_fitted(X, "calibrate")
         if method not in ("quantile", "conformal"):
             raise ValueError(f"method is {method!r}, expected 'quantile' or 'conformal'")
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        if method == "conformal":
-            scores = self._score(rows)
-            # Kept with the detector, whichever workers computed them.
-            scores = scores.compute() if is_dask(scores) else to_numpy(scores)
-            self.offset_ = conformal_threshold(scores, share)
-            self.calibration_scores_ = np.sort(scores)
+        scores = self._collect_scores(self._as_source(X, reset=False))
+        if is_dask(scores):
+            # Conformal scores are kept with the detector; others stay on the workers, where they
+            # are looked at several times.
+            scores = scores.compute() if method == "conformal" else scores.persist()
         else:
-            self.offset_ = self._threshold(rows, share)
-            self.__dict__.pop("calibration_scores_", None)
+            scores = to_numpy(scores)
+        blocks = in_order(scores) if is_dask(scores) else iter([scores])
+        sizes: list[int] = []
+        digest = digest_of_scores(_counted(blocks, sizes))
+        n_rows = sum(sizes)
+        if method == "conformal":
+            rank = conformal_rank(n_rows, share)
+            ordered = np.sort(scores)
+            offset = float(ordered[rank - 1])
+        else:
+            rank = rows_below(n_rows, share) + 1
+            offset = score_threshold(scores, share)
+        self._forget_calibration()
+        self.offset_, self.contamination_ = offset, float(share)
+        self.calibration_ = Calibration(
+            method=method,
+            contamination=float(share),
+            confidence=None,
+            n_samples=n_rows,
+            rank=rank,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            digest=digest,
+        )
+        if method == "conformal":
+            self.calibration_scores_ = ordered
         return self
 
     def pvalues(self, X: ArrayLike) -> Any:
         """Return the conformal p-value of each row: small = out-of-distribution.
 
-        The share of the calibration rows, and the row itself, whose score is as low as the
-        row's or lower. For an in-distribution row exchangeable with those, the probability
-        that it is at most a is at most a, for every a.
+        The p-value is the share of the calibration rows, and the row itself, whose score is at
+        most that of the row. For an in-distribution row exchangeable with the calibration rows,
+        the probability that its p-value is at most a is at most a, for every a.
 
         Parameters
         ----------
@@ -161,40 +151,23 @@ class BaseDICE(OutlierMixin, BaseEstimator):
 
         Returns
         -------
-        array of shape (n_samples,), float64
-            In (0, 1]; in the library of X, as the scores are.
+        array of the kind of X, of shape (n_samples,), float64
+            Values in (0, 1].
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
             The detector is not fitted, or not calibrated with ``method="conformal"``.
         """
-        rows = self._validate_fitted(X, "pvalues")
+        self._check_fitted(X, "pvalues")
+        rows = self._as_source(X, reset=False)
         if not hasattr(self, "calibration_scores_"):
             raise NotFittedError(
                 f"This {type(self).__name__} has no scores to compare with: call calibrate with "
                 "held-out in-distribution rows and method='conformal' first."
             )
-        scores, source = self._score(rows), array_source(rows)
-        if isinstance(rows, DaskRows):
-            return map_scores(conformal_pvalues, scores, self.calibration_scores_)
-        values = conformal_pvalues(self.calibration_scores_, to_numpy(scores))
-        return values if source is None else from_numpy(values, source.xp, source.device)
-
-    def logits(self, X: ArrayLike) -> Any:
-        """Return the logits of the masked layer.
-
-        Parameters
-        ----------
-        X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float32 or float64
-        """
-        rows = self._validate_fitted(X, "logits")
-        return self._computation(None).collect(rows)
+        function = partial(_block_pvalues, self._block_scores(), self.calibration_scores_)
+        return rows.collect(function, np.float64)
 
     def score_samples(self, X: ArrayLike) -> Any:
         """Return the score of each row: higher = more in-distribution.
@@ -206,10 +179,16 @@ class BaseDICE(OutlierMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples,), float32 or float64
+        array of the kind of X, of shape (n_samples,), float32 or float64
             float32 for float32 and half-precision features, float64 otherwise.
+
+        Raises
+        ------
+        ValueError
+            A feature or a score is not finite; the message names the row.
         """
-        return self._score(self._validate_fitted(X, "score_samples"))
+        self._check_fitted(X, "score_samples")
+        return self._collect_scores(self._as_source(X, reset=False))
 
     def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
@@ -221,15 +200,21 @@ class BaseDICE(OutlierMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples,), float32 or float64
+        array of the kind of X, of shape (n_samples,), float32 or float64
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
-            The detector is not fitted, or was fitted by `partial_fit` alone and not
+            The detector is not fitted, or it was fitted by `partial_fit` alone and not
             calibrated.
         """
-        return self._decide(X, "decision_function")
+        self._check_fitted(X, "decision_function")
+        if not hasattr(self, "offset_"):
+            raise NotFittedError(
+                f"This {type(self).__name__} has no threshold, as partial_fit sets none: call "
+                "calibrate with held-out in-distribution rows first."
+            )
+        return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> Any:
         """Tell for each row whether it is in-distribution.
@@ -241,19 +226,24 @@ class BaseDICE(OutlierMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples,), int
+        array of the kind of X, of shape (n_samples,), int
             +1 in-distribution, -1 out-of-distribution.
 
         Raises
         ------
         sklearn.exceptions.NotFittedError
-            As in `decision_function`.
+            The detector is not fitted, or it has no threshold.
         """
-        decision = self._decide(X, "predict")
-        xp = array_namespace(decision)
+        self._check_fitted(X, "predict")
+        decision = self.decision_function(X)
+        if isinstance(decision, np.ndarray):
+            return np.where(decision >= 0, 1, -1)
+        xp = namespace_of(decision)
         return xp.astype(decision >= 0, xp.int64) * 2 - 1
 
-    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
+    def fit_predict(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
+    ) -> Any:
         """Fit on X and tell for each of its rows whether it is in-distribution.
 
         Parameters
@@ -261,130 +251,98 @@ class BaseDICE(OutlierMixin, BaseEstimator):
         X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
         y : array-like of shape (n_samples,), default=None
-            Rows labelled -1 are left out of the fit, as in `fit`.
+            Rows labelled -1 are left out of the fit.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the fit.
 
         Returns
         -------
-        ndarray of shape (n_samples,), int
+        array of the kind of X, of shape (n_samples,), int
             +1 in-distribution, -1 out-of-distribution.
         """
-        return self.fit(X, y).predict(X)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return self.fit(X, y, **weights).predict(X)
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted detector to a file that runs no code when it is loaded.
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+        """Fit on in-distribution rows."""
+        raise NotImplementedError
 
-        The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
-        back, bit for bit, on any machine. An interrupted save leaves the old file or none.
+    def _block_scores(self) -> BlockValues:
+        """Return the function from rows to the slice and the scores of each block; it pickles."""
+        raise NotImplementedError
 
-        Parameters
-        ----------
-        path : str or Path
-            The file; ``detector.safetensors``, say.
+    def _collect_scores(self, rows: RowSource) -> Any:
+        """Return the scores of rows as an array of the kind of the rows."""
+        return rows.collect(self._block_scores(), scoring_dtype(rows.dtype))
 
-        Raises
-        ------
-        ValueError
-            `score_func` is a function, or `shaping` is not one of `skdice.shaping`: these
-            cannot be saved without saving code.
-        sklearn.exceptions.NotFittedError
-            The detector is not fitted.
-        """
-        from skdice._persistence import save
+    def _iterate_scores(self, X: Any) -> tuple[np.dtype[Any], Iterator[FloatArray]]:
+        """Return the dtype of the scores of X, and the scores block by block as NumPy arrays."""
+        self._check_fitted(X, "score_samples")
+        rows = self._as_source(X, reset=False)
+        dtype = scoring_dtype(rows.dtype)
+        values = rows.iterate_values(self._block_scores(), dtype)
+        return dtype, (scores for _, scores in values)
 
-        save(self, path)
+    def _set_threshold(self, rows: RowSource, weights: NDArray[np.float64] | None) -> None:
+        """Set the threshold from the rows of `fit`."""
+        scores = self._collect_scores(rows)
+        self._forget_calibration()
+        if weights is None:
+            self.offset_ = score_threshold(scores, self.contamination)
+        else:
+            scores = scores.compute() if is_dask(scores) else to_numpy(scores)
+            self.offset_ = weighted_threshold(scores, rows.selected(weights), self.contamination)
+        self.contamination_ = float(self.contamination)
 
-    def to_torch(self) -> Any:
-        """Return a torch module that scores features as this detector does.
+    def _forget_calibration(self) -> None:
+        """Remove everything that belongs to a threshold."""
+        for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
+            self.__dict__.pop(name, None)
 
-        Its ``forward(features)`` returns the scores (n,); ``is_ood(features)`` tells which
-        rows are out-of-distribution, as are those that are not finite, which it cannot
-        refuse; ``threshold`` is a buffer, NaN where there is none. It can be scripted, and
-        exported to ONNX. Rows in double precision are scored in it, all others in single
-        precision.
-
-        Returns
-        -------
-        torch.nn.Module
-            In evaluation mode, on the CPU.
-
-        Raises
-        ------
-        ValueError
-            `score_func` is a function, or `shaping` is not one of `skdice.shaping`.
-        ImportError
-            torch is not installed.
-        """
-        from skdice._engines.deployment import detector_module
-
-        check_is_fitted(self, "coef_")
-        threshold = getattr(self, "offset_", None)
-        return detector_module(
-            to_numpy(self.coef_),
-            to_numpy(self.intercept_),
-            threshold,
-            self.score_func,
-            self.shaping_,
-        )
+    def _options(self) -> Options:
+        return Options(self.device, self.batch_size, self.n_jobs, self.verbose)
 
     def _validate_parameters(self, X: Any) -> None:
-        if not isinstance(self.head, LinearHead | tuple) and not (
-            isinstance(self.head, str) and self.head == "identity"
-        ):
-            given = "None" if self.head is None else f"an instance of {type(self.head).__name__}"
-            given = repr(self.head) if isinstance(self.head, str) else given
-            raise InvalidParameterError(
-                f"The 'head' parameter of {type(self).__name__} must be the classifier's last "
-                f"linear layer. Got {given} instead. Pass head=LinearHead(weight, bias), "
-                "LinearHead.from_torch(model.fc), LinearHead.from_estimator(classifier), "
-                "LinearHead.from_file(path), LinearHead.from_class_means(X, y), a tuple "
-                "(weight, bias), or head='identity' if the rows are logits already."
-            )
         validate_parameters(self)
         if self.device is not None and not is_dask(X):
-            torch_device(self.device)  # one that is not here is told before any work
+            torch_device(self.device)  # Raise before any work if the device is missing.
 
-    def _decide(self, X: Any, method: str) -> Any:
-        """Return the decision function for the public method of that name."""
-        rows = self._validate_fitted(X, method)
-        if not hasattr(self, "offset_"):
-            raise NotFittedError(
-                f"This {type(self).__name__} has no threshold, as partial_fit sets none: call "
-                "calibrate with held-out in-distribution rows first."
-            )
-        return self._score(rows) - self.offset_
+    def _check_fitted(self, X: Any, method: str) -> None:
+        """Raise if the detector is not fitted, or on arrays of another library than X."""
+        if not self.__sklearn_is_fitted__():
+            check_is_fitted(self)
+        check_same_namespace(X, self._fitted_array(), f"{type(self).__name__}.{method}")
 
-    def _validate_fitted(self, X: Any, method: str) -> Rows:
-        check_is_fitted(self, "coef_")
-        check_same_namespace(X, self.coef_, f"{type(self).__name__}.{method}")
-        return self._validate_rows(X, reset=False)
+    def _fitted_array(self) -> Any:
+        """Return a fitted array, whose library and device X must have."""
+        return self.head_.weight
 
-    def _validate_rows(self, X: Any, *, reset: bool) -> Rows:
-        rows = check_rows(X)
-        names_and_width_known = not reset and not hasattr(self, "feature_names_in_")
-        if names_and_width_known and is_plain(X) and X.shape[1] == self.n_features_in_:
-            return rows
-        # Names and number of the features; check_array would pull a lazy source into memory.
-        validate_data(self, named(X, rows), reset=reset, skip_check_array=True)
+    def _as_source(self, X: Any, *, reset: bool) -> RowSource:
+        """Return X as a source of rows with the number and the names of the fitted features."""
+        rows = as_source(X)
+        needs_no_check = not reset and not hasattr(self, "feature_names_in_") and is_plain(X)
+        if not (needs_no_check and rows.shape[1] == self.n_features_in_):
+            # Not by check_array, which would pull a lazy source into memory.
+            names = feature_names_source(X, rows)
+            validate_data(self, names, reset=reset, skip_check_array=True)
         return rows
 
-    def _resolve_head(self, n_features: int) -> LinearHead:
-        if isinstance(self.head, str):
-            return LinearHead(np.eye(n_features, dtype=np.float32))
-        head: LinearHead = self.head
-        if isinstance(self.head, tuple):
-            if len(self.head) != 2:
-                raise ValueError(f"head is a tuple of {len(self.head)}, expected (weight, bias)")
-            head = LinearHead(*self.head)
-        if head.n_features != n_features:
-            raise ValueError(
-                f"X has {n_features} features, but the head expects {head.n_features}: its weight "
-                f"has shape {head.weight.shape}"
-            )
-        return head
+    def _check_some_rows(self, n_samples: int, n_given: float, labelled: bool) -> None:
+        """Raise if no in-distribution row is left to fit on."""
+        if n_samples:
+            return
+        number = "" if np.isnan(n_given) else f"{int(n_given)} "
+        raise ValueError(
+            f"all {number}rows are labelled -1, which marks known outliers: no "
+            "in-distribution row is left to fit on. Where folds are cut from labels in "
+            "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
+            if labelled
+            else "Found array with 0 sample(s) while a minimum of 1 is required."
+        )
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back whatever was set on the estimator if the block fails."""
+        """Take back all that was set on the estimator if the block fails."""
         before = self.__dict__.copy()
         try:
             yield
@@ -393,96 +351,46 @@ class BaseDICE(OutlierMixin, BaseEstimator):
             self.__dict__.update(before)
             raise
 
-    def _set_fitted(
-        self,
-        head: LinearHead,
-        statistics: FeatureStatistics,
-        mean_activation: NDArray[np.float64],
-        mask: NDArray[np.bool_],
-        contribution_threshold: float,
-        shaping: Any,
-    ) -> None:
-        # Of another threshold.
-        self.__dict__.pop("calibration_scores_", None)
-        self._statistics = statistics
-        self.n_samples_seen_ = statistics.n_samples
-        self.mean_activation_ = mean_activation
-        self.mask_, self.contribution_threshold_ = mask, contribution_threshold
-        self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))
-        self.intercept_ = head.bias
-        self.shaping_ = shaping
-
-    def _follow(self, X: Any) -> None:
-        """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not (is_followed(X) and get_config()["array_api_dispatch"]):
-            return
-        xp, device = array_namespace(X), device_of(X)
-        for name in FITTED_ARRAYS:
-            setattr(self, name, from_numpy(getattr(self, name), xp, device))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Pickled without a device, so that it can be loaded on a machine without that.
-        state: dict[str, Any] = super().__getstate__()
-        arrays: dict[str, Any] = {
-            name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
-        }
-        if isinstance(state["head"], tuple):
-            arrays["head"] = tuple(map(on_host, state["head"]))
-        return state | arrays
-
-    def _score(self, rows: Rows) -> Any:
-        """Return the scores of validated rows."""
-        return self._computation(self.score_func).collect(rows)
-
-    def _threshold(self, rows: Rows, contamination: float) -> float:
-        """Return the threshold below which the share of validated rows falls."""
-        scores = self._score(rows)
-        if isinstance(rows, DaskRows):
-            return distributed_threshold(scores, contamination)
-        return score_threshold(to_numpy(scores), contamination)
-
-    def _score_blocks(self, X: Any) -> tuple[Rows, np.dtype[Any], Iterator[FloatArray]]:
-        """Return validated rows, the dtype of their scores, and those scores block by block."""
-        check_is_fitted(self, "coef_")
-        rows = self._validate_rows(X, reset=False)
-        blocks = self._computation(self.score_func).numpy_blocks(rows)
-        return rows, scoring_dtype(rows.dtype), (each for _, each in blocks)
-
-    def _computation(self, score_func: Any) -> Computation:
-        return Computation(
-            to_numpy(self.coef_),
-            to_numpy(self.intercept_),
-            self.shaping_,
-            score_func,
-            self.device,
-            self.batch_size,
-            self.n_jobs,
-            self.verbose,
-        )
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "head_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
         return tags
 
+    _doc_link_module = "skdice"
 
-def in_distribution(rows: Rows, y: ArrayLike | None) -> Rows:
-    """Return the rows that are not labelled -1."""
-    if isinstance(rows, DaskRows):
-        return rows if y is None else rows.without_outliers(y)
-    inliers = inlier_rows(rows, y)
-    return rows if inliers is None else SelectedRows(rows, inliers)
+    @property
+    def _doc_link_template(self) -> str:
+        """Address of the class's page, for scikit-learn's HTML view; empty if it is not known."""
+        return f"{_documentation_address()}/api/skdice.{{estimator_name}}.html"
+
+    def _get_doc_link(self) -> str:
+        link: str = super()._get_doc_link() if _documentation_address() else ""
+        return link
 
 
-def inlier_rows(rows: Rows, y: ArrayLike | None) -> NDArray[np.bool_] | None:
-    """Return which rows are not labelled -1; None where all are kept."""
-    if y is None:
-        return None
-    labels = column_or_1d(on_host(y))
-    if len(labels) != rows.shape[0]:
-        raise ValueError(f"y has {len(labels)} labels, but X has {rows.shape[0]} rows")
-    # Strings mark no outliers; objects may be numbers.
-    if labels.dtype.kind not in "iufbO":
-        return None
-    inliers: NDArray[np.bool_] = np.asarray(labels != -1, dtype=np.bool_)
-    return None if inliers.all() else inliers
+def _documentation_address() -> str:
+    """Return the address of the documentation as the installed package states it."""
+    try:
+        addresses = metadata("skdice").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    found = [each.partition(", ")[2] for each in addresses if each.startswith("Documentation,")]
+    return found[0].rstrip("/") if found else ""
+
+
+def _block_pvalues(
+    block_scores: BlockValues, calibration_scores: FloatArray, rows: SlicedRows
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield the slice and the conformal p-values of each block of rows."""
+    for row_slice, scores in block_scores(rows):
+        yield row_slice, conformal_pvalues(calibration_scores, to_numpy(scores))
+
+
+def _counted(blocks: Iterator[FloatArray], sizes: list[int]) -> Iterator[FloatArray]:
+    """Yield the blocks, and append the number of rows of each to `sizes`."""
+    for block in blocks:
+        sizes.append(len(block))
+        yield block

@@ -1,8 +1,8 @@
-"""LinearHead: the weight and bias of a classifier's last linear layer."""
+"""LinearHead: the weight and the bias of the last linear layer of a classifier."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +10,32 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csc_array
 from sklearn.base import BaseEstimator, is_classifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, NuSVC
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._compat.arrays import on_host, to_numpy
-from skdice._rows.dask import sliceable
-from skdice._rows.sources import check_rows, iterate_blocks, scoring_dtype
-from skdice._scattered import packed_by_name, scattered
+from skdice._compat.arrays import to_host, to_numpy
+from skdice._rows.blocks import scoring_dtype
+from skdice._rows.door import as_sliced_source
 from skdice.io._head_files import pointwise, read_weight_and_bias
 
 
 class LinearHead:
-    """Weight and bias of the last linear layer of a classifier.
+    """The weight and the bias of the last linear layer of a classifier.
 
-    An immutable value object. The arrays are copied on construction, so training the
-    network further does not change the head. `sklearn.base.clone` returns the same
-    object, so that a search over worker processes ships it once.
+    A head is an immutable value object. The constructor copies the arrays, so training the
+    network further does not change the head. `sklearn.base.clone` returns the same object, so
+    the estimators of a search share one head in memory.
 
     Parameters
     ----------
     weight : array-like of shape (n_classes, n_features)
-        Weight in torch's layout: one row per class. Half precision becomes float32,
-        integers become float64.
+        The weight in torch's layout, with one row per class. Half precision becomes float32,
+        and integers become float64.
     bias : array-like of shape (n_classes,), default=None
-        Bias of each class; None is a bias of zero.
+        The bias of each class. None means a bias of zero.
 
     Attributes
     ----------
@@ -75,7 +76,8 @@ class LinearHead:
                 f"bias has shape {bias.shape}, expected ({len(weight)},): one value for each "
                 f"class of the weight, which has shape {weight.shape}"
             )
-        # Always into memory of our own; what overflows in it is found below.
+        # np.array always copies. A value that overflows in the dtype becomes infinite, which the
+        # check below reports with its class; a warning says less.
         with np.errstate(over="ignore"):
             frozen = {"weight": np.array(weight, dtype, order="C"), "bias": np.array(bias, dtype)}
         for name, values in frozen.items():
@@ -94,7 +96,8 @@ class LinearHead:
         raise AttributeError(f"a LinearHead is immutable: cannot delete {name!r}")
 
     def __getstate__(self) -> dict[str, NDArray[np.floating[Any]]]:
-        # The arrays themselves: joblib maps them into its workers instead of copying.
+        # The state holds the arrays as they are, because joblib maps arrays that it finds in a
+        # pickle into the memory of its workers instead of copying them.
         return {"weight": self.weight, "bias": self.bias}
 
     def __setstate__(self, state: dict[str, NDArray[np.floating[Any]]]) -> None:
@@ -102,11 +105,8 @@ class LinearHead:
             values.setflags(write=False)
             object.__setattr__(self, name, values)
 
-    def __reduce_ex__(self, protocol: Any, /) -> Any:
-        return packed_by_name(self) or super().__reduce_ex__(protocol)
-
     def __sizeof__(self) -> int:
-        # By it a cluster tells that a head is worth sending once, rather than with every task.
+        # Dask decides by size whether to send an object once or with every task.
         return object.__sizeof__(self) + self.weight.nbytes + self.bias.nbytes
 
     def __sklearn_clone__(self) -> LinearHead:
@@ -128,8 +128,8 @@ class LinearHead:
         )
 
     def __hash__(self) -> int:
-        # The bias alone keeps it cheap; equal heads have equal hashes. Adding 0 makes
-        # the two zeros, which are equal, the same bytes.
+        # The bias alone is enough, and hashing the weight takes long. Adding 0 turns -0.0 into
+        # 0.0: the two are equal, so their heads must have equal hashes.
         return hash((self.weight.shape, (self.bias + 0).tobytes()))
 
     def __repr__(self) -> str:
@@ -140,53 +140,13 @@ class LinearHead:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, the rows of the weight."""
+        """The number of classes, which is the number of rows of the weight."""
         return int(self.weight.shape[0])
 
     @property
     def n_features(self) -> int:
-        """Number of penultimate features, the columns of the weight."""
+        """The number of penultimate features, which is the number of columns of the weight."""
         return int(self.weight.shape[1])
-
-    def scattered(self, client: Any) -> AbstractContextManager[None]:
-        """Send the head to each worker of a Dask cluster once, for as long as a block runs.
-
-        In the block, this head and those equal to it are pickled as a name that only the
-        workers of the cluster know. `sklearn.model_selection.GridSearchCV` would send the
-        head with every fit otherwise; nothing else needs this. A worker that joins or
-        restarts meanwhile gets the head, too.
-
-        Parameters
-        ----------
-        client : distributed.Client
-            Of the cluster.
-
-        Returns
-        -------
-        context manager
-            To be entered with ``with``.
-
-        Raises
-        ------
-        TypeError
-            `client` is something else.
-        RuntimeError
-            The head is in such a block already.
-        ImportError
-            The extra ``dask`` is not installed.
-
-        Examples
-        --------
-        >>> from distributed import Client
-        >>> from joblib import parallel_config
-        >>> from sklearn.model_selection import GridSearchCV
-        >>> from skdice import DICEDetector
-        >>> def search_on(client, head, X, y):
-        ...     search = GridSearchCV(DICEDetector(head), {"sparsity": [0, 0.5]}, scoring="roc_auc")
-        ...     with parallel_config(backend="dask"), head.scattered(client):
-        ...         return search.fit(X, y)
-        """
-        return scattered(self, client)
 
     @classmethod
     def from_torch(cls, module: Any) -> LinearHead:
@@ -241,16 +201,26 @@ class LinearHead:
 
     @classmethod
     def from_estimator(cls, estimator: Any) -> LinearHead:
-        """Take the head of a fitted linear scikit-learn classifier.
+        """Take the head of a fitted scikit-learn classifier whose last step is linear.
 
         Parameters
         ----------
         estimator : fitted classifier
-            With ``coef_``, ``intercept_`` and ``classes_``, such as
-            `LogisticRegression`, `SGDClassifier`, `RidgeClassifier`, `LinearSVC` or
-            `LinearDiscriminantAnalysis`. A binary classifier, which has one row of
-            coefficients, gives two symmetric rows: minus and plus half of it, whose
-            softmax is the sigmoid of the decision function.
+            One of:
+
+            * a linear classifier, with ``coef_``, ``intercept_`` and ``classes_``, such as
+              `LogisticRegression`, `SGDClassifier`, `RidgeClassifier`, `LinearSVC` or
+              `LinearDiscriminantAnalysis`. The features of the detector are the inputs of the
+              classifier.
+            * a `sklearn.neural_network.MLPClassifier`. The head is its output layer. The
+              features of the detector are the activations of the last hidden layer, which the
+              example below computes.
+            * a `sklearn.pipeline.Pipeline` that ends with one of these. The head is that of the
+              last step. The features of the detector are those that reach the last step,
+              ``pipeline[:-1].transform(X)``.
+
+            A binary classifier has one row of coefficients. Its head has two rows, minus and
+            plus half of that row, because their softmax is the sigmoid of the decision function.
 
         Returns
         -------
@@ -259,7 +229,7 @@ class LinearHead:
         Raises
         ------
         TypeError
-            The estimator is not a linear classifier with one row per class.
+            The estimator is not a classifier with one linear output per class.
         sklearn.exceptions.NotFittedError
             The estimator is not fitted.
 
@@ -268,31 +238,61 @@ class LinearHead:
         >>> from sklearn.datasets import load_iris
         >>> from sklearn.linear_model import LogisticRegression
         >>> from skdice import LinearHead
-        >>> classifier = LogisticRegression(max_iter=1000).fit(*load_iris(return_X_y=True))
-        >>> LinearHead.from_estimator(classifier)
+        >>> X, y = load_iris(return_X_y=True)
+        >>> LinearHead.from_estimator(LogisticRegression(max_iter=1000).fit(X, y))
         LinearHead(n_classes=3, n_features=4, dtype=float64)
+
+        The head of a pipeline, and the features that belong to the head:
+
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> pipeline = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+        >>> head = LinearHead.from_estimator(pipeline)
+        >>> features = pipeline[:-1].transform(X)
+
+        The head of an `MLPClassifier`, and the features that belong to the head:
+
+        >>> import numpy as np
+        >>> from sklearn.neural_network import MLPClassifier
+        >>> network = MLPClassifier((8, 6), random_state=0, max_iter=2000).fit(X, y)
+        >>> head = LinearHead.from_estimator(network)
+        >>> features = X
+        >>> for weight, bias in zip(network.coefs_[:-1], network.intercepts_[:-1]):
+        ...     features = np.maximum(features @ weight + bias, 0)    # activation="relu"
+        >>> features.shape, head
+        ((150, 6), LinearHead(n_classes=3, n_features=6, dtype=float64))
         """
+        if isinstance(estimator, Pipeline):
+            return cls.from_estimator(estimator.steps[-1][1])
         name = type(estimator).__name__
         if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
             raise TypeError(f"from_estimator expects a linear classifier, got {name}")
         check_is_fitted(estimator)
-        if not all(hasattr(estimator, attribute) for attribute in ("coef_", "intercept_")):
+        if isinstance(estimator, MLPClassifier):
+            coef, intercept = estimator.coefs_[-1].T, estimator.intercepts_[-1]
+            n_inputs = len(estimator.coefs_[0])
+        elif hasattr(estimator, "coef_") and hasattr(estimator, "intercept_"):
+            coef, intercept = estimator.coef_, estimator.intercept_
+            coef = coef.toarray() if hasattr(coef, "toarray") else np.asarray(coef)
+            intercept = np.broadcast_to(intercept, len(coef))
+            n_inputs = coef.shape[1]
+        else:
             raise TypeError(
                 f"{name} has no coef_ and intercept_; from_estimator expects a linear "
-                "classifier (of a Pipeline, pass the last step, and give the detector the "
-                "features that reach it)"
+                "classifier, an MLPClassifier, or a Pipeline that ends with one of them"
             )
-        coef = estimator.coef_
-        coef = coef.toarray() if hasattr(coef, "toarray") else np.asarray(coef)
-        intercept = np.broadcast_to(estimator.intercept_, len(coef))
-        if np.ndim(estimator.predict(np.zeros((1, coef.shape[1])))) != 1:
+        # Only `predict` tells a classifier of several labels, whose attributes look the same. A
+        # copy without the feature names does not warn that the row of zeros has none.
+        nameless = copy(estimator)
+        vars(nameless).pop("feature_names_in_", None)
+        if np.ndim(nameless.predict(np.zeros((1, n_inputs)))) != 1:
             raise TypeError(f"{name} predicts several labels at once, expected one class per row")
         n_classes = len(estimator.classes_)
         if n_classes == 2 and len(coef) == 1:
             return cls(
                 np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
             )
-        # SVC's rows are one-against-one: three of them for three classes, too.
+        # The rows of SVC are one-against-one, although three classes give three rows, too.
         if len(coef) != n_classes or isinstance(estimator, SVC | NuSVC):
             raise TypeError(
                 f"{name} has {len(coef)} rows of coefficients for {n_classes} classes; "
@@ -333,22 +333,28 @@ class LinearHead:
 
     @classmethod
     def from_class_means(cls, X: ArrayLike, y: ArrayLike) -> LinearHead:
-        """Make the head of the nearest-class-mean classifier, where there is no linear layer.
+        """Make the head of the classifier that predicts the class with the nearest mean.
 
-        The logit of class c is ``mean_c @ x - |mean_c|^2 / 2``, largest for the nearest
-        class mean; twice a difference of logits is a difference of squared distances.
+        This head is for classifiers without a linear layer. The logit of class c is
+        ``mean_c @ x - |mean_c|^2 / 2``, which is largest for the nearest class mean. Twice a
+        difference of two logits is the difference of the squared distances to the two means.
 
         Parameters
         ----------
         X : array-like or source of rows, of shape (n_samples, n_features)
-            In-distribution features.
+            The features of in-distribution inputs.
         y : array-like of shape (n_samples,)
-            Class labels; the classes of the head are in sorted order.
+            The class label of each row. The rows of the weight follow the sorted labels.
 
         Returns
         -------
         LinearHead
-            float64.
+            The head has dtype float64.
+
+        Raises
+        ------
+        ValueError
+            A feature is not finite, or `y` has another length than `X`.
 
         Examples
         --------
@@ -360,14 +366,15 @@ class LinearHead:
         >>> head.bias
         array([-4.5, -0.5])
         """
-        features = sliceable(check_rows(X))
-        labels = column_or_1d(on_host(y))
+        features = as_sliced_source(X)
+        labels = column_or_1d(to_host(y))
         if len(labels) != features.shape[0]:
             raise ValueError(f"y has {len(labels)} labels, but X has {features.shape[0]} rows")
         classes, index = np.unique(labels, return_inverse=True)
         sums = np.zeros((len(classes), features.shape[1]))
-        for rows, block in iterate_blocks(features):
+        for rows, block in features.iterate_blocks():
             n_rows = len(block)
+            # A sparse matrix product sums the rows of each class without a copy per class.
             one_hot = csc_array(
                 (np.ones(n_rows), index[rows], np.arange(n_rows + 1)), (len(classes), n_rows)
             )
@@ -376,14 +383,77 @@ class LinearHead:
         return cls(means, -0.5 * np.square(means).sum(axis=1))
 
 
+def as_linear_head(head: Any, n_features: int) -> LinearHead:
+    """Return the `head` parameter of a detector as a `LinearHead` of the given width.
+
+    Parameters
+    ----------
+    head : LinearHead, tuple (weight, bias), array-like of shape (n_classes, n_features), or \
+            "identity"
+        The last linear layer. An array-like is a weight, whose bias is zero. ``"identity"`` is
+        the head for rows that are logits already.
+    n_features : int
+        The number of columns of the rows that the detector is given.
+
+    Returns
+    -------
+    LinearHead
+
+    Raises
+    ------
+    TypeError
+        The head is of another kind.
+    ValueError
+        The head is None, another string or a tuple of another length, its weight or bias is not
+        valid, or its weight has another number of columns.
+
+    Examples
+    --------
+    >>> from skdice._head import as_linear_head
+    >>> as_linear_head([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], 2)
+    LinearHead(n_classes=3, n_features=2, dtype=float64)
+    >>> as_linear_head("identity", 2)
+    LinearHead(n_classes=2, n_features=2, dtype=float32)
+    """
+    if head is None or (isinstance(head, str) and head != "identity"):
+        raise ValueError(
+            f"head is {head!r}, expected a LinearHead, a tuple (weight, bias), a weight of shape "
+            "(n_classes, n_features), or 'identity'"
+        )
+    if isinstance(head, str):
+        # The dtype of the rows decides the precision of the scores, so float32 serves for all.
+        return LinearHead(np.eye(n_features, dtype=np.float32))
+    if isinstance(head, tuple) and len(head) != 2:
+        raise ValueError(f"head is a tuple of {len(head)}, expected (weight, bias)")
+    layer: LinearHead
+    if isinstance(head, LinearHead):
+        layer = head
+    else:
+        layer = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
+    if layer.n_features != n_features:
+        is_transposed = layer.n_classes == n_features
+        hint = "; transpose the weight if its rows are features" if is_transposed else ""
+        raise ValueError(
+            f"X has {n_features} features, but the head expects {layer.n_features}: its weight "
+            f"has shape {layer.weight.shape}{hint}"
+        )
+    return layer
+
+
 def _real_array(name: str, values: Any) -> NDArray[Any]:
     """Return the values as an array of real numbers."""
-    if hasattr(values, "detach"):  # a torch tensor, which may be part of a graph
+    # A torch tensor has to be detached from its graph first, which to_numpy does.
+    if hasattr(values, "detach"):
         return to_numpy(values)
     if hasattr(values, "state_dict"):
         raise TypeError(
             f"{name} must be an array, got {type(values).__name__}; for a torch layer there is "
             "LinearHead.from_torch(layer)"
+        )
+    if isinstance(values, BaseEstimator):
+        raise TypeError(
+            f"{name} must be an array, got {type(values).__name__}; for a scikit-learn classifier "
+            "there is LinearHead.from_estimator(classifier)"
         )
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-import skdice
 from skdice import shaping as shaping_module
 from skdice._compat.arrays import to_numpy
 from skdice._compat.sklearn import validate_parameters
 from skdice._dice import DICEDetector
-from skdice._head import LinearHead
+from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics
+from skdice._passes.threshold import Calibration
+from skdice._rows.door import wrap
+from skdice._search import DICEDetectorCV
+from skdice._version import __version__
 from skdice.io import _safetensors
 from skdice.io._archive import clean_errors
 from skdice.io._atomic import replacing
@@ -34,11 +38,49 @@ KIND = "skdice.DICEDetector"
 _SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
 
 
-def save(detector: DICEDetector, path: str | Path) -> None:
-    """Write a fitted detector; see `DICEDetector.save`."""
-    check_is_fitted(detector, "coef_")
-    if type(detector) is not DICEDetector:
-        raise TypeError(f"only a DICEDetector itself can be saved, got {type(detector).__name__}")
+def save(detector: DICEDetector | DICEDetectorCV, path: str | Path) -> None:
+    """Write a fitted detector to a file that runs no code when it is loaded.
+
+    The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
+    back, bit for bit, on any machine. An interrupted save leaves the old file or none.
+
+    Parameters
+    ----------
+    detector : DICEDetector or DICEDetectorCV
+        Fitted. The result of a search is written as a `DICEDetector` with the best sparsity.
+    path : str or Path
+        The file, such as ``detector.safetensors``.
+
+    Raises
+    ------
+    TypeError
+        `detector` is of another class.
+    ValueError
+        `score_func` is a function, or `shaping` is not one of `skdice.shaping`: these
+        cannot be saved without saving code.
+    sklearn.exceptions.NotFittedError
+        The detector is not fitted.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> import skdice
+    >>> from skdice.datasets import load_fashion_mnist_ood
+    >>> data = load_fashion_mnist_ood()
+    >>> detector = skdice.DICEDetector(data.head).fit(data.id_train)
+    >>> skdice.save(detector, pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors")
+    """
+    if type(detector) not in (DICEDetector, DICEDetectorCV):
+        raise TypeError(
+            f"save writes a DICEDetector or a DICEDetectorCV, got a {type(detector).__name__}"
+        )
+    check_is_fitted(detector)
+    parameters = detector.get_params(deep=False)
+    if isinstance(detector, DICEDetectorCV):
+        parameters = {
+            name: parameters.get(name, value)
+            for name, value in DICEDetector(detector.head).get_params(deep=False).items()
+        } | {"sparsity": detector.sparsity_, "shaping": detector.best_shaping_}
     if not isinstance(detector.score_func, str):
         raise ValueError(
             f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
@@ -50,31 +92,31 @@ def save(detector: DICEDetector, path: str | Path) -> None:
         "activation_total": detector._statistics.total,
         "activation_error": detector._statistics.error,
     }
-    head = detector._resolve_head(detector.n_features_in_)
-    coef = to_numpy(detector.coef_)
-    if not np.array_equal(np.where(arrays["mask"], head.weight, 0).astype(coef.dtype), coef):
-        raise ValueError("the head was changed after the detector was fitted; fit it again")
-    if not isinstance(detector.head, str):
-        arrays |= {"weight": head.weight, "bias": head.bias}
+    is_identity = isinstance(detector.head, str)
+    if not is_identity:
+        arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
     if hasattr(detector, "calibration_scores_"):
         arrays["calibration_scores"] = detector.calibration_scores_
     names = getattr(detector, "feature_names_in_", None)
-    parameters = detector.get_params(deep=False)
+    calibration = getattr(detector, "calibration_", None)
     document = {
         "kind": KIND,
         "schema": SCHEMA,
-        "versions": {"skdice": skdice.__version__, "scikit-learn": sklearn.__version__},
+        "versions": {"skdice": __version__, "scikit-learn": sklearn.__version__},
         "parameters": {
             name: _encode(value)
             for name, value in parameters.items()
             if name not in ("head", "shaping")
         },
-        "head": detector.head if isinstance(detector.head, str) else "arrays",
-        "shaping": _encode_shaping(detector.shaping),
+        "head": detector.head if is_identity else "arrays",
+        "shaping": _encode_shaping(parameters["shaping"]),
         "fitted": {
             "contribution_threshold": _encode(detector.contribution_threshold_),
             "offset": _encode(getattr(detector, "offset_", None)),
+            "contamination": _encode(getattr(detector, "contamination_", None)),
+            "calibration": None if calibration is None else asdict(calibration),
             "n_samples_seen": int(detector.n_samples_seen_),
+            "sum_of_weights": detector._statistics.sum_of_weights,
             "feature_names": None if names is None else list(map(str, names)),
             "shaping": _encode_shaping(detector.shaping_),
         },
@@ -83,11 +125,12 @@ def save(detector: DICEDetector, path: str | Path) -> None:
     metadata = {"skdice": text, "sha256": _digest(text, arrays)}
     path = Path(path)
     with replacing(path) as temporary:
-        _safetensors.write(temporary, dict(arrays), metadata)
+        sources = {name: wrap(array) for name, array in arrays.items()}
+        _safetensors.write(temporary, sources, metadata)
 
 
 def load(path: str | Path) -> DICEDetector:
-    """Load a detector that `DICEDetector.save` wrote. No code in the file is executed.
+    """Load a detector that `skdice.save` wrote. No code in the file is executed.
 
     Parameters
     ----------
@@ -115,7 +158,7 @@ def load(path: str | Path) -> DICEDetector:
     >>> data = load_fashion_mnist_ood()
     >>> detector = skdice.DICEDetector(data.head, sparsity=0.1).fit(data.id_train)
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors"
-    >>> detector.save(path)
+    >>> skdice.save(detector, path)
     >>> bool((skdice.load(path).predict(data.id_test) == detector.predict(data.id_test)).all())
     True
     """
@@ -150,7 +193,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if document["schema"] > SCHEMA:
             raise ValueError(
                 f"it has schema {document['schema']}, written by skdice "
-                f"{document['versions']['skdice']}; this is skdice {skdice.__version__}, which "
+                f"{document['versions']['skdice']}; this is skdice {__version__}, which "
                 f"reads schemas up to {SCHEMA}: upgrade it"
             )
         archive = _safetensors.read(path)
@@ -170,7 +213,7 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         **{name: _decode(value) for name, value in document["parameters"].items()},
     )
     validate_parameters(detector)
-    resolved = detector._resolve_head(n_features)
+    resolved = as_linear_head(detector.head, n_features)
     shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
         "mask": (np.dtype(np.bool_), resolved.weight.shape)
     }
@@ -191,6 +234,7 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}")
     statistics = FeatureStatistics(n_features)
     statistics.n_samples = fitted["n_samples_seen"]
+    statistics.sum_of_weights = _number("sum_of_weights", fitted["sum_of_weights"])
     statistics.total = arrays["activation_total"]
     statistics.error = arrays["activation_error"]
     detector.n_features_in_ = n_features
@@ -211,6 +255,9 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         detector.offset_ = _number("offset", fitted["offset"])
         if not math.isfinite(detector.offset_):
             raise ValueError(f"its offset is {detector.offset_}")
+        detector.contamination_ = _number("contamination", fitted["contamination"])
+    if fitted["calibration"] is not None:
+        detector.calibration_ = Calibration(**fitted["calibration"])
     if "calibration_scores" in arrays:
         scores = arrays["calibration_scores"]
         if scores.dtype not in (np.float32, np.float64) or scores.ndim != 1 or not len(scores):

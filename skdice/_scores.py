@@ -1,114 +1,129 @@
 """Scores of a row from its logits: higher = more in-distribution.
 
-Pure functions on logits of shape (n_samples, n_classes), float32 or float64,
-returning (n_samples,) in the same dtype. With ``overwrite=True`` they may use the
-memory of the logits for their intermediate results, so that scoring a block needs
-no second one.
+Pure functions on logits of shape (n_samples, n_classes) of any library with the array API, float32
+or float64. They return (n_samples,) in the same dtype. With ``overwrite=True`` they may use the
+memory of NumPy's logits for their intermediate results, so that a block needs no second one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating[Any]]
+from skdice._compat.arrays import namespace_of
 
 GEN_GAMMA = 0.1
 GEN_TOP_CLASSES = 100
 
 
-def _exp_below_max(logits: FloatArray, overwrite: bool) -> tuple[FloatArray, FloatArray]:
-    """Return exp(logits - row maximum) and the row maximum (n_samples, 1)."""
-    maximum = logits.max(axis=1, keepdims=True)
-    shifted = np.subtract(logits, maximum, out=logits if overwrite else None)
-    return np.exp(shifted, out=shifted), maximum
-
-
-def energy(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
+def energy(logits: Any, *, overwrite: bool = False) -> Any:
     """Negative free energy, ``logsumexp(logits)`` (Liu et al., NeurIPS 2020, arXiv:2010.03759).
 
     >>> import numpy as np
     >>> energy(np.array([[0.0, 0.0], [1e4, -1e4]]))
     array([6.93147181e-01, 1.00000000e+04])
     """
-    exponentials, maximum = _exp_below_max(logits, overwrite)
-    total: FloatArray = exponentials.sum(axis=1)
-    return np.log(total) + maximum[:, 0]
+    xp = namespace_of(logits)
+    exponentials, maximum = _exp_below_maximum(xp, logits, overwrite)
+    return xp.log(xp.sum(exponentials, axis=1)) + maximum[:, 0]
 
 
-def max_logit(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
+def max_logit(logits: Any, *, overwrite: bool = False) -> Any:
     """Largest logit (Hendrycks et al., ICML 2022, arXiv:1911.11132).
 
     >>> import numpy as np
     >>> max_logit(np.array([[1.0, 3.0]]))
     array([3.])
     """
-    largest: FloatArray = logits.max(axis=1)
-    return largest
+    return namespace_of(logits).max(logits, axis=1)
 
 
-def msp(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
+def msp(logits: Any, *, overwrite: bool = False) -> Any:
     """Maximum softmax probability (Hendrycks & Gimpel, ICLR 2017, arXiv:1610.02136).
 
-    In float32 the probability of a very confident row rounds to 1, so that rows tie;
-    score float64 features where that matters.
+    In float32 the probability of a very confident row rounds to 1, so that rows tie.
+    Give float64 features where ties matter.
 
     >>> import numpy as np
     >>> msp(np.array([[0.0, 0.0], [1e4, -1e4]]))
     array([0.5, 1. ])
     """
-    exponentials, _ = _exp_below_max(logits, overwrite)
-    total: FloatArray = exponentials.sum(axis=1)
-    return 1 / total
+    xp = namespace_of(logits)
+    exponentials, _ = _exp_below_maximum(xp, logits, overwrite)
+    return 1 / xp.sum(exponentials, axis=1)
 
 
-def gen(logits: FloatArray, *, overwrite: bool = False) -> FloatArray:
+def gen(logits: Any, *, overwrite: bool = False) -> Any:
     """Generalised entropy (Liu, Lochman & Zach, CVPR 2023).
 
     ``-sum(p**g * (1 - p)**g)`` over the softmax probabilities p of the M most likely
     classes, with the authors' g = 0.1 and M = 100 (all classes where there are fewer).
-    Both factors are taken through their logarithms, so that neither a p that
-    underflows nor a 1 - p that cancels costs precision. NaN for a row with a logit that is
-    not finite.
+    Both factors are computed through their logarithms, so that neither a p that
+    underflows nor a 1 - p that cancels costs precision. A row with a logit that is not
+    finite scores NaN.
 
     >>> import numpy as np
     >>> gen(np.array([[0.0, 0.0]])).round(6)
     array([-1.741101])
     """
-    n_classes = logits.shape[1]
-    # What is not finite would come out as if it were certain.
-    spoilt = ~np.isfinite(logits).all(axis=1)
+    xp, n_classes = namespace_of(logits), logits.shape[1]
+    # Without this check a logit that is not finite would look like a certain class.
+    is_finite = xp.all(xp.isfinite(logits), axis=1)
+    nan = xp.full_like(logits[:, 0], xp.nan)
     if n_classes == 1:
-        # The one class has probability 1: no entropy, whatever the logit.
-        scores = np.zeros(len(logits), dtype=logits.dtype)
-        scores[spoilt] = np.nan
-        return scores
-    ordered = logits if overwrite else logits.copy()
+        # The one class has probability 1, and so no entropy, whatever its logit.
+        return xp.where(is_finite, xp.zeros_like(nan), nan)
     n_top = min(GEN_TOP_CLASSES, n_classes)
-    ordered.partition(sorted({n_classes - n_top, n_classes - 2}), axis=1)
-    top, second = ordered[:, -1:].copy(), ordered[:, -2:-1].copy()
-    others = ordered[:, :-1]
-    log_p = others[:, n_classes - n_top :] - top
-    # With the maximum last, its complement is the sum over the others, without cancellation;
-    # taken in place, as the logits are not needed any more.
-    others -= second
-    np.exp(others, out=others)
-    rest = np.log(others.sum(axis=1, keepdims=True)) + (second - top)
-    log_total = np.log1p(np.exp(rest))
-    log_p -= log_total
-    # No class but the first can exceed 1/2, so 1 - p is exact enough there.
-    entropy: FloatArray = np.exp(GEN_GAMMA * (log_p + np.log1p(-np.exp(log_p)))).sum(axis=1)
-    entropy += np.exp(GEN_GAMMA * (rest - 2 * log_total))[:, 0]
-    entropy[spoilt] = np.nan
-    return -entropy
+    # The largest logit comes last, and the next n_top - 1 come before it.
+    ordered = partitioned(logits, (n_classes - n_top, n_classes - 1), overwrite=overwrite)
+    top = ordered[:, -1:]
+    log_p = ordered[:, n_classes - n_top : -1] - top
+    # 1 - p of the top class is the sum over the other classes, which does not cancel.
+    others, second = _exp_below_maximum(xp, ordered[:, :-1], overwrite=True)
+    rest = xp.log(xp.sum(others, axis=1, keepdims=True)) + (second - top)
+    log_total = xp.log1p(xp.exp(rest))
+    log_p = log_p - log_total
+    # No class but the top one can exceed 1/2, so their 1 - p is exact enough.
+    entropy = xp.sum(xp.exp(GEN_GAMMA * (log_p + xp.log1p(-xp.exp(log_p)))), axis=1)
+    entropy = entropy + xp.exp(GEN_GAMMA * (rest - 2 * log_total))[:, 0]
+    return xp.where(is_finite, -entropy, nan)
 
 
-SCORES: dict[str, Callable[..., FloatArray]] = {
+SCORES: dict[str, Callable[..., Any]] = {
     "energy": energy,
     "max_logit": max_logit,
     "msp": msp,
     "gen": gen,
 }
+
+
+def partitioned(values: Any, places: Sequence[int], *, overwrite: bool = False) -> Any:
+    """Return each row with the entries of the given places where sorting would put them.
+
+    NumPy partitions, which is several times faster than sorting; the array API only sorts.
+
+    Parameters
+    ----------
+    values : array of shape (n_samples, n_columns)
+        Rows.
+    places : sequence of int
+        Columns that must hold what they would hold if each row were sorted.
+    overwrite : bool
+        True if the memory of `values` may be used.
+    """
+    if not isinstance(values, np.ndarray):
+        return namespace_of(values).sort(values, axis=1)
+    ordered = values if overwrite else values.copy()
+    ordered.partition(sorted(set(places)), axis=1)
+    return ordered
+
+
+def _exp_below_maximum(xp: Any, logits: Any, overwrite: bool) -> tuple[Any, Any]:
+    """Return exp(logits - row maximum) and the row maximum (n_samples, 1)."""
+    maximum = xp.max(logits, axis=1, keepdims=True)
+    if not isinstance(logits, np.ndarray):
+        return xp.exp(logits - maximum), maximum
+    below = np.subtract(logits, maximum, out=logits if overwrite else None)
+    return np.exp(below, out=below), maximum

@@ -1,8 +1,8 @@
-"""DICEDetectorCV: the sparsity by cross-validation."""
+"""Scores along a path of sparsities, and the detector that chooses one by cross-validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Self
@@ -13,27 +13,147 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils.parallel import Parallel, delayed
 
-from skdice._base import BaseDICE, inlier_rows
-from skdice._dice import DICEDetector
-from skdice._engines import block_threads
-from skdice._engines.scoring import fitted_shaping
-from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics, add_rows
-from skdice._path import check_sparsities, path_scores
-from skdice._rows.dask import sliceable
-from skdice._rows.sources import Rows, check_rows
-from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, Trial, fold_trials, predicted_classes
+from skdice._dice import BaseDICE, DICEDetector
+from skdice._engines.choose import Options
+from skdice._engines.layer import LayerPath, values_dtype
+from skdice._engines.run import run
+from skdice._engines.threads import block_threads
+from skdice._head import LinearHead, as_linear_head
+from skdice._passes.mean import gather_statistics
+from skdice._rows.door import as_sliced_source, as_source
+from skdice._rows.sources import NumpyRows, SelectedRows, SlicedRows
+from skdice._sparsify import contribution, threshold_masks
+from skdice.shaping import describe, fit_shaping
 
 FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 
 
-class _Scored(OutlierMixin, BaseEstimator):
-    """Stands for a fitted detector where a scorer asks for scores that are known."""
+def sparsity_path(
+    head: LinearHead,
+    X_fit: Any,
+    X: Any,
+    sparsities: Sequence[float],
+    *,
+    shaping: Any = None,
+    score_func: str | Callable[[FloatArray], FloatArray] = "energy",
+    batch_size: int | None = None,
+    verbose: int = 0,
+) -> FloatArray:
+    """Return the scores of rows at each of several sparsities.
+
+    What `DICEDetector(head, sparsity=p).fit(X_fit).score_samples(X)` gives for each p, with
+    one mean of the fitted rows, one selection in the contributions for all thresholds, and
+    one pass over the scored rows.
+
+    Parameters
+    ----------
+    head : LinearHead
+        The last linear layer.
+    X_fit : array-like or source of rows, of shape (n_fitted, n_features)
+        Features of in-distribution inputs.
+    X : array-like or source of rows, of shape (n_samples, n_features)
+        Features that are scored.
+    sparsities : sequence of float in [0, 1)
+        Fractions of the weights pruned.
+    shaping : transformer, default=None
+        As in `DICEDetector`, fitted on `X_fit`.
+    score_func : {"energy", "max_logit", "msp", "gen"} or callable, default="energy"
+        As in `DICEDetector`.
+    batch_size : int, default=None
+        Rows per block; None chooses them.
+    verbose : int, default=0
+        Above 0, progress bars on stderr.
+
+    Returns
+    -------
+    ndarray of shape (n_sparsities, n_samples), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        A sparsity is out of its range, widths do not match, or a value is not finite.
+
+    See Also
+    --------
+    DICEDetectorCV : Chooses the sparsity by cross-validation.
+
+    Examples
+    --------
+    >>> from skdice import sparsity_path
+    >>> from skdice.datasets import load_fashion_mnist_ood
+    >>> data = load_fashion_mnist_ood()
+    >>> sparsity_path(data.head, data.id_train, data.id_test, [0, 0.1, 0.9]).shape
+    (3, 3000)
+    """
+    fitted_rows, rows = as_source(X_fit, "X_fit"), as_sliced_source(X)
+    for name, source in (("X_fit", fitted_rows), ("X", rows)):
+        if source.shape[1] != head.n_features:
+            raise ValueError(
+                f"{name} has {source.shape[1]} features, but the head expects {head.n_features}"
+            )
+    statistics = gather_statistics(fitted_rows, batch_size=batch_size, verbose=verbose)
+    return path_scores(
+        head,
+        statistics.mean(),
+        fit_shaping(shaping, fitted_rows, verbose),
+        rows,
+        check_sparsities(sparsities),
+        score_func,
+        Options(batch_size=batch_size, verbose=verbose),
+    )
+
+
+def check_sparsities(sparsities: Any) -> list[float]:
+    """Return the sparsities as a list of floats, in the order given."""
+    values = np.asarray(sparsities, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"sparsities is {sparsities!r}, expected a sequence of floats in [0, 1)")
+    for value in values.tolist():
+        if not 0 <= value < 1:
+            hint = f" It is a fraction: did you mean {value / 100:g}?" if 1 < value < 100 else ""
+            raise ValueError(f"sparsities holds {value:g}, expected floats in [0, 1).{hint}")
+    return [float(value) for value in values]
+
+
+def path_scores(
+    head: LinearHead,
+    mean_activation: NDArray[np.float64],
+    shaping: Any,
+    rows: SlicedRows,
+    sparsities: Sequence[float],
+    score_func: str | Callable[[FloatArray], FloatArray],
+    options: Options,
+) -> FloatArray:
+    """Return the scores of `sparsity_path`, from a mean activation and a fitted shaping."""
+    masks = threshold_masks(contribution(head.weight, mean_activation), sparsities)
+    path = LayerPath(
+        head.weight,
+        head.bias,
+        [mask for mask, _ in masks],
+        describe(shaping, head.n_features),
+        score_func,
+    )
+    out = np.empty((len(sparsities), len(rows)), values_dtype(rows))
+    for row_slice, scores in run(path, rows, options):
+        out[:, row_slice] = scores.T
+    return out
+
+
+class _KnownScores(OutlierMixin, BaseEstimator):
+    """A detector that returns scores computed before, for scikit-learn's scorers.
+
+    A scorer takes a fitted estimator and rows, and asks the estimator for the scores.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+        The scores of all rows that the scorer gives.
+    """
 
     def __init__(self, scores: FloatArray) -> None:
         self.scores = scores
@@ -47,16 +167,16 @@ class _Scored(OutlierMixin, BaseEstimator):
 
 @dataclass(frozen=True)
 class _Candidates:
-    """What a fold compares, and how.
+    """The candidates of a search, and how a fold compares them.
 
     Parameters
     ----------
     shapings : sequence of transformer or None
-        Each with each of the sparsities.
+        The shapings; a candidate is a shaping together with a sparsity.
     sparsities : sequence of float
-        In ascending order.
+        The sparsities.
     score_func, scoring, batch_size, verbose
-        Of the search.
+        The parameters of the search that have these names.
     """
 
     shapings: Sequence[Any]
@@ -66,97 +186,123 @@ class _Candidates:
     batch_size: int | None
     verbose: int | bool
 
-    def measure(self, trial: Trial, n_threads: int) -> list[float]:
-        """Return the metric of each candidate on one trial."""
-        statistics = FeatureStatistics(trial.head.n_features)
-        add_rows(statistics, trial.fitted, batch_size=self.batch_size, n_threads=n_threads)
-        scorer = get_scorer(self.scoring)
-        results: list[float] = []
-        for shaping in self.shapings:
-            shaped = fitted_shaping(shaping, trial.fitted)
-            y_score = np.concatenate(
-                [
-                    path_scores(
-                        trial.head,
-                        statistics.mean(),
-                        shaped,
-                        each,
-                        self.sparsities,
-                        self.score_func,
-                        self.batch_size,
-                        self.verbose,
-                    )
-                    for each in trial.sources
-                ],
-                axis=1,
-            )
-            unused = np.zeros((len(trial.y_true), 1))
-            results += [float(scorer(_Scored(each), unused, trial.y_true)) for each in y_score]
-        return results
 
-
-def fold_scores(
+def _fold_scores(
     head: LinearHead,
-    rows: Rows,
+    rows: SlicedRows,
     labels: NDArray[np.int_],
-    outliers: Any,
-    classes: NDArray[np.intp] | None,
+    outliers: SlicedRows | None,
     fold: tuple[NDArray[Any], NDArray[Any]],
     candidates: _Candidates,
     n_threads: int,
-) -> FloatArray:
-    """Return the metric of each candidate on one fold, the mean over its trials.
+) -> list[float]:
+    """Return the metric of each candidate on one fold.
 
     Parameters
     ----------
-    head, rows, labels, fold, outliers, classes
-        As in `fold_trials`.
+    head : LinearHead
+        The last linear layer.
+    rows : source of rows
+        All rows that `fit` was given as X.
+    labels : ndarray of shape (n_samples,)
+        +1 for in-distribution rows, -1 for known outliers.
+    outliers : source of rows or None
+        Further outliers. Every fold scores all of them, because no candidate is fitted on them.
+    fold : tuple of two ndarrays
+        Indices, or a mask, of the rows to train on and of the rows to test.
     candidates : _Candidates
-        What is compared.
+        The candidates.
     n_threads : int
-        Threads that sum the rows.
+        The number of threads that sum the rows.
+
+    Raises
+    ------
+    ValueError
+        The fold has no in-distribution row to fit on, or lacks one of the two kinds of rows
+        to score.
     """
-    trials = fold_trials(head, rows, labels, fold, outliers, classes)
-    measured: FloatArray = np.mean([candidates.measure(each, n_threads) for each in trials], axis=0)
-    return measured
+    is_train, is_test = np.zeros((2, len(labels)), np.bool_)
+    is_train[fold[0]], is_test[fold[1]] = True, True
+    is_train &= labels == 1
+    if not is_train.any():
+        raise ValueError("a fold has no in-distribution row to fit on; shuffle the folds")
+    fitted_rows = SelectedRows(rows, is_train)
+    scored_rows: list[SlicedRows] = [SelectedRows(rows, is_test)]
+    y_true = labels[is_test]
+    if outliers is not None:
+        scored_rows.append(outliers)
+        y_true = np.concatenate([y_true, np.full(outliers.shape[0], -1)])
+    for label, kind in ((1, "in-distribution rows"), (-1, "outliers")):
+        if label not in y_true:
+            raise ValueError(f"a fold has no {kind} to score; shuffle and stratify the folds")
+    statistics = gather_statistics(
+        fitted_rows, batch_size=candidates.batch_size, n_threads=n_threads
+    )
+    options = Options(batch_size=candidates.batch_size, verbose=candidates.verbose)
+    scorer = get_scorer(candidates.scoring)
+    # Scorers ask for rows as well as an estimator; the scores are known, so these stay unread.
+    unread = np.zeros((len(y_true), 1))
+    results: list[float] = []
+    for shaping in candidates.shapings:
+        fitted_shaping = fit_shaping(shaping, fitted_rows)
+        paths = [
+            path_scores(
+                head,
+                statistics.mean(),
+                fitted_shaping,
+                source,
+                candidates.sparsities,
+                candidates.score_func,
+                options,
+            )
+            for source in scored_rows
+        ]
+        results += [
+            float(scorer(_KnownScores(y_score), unread, y_true))
+            for y_score in np.concatenate(paths, axis=1)
+        ]
+    return results
 
 
 class DICEDetectorCV(BaseDICE):
-    """`DICEDetector` whose sparsity is chosen by cross-validation.
+    """A `DICEDetector` whose sparsity is chosen by cross-validation.
 
-    Fitted on in-distribution and known out-of-distribution rows, it scores the held-out rows
-    of each fold at every sparsity, from one mean and one selection in the contributions per
-    fold, takes the sparsity with the best mean metric, and fits a detector with it on all
-    in-distribution rows. Afterwards it is that detector. The results are those of
-    `GridSearchCV` over the same folds, to the rounding of the scores, several times faster.
+    `fit` takes in-distribution rows and known outliers. It scores the held-out rows of each
+    fold at every sparsity, takes the sparsity with the best mean metric, and fits a detector
+    with this sparsity on all in-distribution rows. Afterwards the estimator is that detector.
+    The results are those of `sklearn.model_selection.GridSearchCV` over the same folds, up to
+    the rounding of the scores. The search is several times faster because each fold needs one
+    mean and one selection among the contributions for all sparsities.
 
     Parameters
     ----------
     head : LinearHead, tuple (weight, bias) or "identity"
-        As in `DICEDetector`.
+        The last linear layer, as in `DICEDetector`.
     sparsities : array-like of float in [0, 1), default=None
-        Candidates. None takes 0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9 and 0.95.
+        The candidates. None means 0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9 and 0.95.
     cv : int, splitter or iterable, default=None
-        Folds. None and an int are that many (5) stratified folds, shuffled with a fixed
-        seed, as labels in sorted order need.
+        The folds. None means 5 folds. An int or None makes folds that are stratified by label
+        and shuffled with a fixed seed, because labels are often sorted; where `fit` is given
+        groups, these folds keep each group together.
     scoring : str or scorer, default="roc_auc"
-        What scikit-learn takes, on the labels +1 and -1, if it looks at nothing but the order
-        of the scores: ``"roc_auc"``, ``"average_precision"``,
-        `skdice.metrics.neg_fpr95_scorer`. Higher is better.
-    outliers : array-like, source of rows, {"permutation", "mixture", "noise", \
-            "leave-one-class-out"} or None, default=None
-        Known outliers, scored in every fold, besides those that `y` labels -1. Or the name of
-        a kind of pseudo-outliers, made of each fold's held-out in-distribution rows: each
-        column permuted by itself, means of two rows that the head takes for different
-        classes, or normal noise with each column's moments. Or the rows that the head takes
-        for one class, with that class left out of the head and of the fitted rows: the mean
-        over up to 10 classes per fold, at as many times the cost. Prefer real outliers: on
-        the two networks measured none of these found the pruning that helps, and the last once
-        chose one that hurts (docs/user_guide/choosing_sparsity.rst).
+        The metric, on the labels +1 and -1, in a form that scikit-learn takes. Higher is
+        better. The metric must depend only on the order of the scores: ``"roc_auc"``,
+        ``"average_precision"`` and `skdice.metrics.neg_fpr95_scorer` do.
     shaping : transformer, list of transformers, or None, default=None
-        As in `DICEDetector`; of a list, which may hold None, each is tried with each sparsity.
-    score_func, contamination, device, batch_size, n_jobs, verbose
-        As in `DICEDetector`. The search is computed on the CPU in any case.
+        The shaping, as in `DICEDetector`. Each shaping of a list, which may contain None, is
+        tried with each sparsity.
+    score_func : {"energy", "max_logit", "msp", "gen"} or callable, default="energy"
+        The score, as in `DICEDetector`.
+    contamination : float in (0, 0.5], default=0.05
+        The share of in-distribution rows below the threshold, as in `DICEDetector`.
+    device : str, default=None
+        The device that scores rows after `fit`. The search itself runs on the CPU.
+    batch_size : int, default=None
+        The number of rows per block; None lets skdice choose.
+    n_jobs : int, default=None
+        The number of threads, as in `DICEDetector`.
+    verbose : int, default=0
+        Above 0, progress bars are shown on stderr.
 
     Attributes
     ----------
@@ -165,28 +311,35 @@ class DICEDetectorCV(BaseDICE):
     best_shaping_ : transformer or None
         The best shaping, unfitted.
     best_score_ : float
-        Its mean metric over the folds.
+        The mean metric of the best candidate over the folds.
     best_index_ : int
-        Its place in `cv_results_`.
+        The place of the best candidate in `cv_results_`.
     cv_results_ : dict of str to ndarray
-        As of `GridSearchCV`: ``param_sparsity``, ``param_shaping`` where there is a list,
-        ``params``, ``split0_test_score`` and so on, ``mean_test_score``, ``std_test_score``,
+        The results under the names of `sklearn.model_selection.GridSearchCV`:
+        ``param_sparsity``, ``param_shaping`` where `shaping` is a list, ``params``,
+        ``split0_test_score`` and so on, ``mean_test_score``, ``std_test_score``,
         ``rank_test_score``.
     n_splits_ : int
-        Number of folds.
+        The number of folds.
     mean_activation_, mask_, coef_, intercept_, contribution_threshold_, shaping_, offset_, \
     n_samples_seen_, n_features_in_, feature_names_in_
-        Of the detector fitted on all in-distribution rows, as in `DICEDetector`.
+        The attributes of the detector that is fitted on all in-distribution rows, as in
+        `DICEDetector`.
 
     See Also
     --------
-    sparsity_path : The scores at each sparsity.
+    sparsity_path : Returns the scores of rows at each sparsity.
     sklearn.model_selection.GridSearchCV : Searches over any parameter.
 
     Notes
     -----
-    `best_score_` is the best of several and so a little too good; measure the chosen detector
-    on rows that had no part in the choice. Then `calibrate` it on unseen in-distribution rows.
+    `best_score_` is the best of several values and therefore a little too good. Measure the
+    chosen detector on rows that had no part in the choice. Then `calibrate` the detector on
+    unseen in-distribution rows.
+
+    Choose with real outliers. Artificial outliers, made of in-distribution features, did not
+    find the best sparsity in our measurements, and one kind led to a harmful choice
+    (docs/user_guide/choosing_sparsity.rst).
 
     Examples
     --------
@@ -199,6 +352,12 @@ class DICEDetectorCV(BaseDICE):
     >>> detector = DICEDetectorCV(data.head, sparsities=[0, 0.1, 0.9]).fit(X, y)
     >>> detector.sparsity_
     0.1
+
+    Outliers in an array or file of their own need no labels:
+
+    >>> detector = DICEDetectorCV(data.head, sparsities=[0, 0.1, 0.9])
+    >>> detector.fit(data.id_train, outliers=data.ood["mnist"][:500]).sparsity_
+    0.1
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -210,7 +369,6 @@ class DICEDetectorCV(BaseDICE):
         "sparsities": ["array-like", None],
         "cv": ["cv_object"],
         "scoring": [str, callable],
-        "outliers": "no_validation",
         "shaping": [BaseEstimator, list, tuple, None],
     }
 
@@ -223,12 +381,11 @@ class DICEDetectorCV(BaseDICE):
 
     def __init__(
         self,
-        head: Any = None,
-        sparsities: ArrayLike | None = None,
+        head: Any,
         *,
+        sparsities: ArrayLike | None = None,
         cv: Any = None,
         scoring: Any = "roc_auc",
-        outliers: Any = None,
         shaping: Any = None,
         score_func: str | Callable[[FloatArray], FloatArray] = "energy",
         contamination: float = 0.05,
@@ -241,7 +398,6 @@ class DICEDetectorCV(BaseDICE):
         self.sparsities = sparsities
         self.cv = cv
         self.scoring = scoring
-        self.outliers = outliers
         self.shaping = shaping
         self.score_func = score_func
         self.contamination = contamination
@@ -250,16 +406,28 @@ class DICEDetectorCV(BaseDICE):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        outliers: Any = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
         """Choose the sparsity, and fit a detector with it on all in-distribution rows.
 
         Parameters
         ----------
         X : array-like or source of rows, of shape (n_samples, n_features)
-            Penultimate features of in-distribution inputs and of known outliers.
+            Penultimate features of in-distribution inputs; known outliers may be among them.
         y : array-like of shape (n_samples,), default=None
-            -1 for known outliers; all others are in-distribution. Not needed where
-            `outliers` is given.
+            The labels of X. -1 marks a known outlier; every other label is in-distribution.
+            None means that all rows of X are in-distribution.
+        outliers : array-like or source of rows, of shape (n_outliers, n_features), default=None
+            Penultimate features of further known outliers, which every fold scores.
+        groups : array-like of shape (n_samples,), default=None
+            The group of each row of X, for the splitter. A splitter such as
+            `sklearn.model_selection.StratifiedGroupKFold` keeps the rows of a group together.
 
         Returns
         -------
@@ -268,8 +436,8 @@ class DICEDetectorCV(BaseDICE):
         Raises
         ------
         ValueError
-            There are no outliers, a fold lacks a class, widths do not match, a value is not
-            finite, or a parameter is out of its range.
+            There are no outliers, a fold lacks one of the two kinds of rows, widths do not
+            match, a value is not finite, or a parameter is out of its range.
         """
         self._validate_parameters(X)
         sparsities = check_sparsities(SPARSITIES if self.sparsities is None else self.sparsities)
@@ -278,29 +446,27 @@ class DICEDetectorCV(BaseDICE):
         if not shapings:
             raise ValueError("shaping is an empty list, expected at least one")
         with self._unchanged_on_error():
-            rows = sliceable(self._validate_rows(X, reset=True))
-            head = self._resolve_head(rows.shape[1])
-            inliers = inlier_rows(rows, y)
-            is_inlier = np.ones(rows.shape[0], np.bool_) if inliers is None else inliers
-            outliers = self._outliers(rows.shape[1], is_inlier)
-            leaves_out = isinstance(outliers, str) and outliers == LEAVE_OUT
-            classes = predicted_classes(head, rows) if leaves_out else None
-            labels = np.where(is_inlier, 1, -1)
-            folds = list(self._folds(labels))
+            rows = as_sliced_source(X)
+            self._as_source(X, reset=True)
+            head = as_linear_head(self.head, rows.shape[1])
+            inliers = rows.inlier_mask(y)
+            labels = np.ones(len(rows), np.int_) if inliers is None else np.where(inliers, 1, -1)
+            outlier_rows = _check_outliers(outliers, rows.shape[1], labels)
+            folds = self._folds(labels, groups)
             candidates = _Candidates(
                 shapings, sparsities, self.score_func, self.scoring, self.batch_size, self.verbose
             )
-            # In a `joblib.parallel_config` context, folds at a time; rows in a file stay here.
-            in_memory = isinstance(rows, np.ndarray) and (
-                outliers is None or isinstance(outliers, str | np.ndarray)
+            # Folds run in parallel only in a `joblib.parallel_config` context, and only on rows in
+            # memory: an open file cannot be sent to other processes.
+            in_memory = isinstance(rows, NumpyRows) and (
+                outlier_rows is None or isinstance(outlier_rows, NumpyRows)
             )
             together = effective_n_jobs(None) > 1 and in_memory
             n_threads = 1 if together else max(2, block_threads(self.n_jobs))
             jobs = (
-                # What is large and the same is a value of its own, which a cluster is sent once.
-                delayed(fold_scores)(
-                    head, rows, labels, outliers, classes, fold, candidates, n_threads
-                )
+                # Head and rows are arguments by themselves because Dask sends a large argument
+                # to each worker once, but the attributes of an object with every task.
+                delayed(_fold_scores)(head, rows, labels, outlier_rows, fold, candidates, n_threads)
                 for fold in folds
             )
             parallel = Parallel(n_jobs=None if in_memory else 1, prefer="threads")
@@ -309,67 +475,19 @@ class DICEDetectorCV(BaseDICE):
             self.n_splits_ = len(folds)
             best = self._candidates(shapings, sparsities)[self.best_index_]
             self.best_shaping_, self.sparsity_ = best
-            self.__dict__.pop("calibration_scores_", None)
-            fitted = vars(self._detector().fit(X, y))
-            parameters = self._detector().get_params(deep=False)
-            self.__dict__.update(
-                {name: each for name, each in fitted.items() if name not in parameters}
-            )
+            self._fit_rows(X, y, None, sparsity=self.sparsity_, shaping=self.best_shaping_)
         return self
 
-    def save(self, path: Any) -> None:
-        """Write the fitted detector to a file, as a `DICEDetector` with the best sparsity.
-
-        Parameters
-        ----------
-        path : str or Path
-            As in `DICEDetector.save`.
-        """
-        detector = self._detector()
-        parameters = self.get_params(deep=False)
-        detector.__dict__.update(
-            {name: each for name, each in vars(self).items() if name not in parameters}
-        )
-        detector.save(path)
-
-    def _detector(self) -> DICEDetector:
-        """Return the chosen detector, unfitted."""
-        names = ("head", "score_func", "contamination", "device", "batch_size", "n_jobs", "verbose")
-        return DICEDetector(
-            sparsity=self.sparsity_,
-            shaping=self.best_shaping_,
-            **{name: getattr(self, name) for name in names},
-        )
-
-    def _outliers(self, n_features: int, is_inlier: NDArray[np.bool_]) -> Any:
-        """Return a source of outliers, the name of a generator, or None."""
-        if isinstance(self.outliers, str):
-            if self.outliers not in PSEUDO_OUTLIERS:
-                raise ValueError(
-                    f"outliers is {self.outliers!r}, expected one of {', '.join(PSEUDO_OUTLIERS)}, "
-                    "or features of outliers"
-                )
-            return self.outliers
-        if self.outliers is not None:
-            outliers = sliceable(check_rows(self.outliers, "outliers"))
-            if outliers.shape[1] != n_features:
-                raise ValueError(
-                    f"outliers has {outliers.shape[1]} features, but X has {n_features}"
-                )
-            return outliers
-        if is_inlier.all():
-            raise ValueError(
-                "there are no outliers to choose by: label known ones -1 in y, or give outliers= "
-                f"as features or as one of {', '.join(PSEUDO_OUTLIERS)}"
-            )
-        return None
-
-    def _folds(self, labels: NDArray[np.int_]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def _folds(
+        self, labels: NDArray[np.int_], groups: ArrayLike | None
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Return the indices to train on and to test of each fold."""
         if self.cv is None or isinstance(self.cv, int):
-            splitter = StratifiedKFold(self.cv or 5, shuffle=True, random_state=0)
+            kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+            splitter = kind(self.cv or 5, shuffle=True, random_state=0)
         else:
             splitter = check_cv(self.cv, labels, classifier=True)
-        return iter(splitter.split(np.zeros((len(labels), 1)), labels))
+        return list(splitter.split(np.zeros((len(labels), 1)), labels, groups))
 
     @staticmethod
     def _candidates(
@@ -380,7 +498,7 @@ class DICEDetectorCV(BaseDICE):
     def _set_results(
         self, scores: FloatArray, shapings: Sequence[Any] | None, sparsities: Sequence[float]
     ) -> None:
-        """Set what `GridSearchCV` does from scores of shape (n_splits, n_candidates)."""
+        """Set the results of the search from scores of shape (n_splits, n_candidates)."""
         candidates = self._candidates(shapings or [None], sparsities)
         params = [
             {"sparsity": sparsity} | ({} if shapings is None else {"shaping": shaping})
@@ -402,3 +520,24 @@ class DICEDetectorCV(BaseDICE):
         self.cv_results_ = results
         self.best_index_ = int(rank.argmin())
         self.best_score_ = float(mean[self.best_index_])
+
+
+def _check_outliers(outliers: Any, n_features: int, labels: NDArray[np.int_]) -> SlicedRows | None:
+    """Return the outliers that `fit` was given as a source of rows, or None.
+
+    Raises
+    ------
+    ValueError
+        The outliers have another width than X, or there are no outliers at all.
+    """
+    if outliers is not None:
+        rows = as_sliced_source(outliers, "outliers")
+        if rows.shape[1] != n_features:
+            raise ValueError(f"outliers has {rows.shape[1]} features, but X has {n_features}")
+        return rows
+    if -1 not in labels:
+        raise ValueError(
+            "there are no outliers to choose by: label known outliers -1 in y, or give their "
+            "features to fit as outliers="
+        )
+    return None

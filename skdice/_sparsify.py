@@ -1,6 +1,7 @@
-"""Which weights of the head are kept: contribution, threshold and mask.
+"""The method of DICE: the contribution of each weight, the threshold and the mask.
 
-Pure functions on arrays. Sparsity is a fraction in [0, 1) throughout.
+These are pure functions of arrays. A sparsity is a fraction in [0, 1) everywhere; the authors'
+code gives it as a percentage.
 
 Source: Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution
 Detection", ECCV 2022, arXiv:2111.09805.
@@ -9,19 +10,16 @@ Detection", ECCV 2022, arXiv:2111.09805.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import check_random_state
-
-Ranking = Literal["contribution", "magnitude", "unit_activation", "random"]
 
 
 def contribution(
     weight: NDArray[np.floating[Any]], mean_activation: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the contribution matrix V = mean activation * weight.
+    """Return the contribution matrix, the mean activation times the weight.
 
     Parameters
     ----------
@@ -34,53 +32,10 @@ def contribution(
     -------
     ndarray of shape (n_classes, n_features), float64
     """
-    with np.errstate(over="ignore"):  # found by `threshold_mask`, with a message
+    # `_mask_above` raises for infinite contributions, with a message; a warning says less.
+    with np.errstate(over="ignore"):
         values: NDArray[np.float64] = np.multiply(mean_activation, weight, dtype=np.float64)
     return values
-
-
-def ranking_values(
-    weight: NDArray[np.floating[Any]],
-    mean_activation: NDArray[np.float64],
-    *,
-    ranking: Ranking = "contribution",
-    random_state: int | np.random.RandomState | None = None,
-) -> NDArray[np.float64]:
-    """Return the value by which each weight is ranked; the largest are kept.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (n_classes, n_features)
-        Weight of the last linear layer.
-    mean_activation : ndarray of shape (n_features,), float64
-        Mean in-distribution activation of each penultimate unit.
-    ranking : {"contribution", "magnitude", "unit_activation", "random"}
-        ``"contribution"`` is DICE. The others are the ablations of the paper:
-        the absolute weight, the unit's mean activation alone, and chance.
-    random_state : int, RandomState or None
-        Seed of the ``"random"`` ranking.
-
-    Returns
-    -------
-    ndarray of shape (n_classes, n_features), float64
-    """
-    match ranking:
-        case "contribution":
-            return contribution(weight, mean_activation)
-        case "magnitude":
-            magnitude: NDArray[np.float64] = np.abs(weight, dtype=np.float64)
-            return magnitude
-        case "unit_activation":
-            return np.broadcast_to(mean_activation, weight.shape)
-        case "random":
-            chance: NDArray[np.float64] = check_random_state(random_state).uniform(
-                size=weight.shape
-            )
-            return chance
-    raise ValueError(
-        "ranking must be 'contribution', 'magnitude', 'unit_activation' or 'random', "
-        f"got {ranking!r}"
-    )
 
 
 def threshold_mask(values: NDArray[np.float64], sparsity: float) -> tuple[NDArray[np.bool_], float]:
@@ -89,26 +44,41 @@ def threshold_mask(values: NDArray[np.float64], sparsity: float) -> tuple[NDArra
     Parameters
     ----------
     values : ndarray of shape (n_classes, n_features), float64
-        Ranking values, the contribution matrix for DICE.
+        The values by which the weights are ranked: the contributions.
     sparsity : float in [0, 1)
-        Fraction of the weights pruned. 0 keeps every weight.
+        The fraction of the weights that is pruned. 0 keeps every weight.
 
     Returns
     -------
     mask : ndarray of shape (n_classes, n_features), bool
-        True where the weight is kept: ``values > threshold``. Where ties leave
-        nothing, the maximal values are kept.
+        True where the weight is kept: ``values > threshold``. If no value exceeds the
+        threshold because of ties, the weights with the maximal value are kept.
     threshold : float
         ``np.percentile(values, 100 * sparsity)``; minus infinity for sparsity 0.
     """
-    # NumPy selects rather than sorts: O(n_classes * n_features).
     return threshold_masks(values, [sparsity])[0]
 
 
-def mask_above(
+def _mask_above(
     values: NDArray[np.float64], sparsity: float, threshold: float
 ) -> tuple[NDArray[np.bool_], float]:
-    """Return the mask and the threshold of `threshold_mask`, given the percentile."""
+    """Return the mask and the threshold of `threshold_mask`, given the percentile.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_classes, n_features), float64
+        The values by which the weights are ranked: the contributions.
+    sparsity : float in [0, 1)
+        The fraction of the weights that is pruned.
+    threshold : float
+        ``np.percentile(values, 100 * sparsity)``.
+
+    Raises
+    ------
+    ValueError
+        The percentile is not finite.
+    """
+    # No pruning is no mask: percentile 0 with `>` would drop the smallest contribution.
     if sparsity == 0:
         return np.ones(values.shape, dtype=np.bool_), -np.inf
     if not np.isfinite(threshold):
@@ -125,32 +95,29 @@ def mask_above(
 def threshold_masks(
     values: NDArray[np.float64], sparsities: Sequence[float]
 ) -> list[tuple[NDArray[np.bool_], float]]:
-    """Return what `threshold_mask` does for each sparsity, from one selection for all.
+    """Return the mask and the threshold of `threshold_mask` for each of several sparsities.
 
     Parameters
     ----------
     values : ndarray of shape (n_classes, n_features), float64
-        Ranking values.
+        The values by which the weights are ranked: the contributions.
     sparsities : sequence of float in [0, 1)
-        Fractions of the weights pruned.
+        The fractions of the weights that are pruned.
     """
+    # NumPy finds all percentiles in one selection, which takes O(n_classes * n_features). It
+    # warns where infinities of both signs meet; `_mask_above` raises then.
     with np.errstate(invalid="ignore"):
         thresholds = np.percentile(values, [100 * each for each in sparsities])
     return [
-        mask_above(values, each, float(threshold))
+        _mask_above(values, each, float(threshold))
         for each, threshold in zip(sparsities, thresholds, strict=True)
     ]
 
 
 def sparsity_mask(
-    weight: NDArray[np.floating[Any]],
-    mean_activation: NDArray[np.float64],
-    sparsity: float,
-    *,
-    ranking: Ranking = "contribution",
-    random_state: int | np.random.RandomState | None = None,
+    weight: NDArray[np.floating[Any]], mean_activation: NDArray[np.float64], sparsity: float
 ) -> tuple[NDArray[np.bool_], float]:
-    """Return the mask of the weights that are kept, and its threshold.
+    """Return the mask of the weights that DICE keeps, and the threshold.
 
     Parameters
     ----------
@@ -159,18 +126,14 @@ def sparsity_mask(
     mean_activation : ndarray of shape (n_features,), float64
         Mean in-distribution activation of each penultimate unit.
     sparsity : float in [0, 1)
-        Fraction of the weights pruned. 0 keeps every weight.
-    ranking : {"contribution", "magnitude", "unit_activation", "random"}
-        See `ranking_values`.
-    random_state : int, RandomState or None
-        Seed of the ``"random"`` ranking.
+        The fraction of the weights that is pruned. 0 keeps every weight.
 
     Returns
     -------
     mask : ndarray of shape (n_classes, n_features), bool
         True where the weight is kept.
     threshold : float
-        The percentile of the ranking values; minus infinity for sparsity 0.
+        The percentile of the contributions; minus infinity for sparsity 0.
 
     Examples
     --------
@@ -183,5 +146,4 @@ def sparsity_mask(
     >>> threshold
     1.25
     """
-    values = ranking_values(weight, mean_activation, ranking=ranking, random_state=random_state)
-    return threshold_mask(values, sparsity)
+    return threshold_mask(contribution(weight, mean_activation), sparsity)

@@ -8,33 +8,39 @@ fractions in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdice._compat.arrays import namespace_of
 from skdice._compat.sklearn import Interval, validate_parameters
+from skdice._engines.activations import Activation, Clip, ScaleRows, Transform, apply_shaping
 from skdice._passes.quantiles import quantiles
-from skdice._rows.dask import DaskRows
-from skdice._rows.sources import Rows, check_rows, iterate_blocks, named, scoring_dtype
+from skdice._rows.blocks import scoring_dtype
+from skdice._rows.door import as_source, feature_names_source
+from skdice._rows.sources import RowSource, SlicedRows
 
 __all__ = ["ASH", "VRA", "ReAct", "Scale"]
 
-FloatArray = NDArray[np.floating[Any]]
-
 
 class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """What the shaping transformers share: validation, and shaping block by block."""
+    """Base of the shaping transformers: validation, and shaping block by block.
+
+    A derived class describes itself to the engines by `activation`.
+    """
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Learn what the shaping needs from in-distribution features.
+        """Learn the parameters of the shaping from in-distribution features.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             In-distribution features.
         y : Ignored
             Present for scikit-learn's interface.
@@ -43,69 +49,116 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         self
         """
-        return self.fit_rows(X)
+        return self._fit_source(self._as_source(X, reset=True), verbose=0)
 
-    def fit_rows(self, X: Any, *, verbose: int | bool = 0) -> Self:
-        """Learn as in `fit`, with a progress bar per pass where `verbose` is above 0."""
-        validate_parameters(self)
-        self._fit(self._validate(X, reset=True), verbose)
-        return self
-
-    def transform(self, X: ArrayLike) -> FloatArray:
+    def transform(self, X: ArrayLike) -> Any:
         """Shape features.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or source of rows, of shape (n_samples, n_features)
             Penultimate features.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features), float32 or float64
+        array of the kind of X, of shape (n_samples, n_features), float32 or float64
+            A tensor for a tensor, a lazy Dask array for a Dask array, and arrays of another
+            library while scikit-learn's ``array_api_dispatch`` is on.
+
+        Raises
+        ------
+        ValueError
+            A value is not finite, before or after the shaping; the message names the row.
         """
         check_is_fitted(self)
-        if not hasattr(self, "n_features_in_"):  # used without a fit, which would have looked
+        if not hasattr(self, "n_features_in_"):  # used without fit, which validates them
             validate_parameters(self)
-        rows = self._validate(X, reset=False)
-        if isinstance(rows, DaskRows):
-            raise TypeError(
-                "transform takes rows in memory; those of a Dask collection are shaped by "
-                f"DICEDetector(shaping={self!r}), or by X.map_blocks(shaping.transform)"
-            )
-        out = np.empty(rows.shape, scoring_dtype(rows.dtype))
-        for where, block in iterate_blocks(rows):
-            out[where] = self.shape_block(block)
-            bad = np.argwhere(~np.isfinite(out[where]))
-            if len(bad):
-                raise ValueError(
-                    f"{self!r} makes row {where.start + bad[0][0]} {out[where][tuple(bad[0])]}: "
-                    f"too large for {out.dtype}, or its entries sum to zero"
-                )
-        return out
+        rows = self._as_source(X, reset=False)
+        return rows.collect(
+            partial(_shaped_blocks, self, self.activation(rows.shape[1])),
+            scoring_dtype(rows.dtype),
+            rows.shape[1],
+        )
 
-    def shape_block(self, block: FloatArray) -> FloatArray:
-        """Shape validated features, float32 or float64, (n, n_features).
-
-        An overflow, possible in ASH and Scale, gives infinity or NaN.
-        """
+    def activation(self, n_features: int) -> Activation:
+        """Return a description of the fitted shaping that every engine understands."""
         raise NotImplementedError
 
-    def _validate(self, X: Any, *, reset: bool) -> Rows:
-        rows = check_rows(X)
-        validate_data(self, named(X, rows), reset=reset, skip_check_array=True)
+    def _as_source(self, X: Any, *, reset: bool) -> RowSource:
+        rows = as_source(X)
+        validate_data(self, feature_names_source(X, rows), reset=reset, skip_check_array=True)
         return rows
 
-    def _fit(self, X: Rows, verbose: int | bool) -> None:
-        if isinstance(X, DaskRows):
-            return  # a pass over a cluster for nothing: bad rows are refused where they are used
-        # Nothing to learn, but bad rows are refused here as everywhere.
-        for _ in iterate_blocks(X, description="shaping", verbose=verbose):
-            pass
+    def _fit_source(self, rows: RowSource, verbose: int | bool) -> Self:
+        """Learn from the rows of a source, with a progress bar where `verbose` is above 0."""
+        validate_parameters(self)
+        self.n_features_in_ = rows.shape[1]
+        self._learn(rows, verbose)
+        return self
+
+    def _learn(self, rows: RowSource, verbose: int | bool) -> None:
+        # There is nothing to learn, but bad rows are refused here as everywhere. On a cluster the
+        # pass would be for nothing, because bad rows are refused where they are used.
+        if isinstance(rows, SlicedRows):
+            for _ in rows.iterate_blocks(description="shaping", verbose=verbose):
+                pass
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.array_api_support = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _shaped_blocks(
+    shaping: Shaping, activation: Activation, rows: SlicedRows
+) -> Iterator[tuple[slice, Any]]:
+    """Yield the slice of each block of rows, and the block after a shaping."""
+    dtype, native = scoring_dtype(rows.dtype).name, rows.namespace is not None
+
+    def shape(block: Any) -> Any:
+        xp = namespace_of(block)
+        return apply_shaping(activation, xp.astype(block, getattr(xp, dtype)) if native else block)
+
+    for row_slice, shaped in rows.map_blocks(shape, rows.slices(), native=native):
+        xp = namespace_of(shaped)
+        if not bool(xp.all(xp.isfinite(shaped))):
+            is_finite = xp.all(xp.isfinite(shaped), axis=1)
+            row = row_slice.start + int(xp.argmin(xp.asarray(is_finite, dtype=xp.int32)))
+            rows.read_block(slice(row, row + 1))  # names a feature that is not finite itself
+            raise ValueError(
+                f"{shaping!r} makes row {rows.row_number(row)} too large for {dtype}, or its "
+                "entries sum to zero"
+            )
+        yield row_slice, shaped
+
+
+def fit_shaping(shaping: Any, rows: RowSource, verbose: int | bool = 0) -> Any:
+    """Return a clone of a shaping, fitted on in-distribution rows; None for None."""
+    if shaping is None:
+        return None
+    shaping = clone(shaping)
+    if is_described(shaping):
+        return shaping._fit_source(rows, verbose)
+    return shaping.fit(np.asarray(rows), None)
+
+
+def describe(shaping: Any, n_features: int) -> Activation | None:
+    """Return the description of a fitted shaping; None for None."""
+    if shaping is None:
+        return None
+    if not is_described(shaping):
+        return Transform(shaping)
+    activation: Activation = shaping.activation(n_features)
+    return activation
+
+
+def is_described(shaping: Any) -> bool:
+    """Tell whether a shaping is of exactly one of the classes of this module.
+
+    A class that is derived from them may do something else than it describes.
+    """
+    return isinstance(shaping, Shaping) and type(shaping).__module__ == __name__
 
 
 class ReAct(Shaping):
@@ -113,7 +166,7 @@ class ReAct(Shaping):
 
     Parameters
     ----------
-    quantile : float in [0, 1], default=0.9
+    quantile : float in [0, 1], default=0.99
         The clipping threshold is this quantile of all entries of the fitted features.
         Not used where `threshold` is given.
     threshold : float, default=None
@@ -146,21 +199,21 @@ class ReAct(Shaping):
         "threshold": [Interval(Real, None, None, closed="both"), None],
     }
 
-    def __init__(self, quantile: float = 0.9, *, threshold: float | None = None) -> None:
+    def __init__(self, quantile: float = 0.99, *, threshold: float | None = None) -> None:
         self.quantile = quantile
         self.threshold = threshold
 
-    def _fit(self, X: Rows, verbose: int | bool) -> None:
+    def _learn(self, rows: RowSource, verbose: int | bool) -> None:
         if self.threshold is None:
-            (self.threshold_,) = quantiles(X, [self.quantile], verbose=verbose)
+            (self.threshold_,) = quantiles(rows, [self.quantile], verbose=verbose)
         else:
-            super()._fit(X, verbose)
+            super()._learn(rows, verbose)
             self.threshold_ = float(self.threshold)
 
-    def shape_block(self, block: FloatArray) -> FloatArray:
-        """Clip a block from above."""
-        threshold = getattr(self, "threshold_", self.threshold)
-        return np.minimum(block, block.dtype.type(threshold))
+    def activation(self, n_features: int) -> Clip:
+        """Return a description of the fitted shaping that every engine understands."""
+        threshold: Any = getattr(self, "threshold_", self.threshold)
+        return Clip(-np.inf, float(threshold))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -224,26 +277,25 @@ class VRA(Shaping):
         self.alpha = alpha
         self.beta = beta
 
-    def _fit(self, X: Rows, verbose: int | bool) -> None:
+    def _learn(self, rows: RowSource, verbose: int | bool) -> None:
         fixed = (self.alpha, self.beta)
         wanted = (self.lower_quantile, self.upper_quantile)
         sought = [q for q, value in zip(wanted, fixed, strict=True) if value is None]
         if sought:
-            learned = iter(quantiles(X, sought, verbose=verbose))
+            learned = iter(quantiles(rows, sought, verbose=verbose))
         else:
-            super()._fit(X, verbose)
+            super()._learn(rows, verbose)
             learned = iter(())
         alpha, beta = (next(learned) if value is None else float(value) for value in fixed)
         self._check_order(alpha, beta)
         self.alpha_, self.beta_ = alpha, beta
 
-    def shape_block(self, block: FloatArray) -> FloatArray:
-        """Suppress and clip a block."""
+    def activation(self, n_features: int) -> Clip:
+        """Return a description of the fitted shaping that every engine understands."""
         alpha: Any = getattr(self, "alpha_", self.alpha)
         beta: Any = getattr(self, "beta_", self.beta)
         self._check_order(alpha, beta)
-        number = block.dtype.type
-        return np.where(block < number(alpha), number(0), np.minimum(block, number(beta)))
+        return Clip(float(alpha), float(beta))
 
     @staticmethod
     def _check_order(alpha: float, beta: float) -> None:
@@ -264,41 +316,13 @@ class _RowShaping(Shaping):
     }
 
     quantile: float
+    zero_pruned: ClassVar[bool]
 
-    def n_pruned(self, n_features: int) -> int:
-        """Return how many of a row's `n_features` entries are left out; at least one stays."""
-        return min(int(np.round(n_features * self.quantile)), n_features - 1)
-
-    def _kept(self, block: FloatArray) -> FloatArray:
-        """Return the block with zeros but for each row's largest entries.
-
-        As many are kept as the quantile leaves; of those that tie for the last places, the
-        ones in the first columns, so that nothing depends on how an engine sorts.
-        """
-        n_pruned = self.n_pruned(block.shape[1])
-        n_kept = block.shape[1] - n_pruned
-        least = np.partition(block, n_pruned, axis=1)[:, n_pruned, None]
-        is_kept = block >= least
-        tied = np.flatnonzero(is_kept.sum(axis=1) > n_kept)
-        if len(tied):
-            rows, last = block[tied], least[tied]
-            above, equal = rows > last, rows == last
-            places = n_kept - above.sum(axis=1, keepdims=True)
-            is_kept[tied] = above | (equal & (equal.cumsum(axis=1) <= places))
-        return np.where(is_kept, block, block.dtype.type(0))
-
-    @staticmethod
-    def _factor(before: FloatArray, after: FloatArray) -> FloatArray:
-        """Return ``exp(before / after)`` (n_samples, 1); e for a row whose sums are both 0.
-
-        Infinity where that overflows, and NaN where the sum after pruning is 0 alone.
-        """
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            ratio = np.where((before == 0) & (after == 0), before.dtype.type(1), before / after)
-            factor: FloatArray = np.exp(ratio)
-            # Possible with negative entries alone, and without a meaning.
-            factor[~np.isfinite(ratio)] = np.nan
-        return factor[:, None]
+    def activation(self, n_features: int) -> ScaleRows:
+        """Return a description of the shaping that every engine understands."""
+        # At least one entry of each row stays.
+        n_pruned = min(int(np.round(n_features * self.quantile)), n_features - 1)
+        return ScaleRows(n_pruned, self.zero_pruned)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -336,15 +360,10 @@ class ASH(_RowShaping):
     array([[ 0.   , 11.381]])
     """
 
+    zero_pruned = True
+
     def __init__(self, quantile: float = 0.9) -> None:
         self.quantile = quantile
-
-    def shape_block(self, block: FloatArray) -> FloatArray:
-        """Prune and scale the rows of a block."""
-        kept = self._kept(block)
-        factor = self._factor(block.sum(axis=1), kept.sum(axis=1))
-        # Zeros stay zeros where the factor overflows.
-        return np.multiply(kept, factor, out=kept, where=(kept != 0) | np.isnan(factor))
 
 
 class Scale(_RowShaping):
@@ -377,9 +396,7 @@ class Scale(_RowShaping):
     array([[ 3.794, 11.381]])
     """
 
+    zero_pruned = False
+
     def __init__(self, quantile: float = 0.85) -> None:
         self.quantile = quantile
-
-    def shape_block(self, block: FloatArray) -> FloatArray:
-        """Scale the rows of a block."""
-        return block * self._factor(block.sum(axis=1), self._kept(block).sum(axis=1))

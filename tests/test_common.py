@@ -30,11 +30,21 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning"),
 ]
 
+
+class SearchWithOutliers(DICEDetectorCV):
+    """A search that has its outliers already, because the battery gives `fit` only rows."""
+
+    def fit(self, X, y=None):
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
+        outliers = -np.ones((4, shape[1])) if len(shape) == 2 else None
+        return super().fit(X, outliers=outliers)
+
+
 SHAPINGS = [ReAct(), ReAct(threshold=1.0), VRA(), VRA(alpha=0.1, beta=1.0), ASH(), Scale()]
 DETECTORS = [
     DICEDetector(head="identity"),
     DICEDetector(head="identity", sparsity=0, score_func="msp", shaping=ReAct()),
-    DICEDetectorCV(head="identity", cv=2, outliers="permutation"),
+    SearchWithOutliers(head="identity", cv=2),
 ]
 # What the battery holds, at least, in the oldest scikit-learn that is supported.
 MIN_CHECKS = 44

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -16,11 +17,13 @@ from sklearn.linear_model import (
     SGDClassifier,
 )
 from sklearn.neighbors import NearestCentroid
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from skdice import DICEDetector, LinearHead
+from skdice._head import as_linear_head
 
 W = np.arange(6.0).reshape(2, 3)
 
@@ -138,7 +141,8 @@ def test_from_estimator_takes_sparse_coefficients():
         (RandomForestClassifier(n_estimators=2), "RandomForestClassifier has no coef_"),
         (NearestCentroid(), "NearestCentroid has no coef_"),
         (SVC(kernel="linear"), "one row per class"),
-        (make_pipeline(StandardScaler(), LogisticRegression()), "of a Pipeline, pass the last"),
+        (make_pipeline(StandardScaler(), RandomForestClassifier(2)), "Forest.* has no coef_.*that"),
+        (make_pipeline(StandardScaler()), "expects a linear classifier, got StandardScaler"),
     ],
     ids=lambda each: type(each).__name__,
 )
@@ -149,21 +153,95 @@ def test_from_estimator_refuses_others(estimator, message):
 
 
 @pytest.mark.parametrize("thing", ["fc", None])
-def test_from_estimator_refuses_what_is_no_estimator(thing):
+def test_from_estimator_refuses_other_objects(thing):
     with pytest.raises(TypeError, match="expects a linear classifier, got"):
         LinearHead.from_estimator(thing)
 
 
-def test_from_estimator_refuses_several_labels_at_once():
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "classifier", [RidgeClassifier(), MLPClassifier((4,), max_iter=2, random_state=0)], ids=repr
+)
+def test_from_estimator_refuses_several_labels_at_once(classifier):
     X, y = load_iris(return_X_y=True)
-    classifier = RidgeClassifier().fit(X, np.eye(3, dtype=int)[y] | np.eye(3, dtype=int)[0])
+    classifier.fit(X, np.eye(3, dtype=int)[y] | np.eye(3, dtype=int)[0])
     with pytest.raises(TypeError, match="several labels at once"):
         LinearHead.from_estimator(classifier)
 
 
-def test_from_estimator_refuses_an_unfitted_one():
+@pytest.mark.parametrize(
+    "estimator",
+    [LogisticRegression(), MLPClassifier(), make_pipeline(StandardScaler(), LogisticRegression())],
+    ids=repr,
+)
+def test_from_estimator_refuses_an_unfitted_one(estimator):
     with pytest.raises(NotFittedError):
-        LinearHead.from_estimator(LogisticRegression())
+        LinearHead.from_estimator(estimator)
+
+
+def test_from_estimator_takes_the_last_step_of_a_pipeline():
+    X, y = load_iris(return_X_y=True)
+    last = make_pipeline(StandardScaler(), LogisticRegression())
+    pipeline = make_pipeline(StandardScaler(), last).fit(X, y)
+    head = LinearHead.from_estimator(pipeline)
+    assert head == LinearHead.from_estimator(last[-1])
+    features = last[:-1].transform(pipeline[:-1].transform(X))
+    logits = features @ head.weight.T + head.bias
+    np.testing.assert_allclose(logits, pipeline.decision_function(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("hidden", [(), (7,), (8, 6)], ids=repr)
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_from_estimator_takes_the_output_layer_of_an_mlp(n_classes, hidden):
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y < n_classes], y[y < n_classes]
+    network = MLPClassifier(hidden, max_iter=20, random_state=0).fit(X, y)
+    head = LinearHead.from_estimator(network)
+    assert head.weight.shape == (n_classes, hidden[-1] if hidden else 4)
+    features = X
+    for weight, bias in zip(network.coefs_[:-1], network.intercepts_[:-1], strict=True):
+        features = np.maximum(features @ weight + bias, 0)
+    probabilities = softmax(features @ head.weight.T + head.bias, axis=1)
+    np.testing.assert_allclose(probabilities, network.predict_proba(X), rtol=1e-10)
+
+
+def test_from_estimator_takes_a_classifier_that_knows_column_names():
+    """The row on which the classifier is tried has no names, which must not lead to a warning."""
+    pytest.importorskip("pandas")
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    classifier = LogisticRegression(max_iter=1000).fit(X, y)
+    assert LinearHead.from_estimator(classifier).weight.shape == (3, 4)
+    assert list(classifier.feature_names_in_) == list(X.columns)
+
+
+@pytest.mark.parametrize("head", [LinearHead(W), (W, None), (W, [0, 0]), W, W.tolist()])
+def test_as_linear_head_takes_each_form(head):
+    assert as_linear_head(head, 3) == LinearHead(W)
+
+
+def test_as_linear_head_keeps_the_object_and_makes_the_identity():
+    head = LinearHead(W)
+    assert as_linear_head(head, 3) is head
+    assert as_linear_head("identity", 3) == LinearHead(np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "message"),
+    [
+        (None, ValueError, r"head is None, expected a LinearHead, a tuple \(weight, bias\)"),
+        ("fc", ValueError, "head is 'fc', expected"),
+        ((W,), ValueError, r"head is a tuple of 1, expected \(weight, bias\)"),
+        (W[0], ValueError, r"weight has shape \(3,\), expected \(n_classes, n_features\)"),
+        (W[:, :2], ValueError, r"X has 3 .* the head expects 2: its weight has shape \(2, 2\)$"),
+        (W.T, ValueError, r"has shape \(3, 2\); transpose the weight if its rows are features"),
+        (object(), TypeError, "weight has dtype object, expected real numbers"),
+        (LogisticRegression(), TypeError, "got LogisticRegression; .*from_estimator"),
+    ],
+)
+def test_as_linear_head_refuses_other_heads(head, error, message):
+    with pytest.raises(error, match=message):
+        as_linear_head(head, 3)
 
 
 def test_from_class_means_is_the_nearest_class_mean():

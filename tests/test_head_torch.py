@@ -8,11 +8,14 @@ import numpy as np
 import torch
 
 from skdice import LinearHead
+from skdice._head import as_linear_head
 
 
 def test_a_layer_where_arrays_are_expected_is_named():
     with pytest.raises(TypeError, match=r"got Linear.*LinearHead\.from_torch"):
         LinearHead(torch.nn.Linear(3, 2))
+    with pytest.raises(TypeError, match=r"got Linear.*LinearHead\.from_torch"):
+        as_linear_head(torch.nn.Linear(3, 2), 3)
     with pytest.raises(TypeError, match="expects a linear classifier, got"):
         LinearHead.from_estimator(torch.nn.Linear(3, 2))
 
@@ -20,6 +23,7 @@ def test_a_layer_where_arrays_are_expected_is_named():
 def test_tensors_that_require_gradients_are_taken():
     layer = torch.nn.Linear(3, 2)
     assert LinearHead(layer.weight, layer.bias) == LinearHead.from_torch(layer)
+    assert as_linear_head(layer.weight, 3) == LinearHead(layer.weight)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -1,14 +1,23 @@
+import inspect
+
 import numpy as np
 import pytest
 from joblib import parallel_config
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_score,
+    cross_validate,
+)
 
 import skdice
-from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
-from skdice._pseudo_outliers import GENERATORS
-from skdice._trials import LEAVE_OUT, PSEUDO_OUTLIERS, fold_trials, predicted_classes
+from skdice import DICEDetector, DICEDetectorCV, _search, sparsity_path
 from skdice.io import open_features
 from skdice.metrics import neg_fpr95_scorer
 from skdice.shaping import ASH, ReAct
@@ -51,7 +60,7 @@ def test_sparsities_out_of_range(fashion, labelled, sparsities, reason):
     with pytest.raises(ValueError, match=reason):
         sparsity_path(fashion.head, *labelled[:1] * 2, sparsities)
     with pytest.raises(ValueError, match=reason):
-        DICEDetectorCV(fashion.head, sparsities).fit(*labelled)
+        DICEDetectorCV(fashion.head, sparsities=sparsities).fit(*labelled)
 
 
 @pytest.mark.parametrize("scoring", ["roc_auc", "average_precision", neg_fpr95_scorer])
@@ -64,7 +73,7 @@ def test_results_are_those_of_grid_search(fashion, labelled, shaping, scoring):
         grid["shaping"] = shaping
     expected = GridSearchCV(DICEDetector(fashion.head), grid, scoring=scoring, cv=folds).fit(X, y)
     found = DICEDetectorCV(
-        fashion.head, SPARSITIES, shaping=shaping, scoring=scoring, cv=folds
+        fashion.head, sparsities=SPARSITIES, shaping=shaping, scoring=scoring, cv=folds
     ).fit(X, y)
 
     def key(params):
@@ -91,7 +100,7 @@ def test_results_are_those_of_grid_search(fashion, labelled, shaping, scoring):
 
 def test_it_is_a_detector_afterwards(fashion, labelled, tmp_path):
     X, y = labelled
-    detector = DICEDetectorCV(fashion.head, [0.1, 0.95]).fit(X, y)
+    detector = DICEDetectorCV(fashion.head, sparsities=[0.1, 0.95]).fit(X, y)
     assert detector.sparsity_ == 0.1
     assert detector.n_splits_ == 5
     assert detector.n_samples_seen_ == 800
@@ -110,7 +119,7 @@ def test_nested_cross_validation(fashion, labelled):
     X, y = labelled
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
     scores = cross_val_score(
-        DICEDetectorCV(fashion.head, [0, 0.1], cv=2), X, y, scoring="roc_auc", cv=folds
+        DICEDetectorCV(fashion.head, sparsities=[0, 0.1], cv=2), X, y, scoring="roc_auc", cv=folds
     )
     assert (scores > 0.9).all()
 
@@ -119,9 +128,9 @@ def test_files_and_known_outliers_beside(fashion, labelled, tmp_path):
     X, y = labelled
     np.save(tmp_path / "in.npy", X[y == 1])
     np.save(tmp_path / "out.npy", X[y == -1])
-    found = DICEDetectorCV(
-        fashion.head, SPARSITIES, outliers=open_features(tmp_path / "out.npy"), cv=2
-    ).fit(open_features(tmp_path / "in.npy"))
+    found = DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=2).fit(
+        open_features(tmp_path / "in.npy"), outliers=open_features(tmp_path / "out.npy")
+    )
     inside, outside = X[y == 1], X[y == -1]
     folds = StratifiedKFold(2, shuffle=True, random_state=0).split(inside, np.ones(800))
     for n, (train, test) in enumerate(folds):
@@ -137,90 +146,87 @@ def test_outliers_in_a_file_stay_with_this_process(fashion, labelled, tmp_path):
     X, y = labelled
     np.save(tmp_path / "out.npy", X[y == -1])
     outliers = open_features(tmp_path / "out.npy")
-    search = DICEDetectorCV(fashion.head, SPARSITIES, outliers=outliers, cv=2)
-    expected = search.fit(X[y == 1]).cv_results_["mean_test_score"]
+    search = DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=2)
+    expected = search.fit(X[y == 1], outliers=outliers).cv_results_["mean_test_score"]
     with parallel_config(backend="loky", n_jobs=2):
-        found = search.fit(X[y == 1]).cv_results_["mean_test_score"]
+        found = search.fit(X[y == 1], outliers=outliers).cv_results_["mean_test_score"]
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", PSEUDO_OUTLIERS)
-def test_pseudo_outliers(fashion, name):
-    detector = DICEDetectorCV(fashion.head, SPARSITIES, outliers=name, cv=3)
-    first = detector.fit(fashion.id_test[:900]).cv_results_["mean_test_score"]
-    assert np.isfinite(first).all()
-    np.testing.assert_array_equal(
-        detector.fit(fashion.id_test[:900]).cv_results_["mean_test_score"], first
-    )
-
-
-def test_leaving_one_class_out(fashion):
-    X = fashion.id_test[:600]
-    found = DICEDetectorCV(fashion.head, SPARSITIES, outliers="leave-one-class-out", cv=3).fit(X)
-    weight, bias = fashion.head.weight, fashion.head.bias
-    classes = (X @ weight.T + bias).argmax(axis=1)
-    folds = StratifiedKFold(3, shuffle=True, random_state=0).split(X, np.ones(600))
-    for n, (train, test) in enumerate(folds):
-        for place, sparsity in enumerate(SPARSITIES):
-            aurocs = []
-            for left_out in range(10):
-                head = LinearHead(np.delete(weight, left_out, 0), np.delete(bias, left_out))
-                known = X[train][classes[train] != left_out]
-                scores = DICEDetector(head, sparsity=sparsity).fit(known).score_samples(X[test])
-                aurocs.append(roc_auc_score(classes[test] != left_out, scores))
-            auroc = found.cv_results_[f"split{n}_test_score"][place]
-            assert auroc == pytest.approx(np.mean(aurocs))
-    # All classes are back in the detector.
-    assert found.coef_.shape == weight.shape
-
-
-def test_leaving_classes_out_of_many():
-    """Of more than ten classes, each fold leaves out ten, the same ones in every fit."""
-    rng = np.random.default_rng(0)
-    head, X = LinearHead(rng.normal(size=(40, 8))), rng.normal(size=(900, 8))
-    classes = predicted_classes(head, X)
-    fold = np.arange(600), np.arange(600, 900)
-    trials = list(fold_trials(head, X, np.ones(900, int), fold, LEAVE_OUT, classes))
-    assert len(trials) == 10
-    left_out = {int(classes[600:][trial.y_true == -1][0]) for trial in trials}
-    assert len(left_out) == 10
-    for trial in trials:
-        assert trial.head.weight.shape == (39, 8)
+def test_outliers_are_given_to_fit_and_never_to_the_constructor(fashion):
+    parameters = inspect.signature(DICEDetectorCV).parameters
+    assert "outliers" not in parameters
+    assert parameters["head"].default is inspect.Parameter.empty
+    kinds = {each.kind for name, each in parameters.items() if name != "head"}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize(
-    "X", [np.tile([[1.0, 0, 0]], (30, 1)), np.repeat(np.eye(3), [28, 1, 1], axis=0)]
+    "cv",
+    [
+        GroupKFold(3),
+        StratifiedGroupKFold(3),
+        pytest.param(3, id="int"),
+        pytest.param(None, id="None"),
+    ],
+    ids=repr,
 )
-def test_no_class_can_be_left_out(X):
-    with pytest.raises(ValueError, match="needs rows of two classes to fit on and to score"):
-        DICEDetectorCV(LinearHead(np.eye(3)), cv=3, outliers="leave-one-class-out").fit(X)
+def test_groups_go_to_the_splitter(fashion, labelled, cv, monkeypatch):
+    X, y = labelled
+    groups = np.arange(len(X)) // 20
+    folds = []
+    monkeypatch.setattr(
+        _search, "_fold_scores", lambda *given: folds.append(given[4]) or [0.0] * len(SPARSITIES)
+    )
+    DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=cv).fit(X, y, groups=groups)
+    assert len(folds) == (5 if cv is None else 3)
+    for train, test in folds:
+        assert not set(groups[train]) & set(groups[test])
 
 
-def test_what_pseudo_outliers_keep():
-    rng = np.random.default_rng(0)
-    X = np.abs(rng.normal(size=(4000, 3))).astype(np.float32)
-    X[:, 1] += X[:, 0]
-    head = LinearHead(np.eye(3))
-    permuted = GENERATORS["permutation"](X, head, rng)
-    np.testing.assert_array_equal(np.sort(permuted, axis=0), np.sort(X, axis=0))
-    assert abs(np.corrcoef(permuted.T)[0, 1]) < 0.1 < np.corrcoef(X.T)[0, 1]
-    noise = GENERATORS["noise"](X, head, rng)
-    np.testing.assert_allclose(noise.mean(axis=0), X.mean(axis=0), rtol=0.1)
-    assert (noise >= X.min(axis=0)).all()
-    assert (noise <= X.max(axis=0)).all()
-    mixed = GENERATORS["mixture"](X, head, np.random.default_rng(1))
-    assert mixed.dtype == noise.dtype == permuted.dtype == np.float32
-    other = 2 * mixed - X
-    assert (other.argmax(axis=1) != X.argmax(axis=1)).all()
-    with pytest.raises(ValueError, match="all 5 rows of a fold for class 0"):
-        GENERATORS["mixture"](np.tile([[1.0, 0, 0]], (5, 1)), head, rng)
+def test_groups_of_another_length_and_missing_groups_are_refused(fashion, labelled):
+    X, y = labelled
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        DICEDetectorCV(fashion.head).fit(X, y, groups=np.arange(5))
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        DICEDetectorCV(fashion.head, cv=GroupKFold(3)).fit(X, y)
+
+
+def test_results_with_groups_are_those_of_grid_search(fashion, labelled):
+    X, y = labelled
+    groups, folds = np.arange(len(X)) // 20, StratifiedGroupKFold(3)
+    found, expected = (
+        search.fit(X, y, groups=groups).cv_results_["mean_test_score"]
+        for search in (
+            DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=folds),
+            GridSearchCV(
+                DICEDetector(fashion.head), {"sparsity": SPARSITIES}, scoring="roc_auc", cv=folds
+            ),
+        )
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_another_cross_validation_can_route_outliers_and_groups(fashion, labelled):
+    X, y = labelled
+    inside, outside = X[y == 1], X[y == -1]
+    with config_context(enable_metadata_routing=True):
+        search = DICEDetectorCV(fashion.head, sparsities=[0, 0.1], cv=2)
+        search.set_fit_request(outliers=True, groups=True)
+        found = cross_validate(
+            search,
+            inside,
+            scoring=lambda detector, rows: float(detector.n_samples_seen_),
+            cv=2,
+            params={"outliers": outside, "groups": np.arange(len(inside)) // 10},
+            error_score="raise",
+        )
+    np.testing.assert_array_equal(found["test_score"], [400, 400])
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"outliers": "mixup"}, "outliers is 'mixup', expected one of permutation, mixture"),
-        ({"outliers": np.ones((3, 2))}, "outliers has 2 features, but X has 128"),
         ({"shaping": []}, "shaping is an empty list"),
         ({"cv": KFold(3)}, "a fold has no (outliers|in-distribution)"),
         ({"scoring": "neg_brier_score"}, "predict_proba"),
@@ -235,6 +241,16 @@ def test_what_cannot_be_searched_is_said(fashion, labelled, change, reason):
     assert not hasattr(detector, "coef_")
 
 
-def test_no_outliers_at_all(fashion):
-    with pytest.raises(ValueError, match=r"no outliers to choose by: label known ones -1 in y"):
-        DICEDetectorCV(fashion.head).fit(fashion.id_test)
+@pytest.mark.parametrize(
+    ("outliers", "error", "reason"),
+    [
+        (None, ValueError, "no outliers to choose by: label known outliers -1 in y, or give"),
+        (np.ones((3, 2)), ValueError, "outliers has 2 features, but X has 128"),
+        ("permutation", TypeError, "outliers is the path 'permutation': open it with"),
+    ],
+)
+def test_outliers_that_cannot_be_used_are_refused(fashion, outliers, error, reason):
+    detector = DICEDetectorCV(fashion.head)
+    with pytest.raises(error, match=reason):
+        detector.fit(fashion.id_test, outliers=outliers)
+    assert not hasattr(detector, "coef_")

@@ -44,32 +44,6 @@ def test_ties_that_leave_nothing_keep_the_maximum():
     assert mask.all()
 
 
-@pytest.mark.parametrize(
-    ("ranking", "values"),
-    [("magnitude", np.abs(WEIGHT)), ("unit_activation", np.tile(MEAN, (2, 1)))],
-)
-def test_ablation_rankings_follow_their_definition(ranking, values):
-    mask, threshold = sparsity_mask(WEIGHT, MEAN, 0.5, ranking=ranking)
-    assert threshold == np.percentile(values, 50)
-    np.testing.assert_array_equal(mask, values > threshold)
-
-
-def test_random_ranking_prunes_the_fraction_and_depends_on_the_seed():
-    weight, mean = np.ones((20, 50)), np.ones(50)
-    masks = [
-        sparsity_mask(weight, mean, 0.7, ranking="random", random_state=seed)[0]
-        for seed in (0, 0, 1)
-    ]
-    assert [int(mask.sum()) for mask in masks] == [300, 300, 300]
-    assert (masks[0] == masks[1]).all()
-    assert (masks[0] != masks[2]).any()
-
-
-def test_unknown_ranking_is_named():
-    with pytest.raises(ValueError, match="got 'weight'"):
-        sparsity_mask(WEIGHT, MEAN, 0.5, ranking="weight")
-
-
 def test_contributions_beyond_float64_are_refused():
     with pytest.raises(ValueError, match="exceeds the range of float64"):
         sparsity_mask(np.full((1, 3), 1e300), np.full(3, 1e300), 0.5)

@@ -55,11 +55,11 @@ class Search:
         self.outliers = self.data.ood["mnist"][:500]
 
     def time_search(self) -> None:
-        DICEDetectorCV(self.data.head, outliers=self.outliers).fit(self.data.id_train)
+        DICEDetectorCV(self.data.head).fit(self.data.id_train, outliers=self.outliers)
 
     def track_auroc(self) -> float:
         """Of the detector that is chosen, on outliers that had no part in it."""
-        detector = DICEDetectorCV(self.data.head, outliers=self.outliers).fit(self.data.id_train)
+        detector = DICEDetectorCV(self.data.head).fit(self.data.id_train, outliers=self.outliers)
         rows = np.concatenate([self.data.id_test, self.data.ood["mnist"][500:]])
         labels = np.ones(len(rows), int)
         labels[len(self.data.id_test) :] = -1

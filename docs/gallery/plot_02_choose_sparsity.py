@@ -23,7 +23,7 @@ others = {name: rows[1::2] for name, rows in data.ood.items()}
 # %%
 # Half of each set of other images helps to choose. The metric is FPR95: the share of outliers that
 # passes where 95 % of the in-distribution rows do.
-search = DICEDetectorCV(data.head, outliers=known, scoring=neg_fpr95_scorer).fit(data.id_train)
+search = DICEDetectorCV(data.head, scoring=neg_fpr95_scorer).fit(data.id_train, outliers=known)
 print(f"chosen: {search.sparsity_}")
 
 # %%

@@ -1,8 +1,8 @@
-"""Array namespaces and devices: arrays of torch, CuPy and others, in and out."""
+"""Array namespaces and devices: arrays of torch, CuPy, JAX and others, in and out."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -10,7 +10,25 @@ from numpy.typing import NDArray
 from sklearn import get_config
 
 
-def is_followed(X: Any) -> bool:
+class Namespace(NamedTuple):
+    """The array library of some rows, and the device on which the rows lie."""
+
+    xp: Any
+    device: Any
+
+
+def namespace_of(array: Any) -> Any:
+    """Return the array API namespace of an array."""
+    # array_api_compat takes microseconds to find out, which counts for a single row.
+    return np if type(array) is np.ndarray else array_api_compat.array_namespace(array)
+
+
+def device_of(array: Any) -> Any:
+    """Return the device of an array."""
+    return array_api_compat.device(array)
+
+
+def keeps_namespace(X: Any) -> bool:
     """Tell whether results for X are arrays of its own library, on its device.
 
     True for a torch tensor, and for an array of any other library but NumPy while
@@ -31,18 +49,18 @@ def is_dask(X: Any) -> bool:
     )
 
 
-def device_of(array: Any) -> Any:
-    """Return the device of an array."""
-    return array_api_compat.device(array)
+def is_torch(X: Any) -> bool:
+    """Tell whether X is a torch tensor, without importing torch."""
+    return bool(array_api_compat.is_torch_array(X))
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
-    """Return an array of any library as NumPy's; dtypes that NumPy lacks as float32."""
+    """Return an array of any library as NumPy's; dtypes that NumPy lacks become float32."""
     if array_api_compat.is_torch_array(array):
         array = array.detach().cpu().resolve_neg()
         try:
             values: NDArray[Any] = array.numpy()
-        except TypeError:  # bfloat16
+        except TypeError:  # NumPy has no bfloat16
             values = array.float().numpy()
         return values
     if isinstance(array, np.ndarray) or not array_api_compat.is_array_api_obj(array):
@@ -52,54 +70,54 @@ def to_numpy(array: Any) -> NDArray[Any]:
     return np.from_dlpack(array)
 
 
-def on_host(X: Any) -> Any:
-    """Return an array that is followed as NumPy's, for what looks at it on the CPU; else X."""
-    return to_numpy(X) if is_followed(X) else X
+def to_host(X: Any) -> Any:
+    """Return an array that `keeps_namespace` as NumPy's, and anything else as it is."""
+    return to_numpy(X) if keeps_namespace(X) else X
 
 
-def from_numpy(array: NDArray[Any], xp: Any, device: Any) -> Any:
-    """Return a copy of a NumPy array in another namespace, on a device of it.
+def from_numpy(array: NDArray[Any], namespace: Namespace) -> Any:
+    """Return a copy of a NumPy array in another library, on a device of that library.
 
-    In single precision where the device has no other.
+    The copy is in single precision where the device has no double precision.
     """
-    if array.dtype == np.float64 and not has_float64(xp, device):
+    if array.dtype == np.float64 and not has_float64(namespace):
         array = array.astype(np.float32)
-    return xp.asarray(np.array(array), device=device)
+    return namespace.xp.asarray(np.array(array), device=namespace.device)
 
 
-def has_float64(xp: Any, device: Any) -> bool:
+def has_float64(namespace: Namespace) -> bool:
     """Tell whether a device computes in double precision."""
-    kinds = xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
-    return "float64" in kinds
+    information = namespace.xp.__array_namespace_info__()
+    return "float64" in information.dtypes(device=namespace.device, kind="real floating")
 
 
-def is_accelerator(xp: Any, device: Any) -> bool:
-    """Tell whether a device is better left to sum by itself, in double precision."""
-    on_gpu = array_api_compat.is_cupy_namespace(xp) or (
-        array_api_compat.is_torch_namespace(xp) and device.type != "cpu"
+def is_accelerator(namespace: Namespace) -> bool:
+    """Tell whether a device sums faster than the host, and in double precision."""
+    on_gpu = array_api_compat.is_cupy_namespace(namespace.xp) or (
+        array_api_compat.is_torch_namespace(namespace.xp) and namespace.device.type != "cpu"
     )
-    return on_gpu and has_float64(xp, device)
+    return on_gpu and has_float64(namespace)
 
 
 def check_same_namespace(X: Any, fitted: Any, method: str) -> None:
-    """Raise where X and the arrays of a fitted estimator are of different libraries or devices.
+    """Raise if X and the arrays of a fitted estimator are of different libraries or devices.
 
-    As scikit-learn asks while ``array_api_dispatch`` is on. Arrays of NumPy, such as those
-    of an estimator that was loaded, follow X anywhere.
+    scikit-learn asks for this error while ``array_api_dispatch`` is on. Arrays of NumPy, such as
+    those of an estimator that was loaded, go with any X.
 
     Parameters
     ----------
     X : array-like
-        Given to the method.
+        The argument of the method.
     fitted : array
         A fitted attribute.
     method : str
-        ``"DICEDetector.predict"``, say.
+        Name of the method for the message, such as ``"DICEDetector.predict"``.
     """
-    if not get_config()["array_api_dispatch"] or isinstance(fitted, np.ndarray):
+    if isinstance(fitted, np.ndarray) or not get_config()["array_api_dispatch"]:
         return
     expected = f"{array_api_compat.array_namespace(fitted).__name__} on {device_of(fitted)}"
-    if is_followed(X):
+    if keeps_namespace(X):
         given = f"{array_api_compat.array_namespace(X).__name__} on {device_of(X)}"
     else:
         given = type(X).__name__

@@ -1,34 +1,91 @@
-"""The dense engine: one matrix product per block, by the BLAS that NumPy uses."""
+"""The dense engine: one matrix product per block, by NumPy's BLAS or another array library."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from threading import local
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._compat.arrays import Namespace, from_numpy
+from skdice._engines.activations import apply_shaping
+from skdice._engines.layer import LayerPath, MaskedLayer
+from skdice._engines.logits import score_logits
+
 FloatArray = NDArray[np.floating[Any]]
 
 
-def dense_logits(
-    features: FloatArray,
-    coef: FloatArray,
-    intercept: FloatArray,
-    out: FloatArray | None = None,
-) -> FloatArray:
-    """Return ``features @ coef.T + intercept``, of shape (n_samples, n_classes).
+class _Memory(local):
+    """Memory for the logits of a block, in each thread, which the next block overwrites."""
 
-    Parameters
-    ----------
-    features : ndarray of shape (n_samples, n_features)
-        One block of rows.
-    coef : ndarray of shape (n_classes, n_features)
-        Masked weight, in the dtype of the features.
-    intercept : ndarray of shape (n_classes,)
-        Bias, in the dtype of the features.
-    out : ndarray of shape (n_samples, n_classes) or None
-        Where the logits are written; None for new memory.
-    """
-    logits: FloatArray = np.matmul(features, coef.T, out=out)
-    logits += intercept
-    return logits
+    logits: FloatArray | None = None
+
+    def of_rows(self, n_rows: int, n_classes: int, dtype: np.dtype[Any]) -> FloatArray:
+        if self.logits is None or len(self.logits) < n_rows:
+            self.logits = np.empty((n_rows, n_classes), dtype)
+        return self.logits[:n_rows]
+
+
+def dense_engine(layer: MaskedLayer, dtype: np.dtype[Any]) -> Callable[[FloatArray], FloatArray]:
+    """Return the function from a NumPy block to its values."""
+
+    def in_dtype(weight: FloatArray, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)
+
+    weight, bias = layer.packed_as(("dense", dtype), in_dtype)
+    # Fresh memory for each block would cost more than the score of a block. Logits that are
+    # returned, or given to a function of the user, need memory of their own.
+    memory = _Memory() if isinstance(layer.score, str) else None
+
+    def compute(block: FloatArray) -> FloatArray:
+        shaped = apply_shaping(layer.shaping, block)
+        out = None if memory is None else memory.of_rows(len(shaped), len(weight), dtype)
+        # `check_finite` reports an overflow with its row.
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = np.matmul(shaped, weight.T, out=out)
+            logits += bias
+        values: FloatArray = score_logits(layer.score, logits)
+        return values
+
+    return compute
+
+
+def array_engine(
+    layer: MaskedLayer, namespace: Namespace, dtype: np.dtype[Any]
+) -> Callable[[Any], Any]:
+    """Return the function from a block of another array library to its values, on its device."""
+    xp = namespace.xp
+
+    def on_device(weight: FloatArray, bias: FloatArray) -> tuple[Any, Any]:
+        return (
+            from_numpy(weight.astype(dtype, copy=False), namespace),
+            from_numpy(bias.astype(dtype, copy=False), namespace),
+        )
+
+    weight, bias = layer.packed_as(("array", xp, namespace.device, dtype), on_device)
+
+    def compute(block: Any) -> Any:
+        with np.errstate(all="ignore"):  # `check_finite` reports an overflow with its row
+            shaped = apply_shaping(layer.shaping, xp.astype(block, weight.dtype))
+            return score_logits(layer.score, shaped @ weight.T + bias)
+
+    return compute
+
+
+def dense_path_engine(path: LayerPath, dtype: np.dtype[Any]) -> Callable[[FloatArray], FloatArray]:
+    """Return the function from a NumPy block to its scores at each mask of a path."""
+    zero = path.weight.dtype.type(0)
+    layers: Sequence[Callable[[FloatArray], FloatArray]] = [
+        dense_engine(
+            MaskedLayer(np.where(mask, path.weight, zero), path.bias, None, path.score), dtype
+        )
+        for mask in path.masks
+    ]
+
+    def compute(block: FloatArray) -> FloatArray:
+        shaped = apply_shaping(path.shaping, block)
+        return np.stack([score(shaped) for score in layers], axis=1)
+
+    return compute

@@ -1,15 +1,16 @@
 """The torch module that a fitted detector becomes; importing this imports torch."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skdice._engines.plan import Plan
+from skdice._engines.activations import Clip, ScaleRows
+from skdice._engines.layer import MaskedLayer
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
 
-# Here, as TorchScript reads a comment on types in a function as its own.
+# This alias stands outside of the class because TorchScript reads comments on types in functions.
 is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 
@@ -26,12 +27,14 @@ class DetectorModule(nn.Module):
         Rows whose score is below it are out-of-distribution; NaN where there is none.
     score : {"energy", "max_logit", "msp", "gen"}
         Score of a row from its logits.
-    shaping : {"", "ReAct", "VRA", "ASH", "Scale"}
-        Shaping of the features.
+    shaping : {"", "clip", "scale_rows"}
+        Shaping of the features, as `skdice._engines.activations` defines it.
     low, high : float
-        alpha and beta of VRA; the threshold of ReAct is `high`.
+        Bounds of ``"clip"``.
     n_pruned : int
-        Entries of each row that ASH and Scale leave out.
+        Number of features of each row that the sum of ``"scale_rows"`` leaves out.
+    zero_pruned : bool
+        Whether these features become zero.
 
     Notes
     -----
@@ -56,13 +59,15 @@ class DetectorModule(nn.Module):
         low: float = 0.0,
         high: float = 0.0,
         n_pruned: int = 0,
+        zero_pruned: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("coef", coef)
         self.register_buffer("intercept", intercept)
         self.register_buffer("threshold", threshold)
         self.score, self.shaping = score, shaping
-        self.low, self.high, self.n_pruned = low, high, n_pruned
+        self.low, self.high = low, high
+        self.n_pruned, self.zero_pruned = n_pruned, zero_pruned
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of the masked layer, (n, n_classes)."""
@@ -97,12 +102,10 @@ class DetectorModule(nn.Module):
 
     def shape(self, features: Tensor) -> Tensor:
         """Return the features after the shaping."""
-        if self.shaping == "ReAct":
-            return features.clamp(max=self.high)
-        if self.shaping == "VRA":
+        if self.shaping == "clip":
             clipped = features.clamp(max=self.high)
             return torch.where(features < self.low, torch.zeros_like(features), clipped)
-        if self.shaping == "ASH" or self.shaping == "Scale":
+        if self.shaping == "scale_rows":
             n_kept = features.size(1) - self.n_pruned
             least = features.topk(n_kept, dim=1).values[:, -1:]
             above, equal = features > least, features == least
@@ -116,7 +119,7 @@ class DetectorModule(nn.Module):
             # Possible with negative entries alone, and without a meaning.
             nothing = torch.full_like(ratio, torch.nan)
             factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), nothing)
-            return (features if self.shaping == "Scale" else kept) * factor
+            return (kept if self.zero_pruned else features) * factor
         return features
 
     def gen(self, logits: Tensor) -> Tensor:
@@ -147,34 +150,39 @@ def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.linear(features, weight, bias)
 
 
-def planned_module(
-    plan: Plan, dtype: torch.dtype | None = None, *, threshold: float = torch.nan
-) -> DetectorModule:
-    """Return the module of a plan that holds NumPy's arrays.
+def detector_module(layer: MaskedLayer, threshold: float = torch.nan) -> DetectorModule:
+    """Return the module of a masked layer.
 
     Parameters
     ----------
-    plan : Plan
-        What is computed.
-    dtype : torch.dtype or None
-        Of the weights; None keeps theirs.
+    layer : MaskedLayer
+        What is computed; a layer without a score becomes a module that scores by energy.
     threshold : float
-        On the scores; NaN where there is none.
+        Threshold on the scores; NaN where there is none.
+
+    Raises
+    ------
+    ValueError
+        The score or the shaping is a function that torch does not know.
     """
-    coef, intercept = (
-        torch.from_numpy(np.array(each)).to(dtype) for each in (plan.coef, plan.intercept)
-    )
+    score = "energy" if layer.score is None else layer.score
+    if not isinstance(score, str):
+        raise ValueError(f"score_func is {score!r}: only the named scores become a torch module")
+    match layer.shaping:
+        case None:
+            shaping: dict[str, Any] = {}
+        case Clip(low, high):
+            shaping = {"shaping": "clip", "low": low, "high": high}
+        case ScaleRows(n_pruned, zero_pruned):
+            shaping = {"shaping": "scale_rows", "n_pruned": n_pruned, "zero_pruned": zero_pruned}
+        case other:
+            raise ValueError(
+                f"shaping is {other.transformer!r}: only those of skdice.shaping become a torch "
+                "module"
+            )
+    coef, intercept = (torch.from_numpy(np.array(array)) for array in (layer.weight, layer.bias))
     exact = torch.tensor(threshold, dtype=torch.float64, device="cpu")
-    # That holds every score in single precision; not every device has double.
+    # Single precision holds every score of that precision; not every device has double precision.
     single = exact.float()
     differs = bool((single < exact) | (single > exact))
-    return DetectorModule(
-        coef,
-        intercept,
-        exact if differs else single,
-        plan.score,
-        plan.shaping,
-        plan.low,
-        plan.high,
-        plan.n_pruned,
-    )
+    return DetectorModule(coef, intercept, exact if differs else single, score, **shaping)

@@ -8,23 +8,14 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import column_or_1d
 
-from skdice._compat.arrays import is_accelerator, to_numpy
+from skdice._compat.arrays import namespace_of, to_host, to_numpy
 from skdice._compat.extras import has_numba
-from skdice._rows.dask import DaskRows
-from skdice._rows.sources import (
-    ArrayRows,
-    ChunkRows,
-    Rows,
-    SelectedRows,
-    array_source,
-    block_slices,
-    check_rows,
-    load_block,
-    map_blocks,
-    scoring_dtype,
-)
+from skdice._rows.blocks import scoring_dtype
+from skdice._rows.door import as_source
+from skdice._rows.sources import RowSource, SlicedRows, on_accelerator
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
@@ -111,11 +102,12 @@ def column_sums(block: FloatArray, *, half: bool = False) -> Float64Array:
     return np.stack([total, error])
 
 
-def array_column_sums(xp: Any, block: Any) -> Float64Array:
+def array_column_sums(block: Any) -> Float64Array:
     """Return the `column_sums` of rows of another library, summed on their device.
 
-    In double precision, as that library sums: pairwise on GPUs.
+    The sums are in double precision, in the order of that library, which is pairwise on GPUs.
     """
+    xp = namespace_of(block)
     sums = to_numpy(xp.sum(xp.astype(block, xp.float64), axis=0))
     return np.stack([sums, np.zeros_like(sums)])
 
@@ -124,30 +116,37 @@ class FeatureStatistics:
     """Mean activation of features that come in blocks, on any number of machines.
 
     Each worker of Ray, Spark, MPI or any other engine adds its blocks of rows to an object of
-    its own, which is small to send; merged in any order, and given to
-    `DICEDetector.partial_fit`, they are as good as the rows. The sums are float64 and
-    compensated, so that the mean does not depend on blocks, workers or the order of merging
-    beyond the last digits. (Blocks of more than 256 rows without a negative value are summed
-    plainly, to n * 1e-16 of their own sum: that shows only where another block cancels it
-    almost wholly.)
+    its own, which is small to send. The objects are merged in any order and given to
+    `DICEDetector.partial_fit` in place of the rows. The sums are float64 and compensated, so
+    that the mean does not depend on blocks, workers or the order of merging beyond the last
+    digits. (Blocks of more than 256 rows without a negative value are summed plainly, to
+    n * 1e-16 of their own sum. That shows only where another block cancels the sum almost wholly.)
 
     Parameters
     ----------
     n_features : int, default=None
-        Number of features; None takes that of the first block, or of what is merged first.
+        Number of features; None takes the number of the first block, or of the statistics that
+        are merged first.
 
     Attributes
     ----------
     n_features : int or None
-        Number of features, None as long as there is nothing to tell it.
+        Number of features; None until rows or other statistics tell it.
     n_samples : int
-        Rows so far.
+        Number of rows so far.
+    sum_of_weights : float
+        Sum of their weights; the number of rows where no weights are given.
     total, error : ndarray of shape (n_features,), float64
-        Sum of the rows, and what rounding took from it.
+        Weighted sum of the rows, and the part of it that rounding took away.
 
     See Also
     --------
     DICEDetector.partial_fit : Takes the statistics in place of rows.
+
+    Notes
+    -----
+    `add` and `merge` change the object and are not safe to call from several threads at once:
+    give each thread an object of its own.
 
     Examples
     --------
@@ -156,8 +155,8 @@ class FeatureStatistics:
     >>> X = np.random.default_rng(0).random((1000, 4))
     >>> of_workers = [FeatureStatistics().add(block) for block in np.split(X, [100, 700])]
     >>> statistics = FeatureStatistics()
-    >>> for each in of_workers:
-    ...     statistics = statistics.merge(each)
+    >>> for part in of_workers:
+    ...     statistics = statistics.merge(part)
     >>> statistics
     FeatureStatistics(n_samples=1000, n_features=4)
     >>> bool(np.allclose(statistics.mean(), X.mean(axis=0), rtol=1e-14))
@@ -168,17 +167,20 @@ class FeatureStatistics:
 
     def __init__(self, n_features: int | None = None) -> None:
         self.n_samples = 0
+        self.sum_of_weights = 0.0
         self.n_features = n_features
         self.total = np.zeros(n_features or 0)
         self.error = np.zeros(n_features or 0)
 
-    def add(self, X: Any) -> Self:
+    def add(self, X: Any, *, sample_weight: ArrayLike | None = None) -> Self:
         """Add rows, by one thread.
 
         Parameters
         ----------
         X : array-like or source of rows, of shape (n_samples, n_features)
-            Features; no rows at all add nothing.
+            Features; an X without rows adds nothing.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, which must not be negative; None weighs all rows by 1.
 
         Returns
         -------
@@ -188,19 +190,18 @@ class FeatureStatistics:
         ------
         ValueError
             A value is not finite (the message names the first such row of X), or the number
-            of features is another than before. The statistics are left as they were.
+            of features differs from the rows before. The statistics are left as they were.
         """
         # The number of rows of a Dask data frame is not known, and cannot be compared.
         shape: tuple[int, ...] = () if hasattr(X, "to_dask_array") else np.shape(X)
         if len(shape) == 2 and shape[0] == 0 and shape[1] > 0:
-            self._set_width(shape[1])
+            self._set_n_features(shape[1])
             return self
-        rows = check_rows(X)
-        if isinstance(rows, np.ndarray):
-            rows = ChunkRows(rows)
-        added = FeatureStatistics(rows.shape[1])
-        add_rows(added, rows, n_threads=1)
-        return self.merge(added)
+        rows = as_source(X)
+        weights = None
+        if sample_weight is not None:
+            weights = check_weights(sample_weight, rows)
+        return self.merge(gather_statistics(rows, weights, n_threads=1))
 
     def merge(self, other: FeatureStatistics) -> Self:
         """Add the rows of other statistics, which do not change.
@@ -208,7 +209,7 @@ class FeatureStatistics:
         Parameters
         ----------
         other : FeatureStatistics
-            Of other rows of the same features.
+            Statistics of other rows of the same features.
 
         Returns
         -------
@@ -220,12 +221,14 @@ class FeatureStatistics:
             The numbers of features differ.
         """
         if other.n_features is not None:
-            self._set_width(other.n_features)
-            self.add_sums(other.n_samples, np.stack([other.total, other.error]))
+            self._set_n_features(other.n_features)
+            self._add_sums(
+                other.n_samples, np.stack([other.total, other.error]), other.sum_of_weights
+            )
         return self
 
     def mean(self) -> Float64Array:
-        """Return the mean activation.
+        """Return the mean activation, weighted if the rows had weights.
 
         Returns
         -------
@@ -236,22 +239,23 @@ class FeatureStatistics:
         ValueError
             There are no rows yet.
         """
-        if self.n_samples == 0:
+        if self.sum_of_weights == 0:
             raise ValueError("the statistics have no rows yet: there is no mean")
-        return (self.total + self.error) / self.n_samples
+        return (self.total + self.error) / self.sum_of_weights
 
     def copy(self) -> FeatureStatistics:
         """Return an independent copy."""
         return FeatureStatistics(self.n_features).merge(self)
 
-    def add_sums(self, n_samples: int, sums: Float64Array) -> None:
-        """Add the `column_sums` (2, n_features) of so many rows."""
+    def _add_sums(self, n_samples: int, sums: Float64Array, sum_of_weights: float) -> None:
+        """Add the `column_sums` (2, n_features) of some rows."""
         with np.errstate(over="ignore", invalid="ignore"):
             self.total, rounding = _two_sum(self.total, sums[0])
             self.error = self.error + (sums[1] + rounding)
         self.n_samples += n_samples
+        self.sum_of_weights += sum_of_weights
 
-    def _set_width(self, n_features: int) -> None:
+    def _set_n_features(self, n_features: int) -> None:
         if self.n_features is None:
             self.n_features = n_features
             self.total, self.error = np.zeros((2, n_features))
@@ -264,74 +268,88 @@ class FeatureStatistics:
         return f"{type(self).__name__}(n_samples={self.n_samples}, n_features={self.n_features})"
 
 
-def add_rows(
-    statistics: FeatureStatistics,
-    X: Rows,
+def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
+    """Return the weights of rows as float64, one for each row, finite and not negative."""
+    weights = column_or_1d(to_host(sample_weight), dtype=np.float64)
+    if len(weights) != rows.shape[0] and not np.isnan(rows.shape[0]):
+        raise ValueError(f"sample_weight has {len(weights)} values, but X has {rows.shape[0]} rows")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"sample_weight is {weights[bad[0]]} in row {bad[0]}, expected finite weights that are "
+            "not negative"
+        )
+    checked: Float64Array = weights
+    return checked
+
+
+def gather_statistics(
+    rows: RowSource,
+    weights: Float64Array | None = None,
     *,
     batch_size: int | None = None,
-    n_threads: int | None = None,
+    n_threads: int = 2,
     verbose: int | bool = 0,
-) -> None:
-    """Add all rows of a source to statistics, those of an array on a GPU where they lie.
+) -> FeatureStatistics:
+    """Return the statistics of all rows of a source; those on a GPU are summed there.
 
     Parameters
     ----------
-    statistics : FeatureStatistics
-        Changed in place.
-    X : source of rows, of shape (n_samples, n_features)
-        What is added.
+    rows : source of rows, of shape (n_samples, n_features)
+        The rows, or those of them that are not left out.
+    weights : ndarray of shape (n_all_samples,), default=None
+        Weights, one for each row of the original source.
     batch_size : int or None
-        Rows per block.
-    n_threads : int or None
-        Threads that sum; None is two: the thread that would read ahead sums as well, as one
-        alone is slower than the memory.
+        Rows of a block.
+    n_threads : int
+        Threads that sum. Two are faster than one that sums and one that reads ahead, because
+        one thread alone is slower than the memory.
     verbose : int
-        Above 0, a progress bar.
+        Above 0, there is a progress bar.
     """
-    if isinstance(X, DaskRows):
-        statistics.merge(X.reduce(partial(_chunk_statistics, batch_size=batch_size), _merged))
-        return
-    row_bytes = X.shape[1] * scoring_dtype(X.dtype).itemsize
-    slices = block_slices(X.shape[0], row_bytes, batch_size)
-    source = array_source(X)
-    if source is not None and is_accelerator(source.xp, source.device):
-        assert isinstance(X, ArrayRows | SelectedRows)
-        for rows in slices:
-            sums = array_column_sums(source.xp, X.native(rows))
-            if not np.isfinite(sums).all():
-                load_block(X, rows)  # names the row
-            statistics.add_sums(rows.stop - rows.start, sums)
-        return
-    blocks = map_blocks(
-        _block_sums(X),
-        X,
-        slices,
-        n_threads=2 if n_threads is None else n_threads,
-        description="mean activation",
-        verbose=verbose,
+    summed = rows if weights is None else rows.scaled(weights)
+    statistics = summed.reduce(
+        partial(_sum_rows, batch_size=batch_size, n_threads=n_threads, verbose=verbose), _merged
     )
-    for rows, each in blocks:
-        statistics.add_sums(rows.stop - rows.start, each)
-
-
-def _chunk_statistics(rows: Rows, batch_size: int | None) -> FeatureStatistics:
-    statistics = FeatureStatistics(rows.shape[1])
-    add_rows(statistics, rows, batch_size=batch_size, n_threads=1)
+    if weights is not None:
+        statistics.sum_of_weights = float(rows.selected(weights).sum())
     return statistics
 
 
-def _merged(statistics: list[FeatureStatistics]) -> FeatureStatistics:
+def _sum_rows(
+    rows: SlicedRows, batch_size: int | None, n_threads: int, verbose: int | bool
+) -> FeatureStatistics:
+    native = on_accelerator(rows)
+    function: Callable[[Any], Float64Array] = array_column_sums if native else _block_sums(rows)
+    statistics = FeatureStatistics(rows.shape[1])
+    blocks = rows.map_blocks(
+        function,
+        rows.slices(batch_size),
+        native=native,
+        n_threads=1 if native else n_threads,
+        description="mean activation",
+        verbose=verbose,
+    )
+    for row_slice, sums in blocks:
+        if native and not np.isfinite(sums).all():
+            rows.read_block(row_slice)  # raises, and names the row
+        n_rows = row_slice.stop - row_slice.start
+        statistics._add_sums(n_rows, sums, n_rows)
+    return statistics
+
+
+def _merged(parts: list[FeatureStatistics]) -> FeatureStatistics:
     whole = FeatureStatistics()
-    for each in statistics:
-        whole.merge(each)
+    for part in parts:
+        whole.merge(part)
     return whole
 
 
-def _block_sums(X: Rows) -> Callable[[FloatArray], Float64Array]:
+def _block_sums(rows: SlicedRows) -> Callable[[FloatArray], Float64Array]:
     """Return the function from blocks of a source to their column sums."""
-    if X.shape[0] * X.shape[1] >= COMPILED_VALUES and has_numba():
+    if rows.shape[0] * rows.shape[1] >= COMPILED_VALUES and has_numba():
         from skdice._passes.sum_kernel import compiled, compiled_column_sums
 
-        compiled(scoring_dtype(X.dtype))  # once, rather than by each thread
+        compiled(scoring_dtype(rows.dtype))  # once, rather than in each thread
         return compiled_column_sums
-    return partial(column_sums, half=X.dtype.itemsize <= 2)
+    return partial(column_sums, half=rows.dtype.itemsize <= 2)

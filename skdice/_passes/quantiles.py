@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.dask import DaskRows
-from skdice._rows.sources import Rows, block_slices, iterate_blocks, load_block, scoring_dtype
+from skdice._rows.blocks import scoring_dtype
+from skdice._rows.sources import RowSource, SlicedRows
 
 FloatArray = NDArray[np.floating[Any]]
 # Entries are sorted where there are fewer than bins, by as many powers of two.
@@ -37,7 +38,7 @@ def _from_sort_key(key: int, dtype: np.dtype[Any]) -> Any:
 
 
 def quantiles(
-    X: Rows,
+    X: RowSource,
     q: Sequence[float],
     *,
     batch_size: int | None = None,
@@ -71,15 +72,8 @@ def quantiles(
     >>> quantiles(np.arange(12.0).reshape(4, 3), [0.5, 1.0])
     [5.5, 11.0]
     """
-    dtype = scoring_dtype(X.dtype)
-    if (
-        not isinstance(X, DaskRows)
-        and len(block_slices(X.shape[0], X.shape[1] * dtype.itemsize, batch_size)) == 1
-    ):
-        # One block: NumPy selects in it at once.
-        ((_, block),) = iterate_blocks(
-            X, batch_size=batch_size, description="quantile", verbose=verbose
-        )
+    block = X.whole_block(batch_size)
+    if block is not None:  # NumPy selects in one block at once
         return [float(np.quantile(block.ravel(), float(each))) for each in q]
 
     def positions(n_values: int) -> list[float]:
@@ -100,7 +94,7 @@ def quantiles(
 
 
 def order_statistics(
-    X: Rows,
+    X: RowSource,
     ranks: Callable[[int], Sequence[int]],
     *,
     batch_size: int | None = None,
@@ -126,14 +120,9 @@ def order_statistics(
         n_bits = -(-bits_left // (n_passes - n))
         bits_left -= n_bits
         count = _Count(tuple({prefix for prefix, _ in found.values()}), n_bits, bits_left)
-        if isinstance(X, DaskRows):
-            cumulative = _dense(X.reduce(count.of_chunk, _merged), n_bits)
-        else:
-            description = f"quantile, pass {n + 1} of {n_passes}"
-            blocks = iterate_blocks(
-                X, batch_size=batch_size, description=description, verbose=verbose
-            )
-            cumulative = count(blocks)
+        description = f"quantile, pass {n + 1} of {n_passes}"
+        histograms = X.reduce(partial(count, description, batch_size, verbose), _merged)
+        cumulative = _dense(histograms, n_bits)
         for counts in cumulative.values():
             np.cumsum(counts, out=counts)
         if n == 0:
@@ -168,13 +157,23 @@ class _Count:
     n_bits: int
     bits_left: int
 
-    def __call__(self, blocks: Iterable[tuple[slice, FloatArray]]) -> Histograms:
-        """Return the histogram of each prefix, over all entries of the blocks."""
+    def __call__(
+        self, description: str, batch_size: int | None, verbose: int | bool, rows: SlicedRows
+    ) -> SparseHistograms:
+        """Return the histogram of each prefix over all entries of the rows: the filled bins."""
+        if rows.shape[0] * rows.shape[1] < 1 << (self.n_bits - SORTED_BITS):
+            block = rows.read_block(slice(0, len(rows)))
+            return {
+                prefix: np.unique(bins, return_counts=True) for prefix, bins in self._bins(block)
+            }
         histograms = {prefix: np.zeros(1 << self.n_bits, np.int64) for prefix in self.prefixes}
-        for _, block in blocks:
+        for _, block in rows.iterate_blocks(
+            batch_size=batch_size, description=description, verbose=verbose
+        ):
             for prefix, bins in self._bins(block):
                 np.add.at(histograms[prefix], bins, 1)
-        return histograms
+        filled = {prefix: np.flatnonzero(counts) for prefix, counts in histograms.items()}
+        return {prefix: (bins, histograms[prefix][bins]) for prefix, bins in filled.items()}
 
     def _bins(self, block: FloatArray) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """Yield each prefix, and the bins of the entries that share it."""
@@ -183,17 +182,6 @@ class _Count:
         for prefix in self.prefixes:
             shared = leading if is_first else leading[leading >> self.n_bits == prefix]
             yield prefix, (shared & ((1 << self.n_bits) - 1)).astype(np.intp)
-
-    def of_chunk(self, rows: Rows) -> SparseHistograms:
-        """Return the histograms of the rows of a chunk: the bins that are not empty."""
-        if rows.shape[0] * rows.shape[1] < 1 << (self.n_bits - SORTED_BITS):
-            block = load_block(rows, slice(0, rows.shape[0]))
-            return {
-                prefix: np.unique(bins, return_counts=True) for prefix, bins in self._bins(block)
-            }
-        histograms = self(iterate_blocks(rows))
-        bins = {prefix: np.flatnonzero(counts) for prefix, counts in histograms.items()}
-        return {prefix: (each, histograms[prefix][each]) for prefix, each in bins.items()}
 
 
 def _merged(parts: list[SparseHistograms]) -> SparseHistograms:

@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skdice._compat.arrays import is_dask, to_numpy
 from skdice._passes.quantiles import order_statistics
-from skdice._rows.dask import DaskRows
+from skdice._rows.door import as_source
+
+FloatArray = NDArray[np.floating[Any]]
 
 
-def score_threshold(scores: NDArray[np.floating[Any]], contamination: float) -> float:
+@dataclass(frozen=True)
+class Calibration:
+    """The record of a call of `calibrate`: how the threshold was set, and what it promises.
+
+    Attributes
+    ----------
+    method : {"quantile", "conformal"}
+        Rule of the threshold.
+    contamination : float
+        Share of in-distribution rows that may fall below the threshold.
+    confidence : float or None
+        Probability with which the share holds for this calibration; None promises it on average.
+    n_samples : int
+        Number of calibration rows.
+    rank : int
+        The threshold is the score of this rank among the calibration scores, from 1.
+    date : str
+        Time of the calibration, UTC, in ISO 8601.
+    digest : str
+        SHA-256 of the calibration scores in the order of their rows.
+    """
+
+    method: str
+    contamination: float
+    confidence: float | None
+    n_samples: int
+    rank: int
+    date: str
+    digest: str
+
+
+def score_threshold(scores: Any, contamination: float) -> float:
     """Return the smallest score with more than `contamination` of the scores at or below it.
 
     Without ties exactly ``floor(contamination * n)`` scores lie below it.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_samples,)
-        Scores of in-distribution rows, at least one.
+    scores : array of shape (n_samples,)
+        Scores of in-distribution rows, at least one. Those of a Dask array stay on its workers,
+        where they are kept meanwhile: two passes count them, three in float64.
     contamination : float in (0, 0.5]
         Share of the rows below the threshold.
 
@@ -34,19 +72,45 @@ def score_threshold(scores: NDArray[np.floating[Any]], contamination: float) -> 
     >>> score_threshold(np.arange(100.0), 0.05)
     5.0
     """
+    if is_dask(scores):
+        column = as_source(scores.persist()[:, None])
+        values, _ = order_statistics(column, lambda n: [rows_below(n, contamination)])
+        (value,) = values.values()
+        return float(value)
+    scores = to_numpy(scores)
     n_below = rows_below(len(scores), contamination)
     return float(np.partition(scores, n_below)[n_below])
 
 
-def distributed_threshold(scores: Any, contamination: float) -> float:
-    """Return the `score_threshold` of a lazy Dask array of scores, which stay on its workers.
+def weighted_threshold(
+    scores: FloatArray, weights: NDArray[np.float64], contamination: float
+) -> float:
+    """Return the smallest score with more than `contamination` of the weight at or below it.
 
-    They are kept there meanwhile, for two passes that count them, three in float64.
+    With whole weights it is the `score_threshold` of rows that are repeated as often.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+        Scores of in-distribution rows.
+    weights : ndarray of shape (n_samples,)
+        Weights of the rows, some of them above zero.
+    contamination : float in (0, 0.5]
+        Share of the weight below the threshold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weighted_threshold(np.array([1.0, 2.0, 3.0]), np.array([1.0, 0.0, 3.0]), 0.25)
+    3.0
     """
-    rows = DaskRows(scores.persist()[:, None])
-    values, _ = order_statistics(rows, lambda n: [rows_below(n, contamination)])
-    (value,) = values.values()
-    return float(value)
+    order = np.argsort(scores, kind="stable")
+    order = order[weights[order] > 0]
+    at_or_below = np.cumsum(weights[order])
+    # A share that is reached exactly must count as reached, whatever rounding made of the sum.
+    limit = contamination * at_or_below[-1] * (1 + 1e-12)
+    place = int(np.searchsorted(at_or_below, limit, side="right"))
+    return float(scores[order[min(place, len(order) - 1)]])
 
 
 def rows_below(n: int, contamination: float) -> int:
@@ -56,28 +120,26 @@ def rows_below(n: int, contamination: float) -> int:
     return n_below + 1 if (n_below + 1) / n <= contamination else n_below
 
 
-def conformal_threshold(scores: NDArray[np.floating[Any]], contamination: float) -> float:
-    """Return the threshold below which a further score falls with at most that probability.
+def conformal_rank(n: int, contamination: float) -> int:
+    """Return the rank k of the calibration score that is the conformal threshold.
 
     Of n exchangeable scores and one more, the last is below the k-th smallest of the n with
     probability k / (n + 1) at most: k is the largest with ``k / (n + 1) <= contamination``.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_samples,)
-        Scores of in-distribution rows.
+    n : int
+        Number of in-distribution scores.
     contamination : float in (0, 0.5]
         The probability.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> conformal_threshold(np.arange(100.0), 0.05)
-    4.0
+    >>> conformal_rank(100, 0.05)
+    5
     """
-    n = len(scores)
     k = floor(contamination * (n + 1))
-    # As in `score_threshold`.
+    # A product a hair off a whole number must not cost a row.
     if (k + 1) / (n + 1) <= contamination:
         k += 1
     if k == 0:
@@ -85,20 +147,18 @@ def conformal_threshold(scores: NDArray[np.floating[Any]], contamination: float)
             f"{n} rows are too few to guarantee a contamination of {contamination:g}: give at "
             f"least {ceil(1 / contamination) - 1}, or method='quantile'"
         )
-    return float(np.partition(scores, k - 1)[k - 1])
+    return k
 
 
-def conformal_pvalues(
-    calibration: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]]
-) -> NDArray[np.float64]:
+def conformal_pvalues(calibration: FloatArray, scores: FloatArray) -> NDArray[np.float64]:
     """Return the share of calibration scores, and the score itself, at or below each score.
 
     Parameters
     ----------
     calibration : ndarray of shape (n_calibration,)
-        In ascending order.
+        Calibration scores in ascending order.
     scores : ndarray of shape (n_samples,)
-        Of other rows.
+        Scores of other rows.
 
     Examples
     --------
@@ -109,3 +169,11 @@ def conformal_pvalues(
     at_or_below = np.searchsorted(calibration, scores, side="right")
     values: NDArray[np.float64] = (at_or_below + 1) / (len(calibration) + 1)
     return values
+
+
+def digest_of_scores(blocks: Iterable[FloatArray]) -> str:
+    """Return the SHA-256 of scores that come in blocks, which does not depend on the blocks."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()

@@ -8,71 +8,68 @@ masked weight, is one node of the graph, which goes to each worker once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from skdice._compat.arrays import is_dask
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import ChunkRows, LazyRows, Rows, SelectedRows
+from skdice._rows.sources import BlockValues, ChunkRows, SelectedRows, SlicedRows
 
 Result = TypeVar("Result")
 
-# Results that are merged by one task of a reduction.
+# Results that one task of a reduction merges.
 MERGED = 8
-# Scores that are on their way to the client at a time, where results are read in order.
+# Results that are on their way to the client at a time, where they are read in order.
 GROUP_BYTES = 128 << 20
-# Chunks of them, where their sizes are not known, and at most.
+# Chunks of such a group where their sizes are not known, and the largest number of chunks.
 UNKNOWN_GROUP = 256
 LARGEST_GROUP = 4096
 # Kinds of labels that can be -1.
 NUMERIC_KINDS = "iufbO"
-NOT_IN_MEMORY = (
-    "the rows of a Dask collection stay on its workers; this needs them in memory: give a "
-    "part of them, such as X[:10000].compute(). DICEDetector takes Dask collections in "
-    "fit, partial_fit and calibrate and in all methods that score"
-)
 
 
-class DaskRows(LazyRows):
+class DaskRows:
     """Rows of a Dask array, or those of them that are not labelled -1.
 
     Parameters
     ----------
     array : dask.array.Array of shape (n_samples, n_features)
-        With all columns in one chunk.
+        All columns lie in one chunk.
     labels : dask.array.Array of shape (n_samples,), default=None
-        One chunk for each chunk of rows; rows labelled -1 are left out.
+        One chunk of labels for each chunk of rows; rows labelled -1 are left out.
 
     Attributes
     ----------
     shape : tuple
-        Of all rows; the first is NaN where sizes of chunks are not known.
+        Shape of all rows; the number of rows is NaN where sizes of chunks are not known.
     """
+
+    namespace = None
 
     def __init__(self, array: Any, labels: Any = None) -> None:
         self.array, self.labels = array, labels
         self.shape, self.dtype = array.shape, array.dtype
 
-    def __getitem__(self, rows: slice, /) -> NoReturn:
-        raise TypeError(NOT_IN_MEMORY)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:]
-
-    def without_outliers(self, y: Any) -> DaskRows:
-        """Return the rows that are not labelled -1.
+    def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> DaskRows:
+        """Return the rows that are not labelled -1 and have no weight of 0.
 
         Parameters
         ----------
-        y : array-like or dask.array.Array or Series, of shape (n_samples,)
-            Labels; in memory only where the sizes of the chunks of rows are known.
+        y : array-like or dask.array.Array or Series of shape (n_samples,), or None
+            Labels. They may lie in memory only where the sizes of the chunks of rows are known.
+        weights : ndarray of shape (n_samples,), default=None
+            Weights.
         """
+        if weights is not None and not weights.all():
+            y = np.where(weights > 0, 1 if y is None else np.asarray(y), -1)
+        if y is None:
+            return self
         da = import_extra("dask.array", "dask")
         chunks = self.array.chunks[0]
         if is_dask(y):
-            labels = y.to_dask_array() if hasattr(y, "to_dask_array") else y
+            labels: Any = y.to_dask_array() if hasattr(y, "to_dask_array") else y
         elif np.isnan(self.shape[0]):
             raise ValueError(
                 "the chunks of X have unknown sizes, so that labels in memory cannot be cut to "
@@ -99,10 +96,33 @@ class DaskRows(LazyRows):
             )
         return DaskRows(self.array, labels)
 
+    def scaled(self, weights: NDArray[np.float64]) -> DaskRows:
+        """Return the rows times their weights, one for each row of the Dask array."""
+        da = import_extra("dask.array", "dask")
+        if np.isnan(self.shape[0]):
+            raise ValueError(
+                "the chunks of X have unknown sizes, so that sample_weight cannot be cut to them: "
+                "call X.compute_chunk_sizes() first"
+            )
+        return DaskRows(
+            self.array * da.from_array(weights[:, np.newaxis], (self.array.chunks[0], 1)),
+            self.labels,
+        )
+
+    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the values that belong to these rows, of one for each row of the Dask array."""
+        if self.labels is None:
+            return values
+        selected: NDArray[Any] = values[np.asarray((self.labels != -1).compute(), np.bool_)]
+        return selected
+
+    def whole_block(self, batch_size: int | None = None) -> None:
+        """Return None, as the rows are never brought to one place."""
+
     def reduce(
-        self, function: Callable[[Rows], Result], merge: Callable[[list[Result]], Result]
+        self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
     ) -> Result:
-        """Return what a function of the rows of each chunk gives, merged in a tree.
+        """Return the results of a function of the rows of each chunk, merged in a tree.
 
         Parameters
         ----------
@@ -139,35 +159,44 @@ class DaskRows(LazyRows):
         found: Result = result
         return found
 
-    def map(self, function: Any, dtype: Any, n_columns: int | None = None) -> Any:
-        """Return a lazy array of what ``function.collect`` gives for the rows of each chunk.
+    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+        """Return a lazy array of the values of all rows, with a chunk for each chunk of rows.
 
         Parameters
         ----------
-        function : object
-            With a method ``collect`` from rows to an ndarray (n,) or (n, n_columns).
+        function : callable
+            From the rows of a chunk to the slice and the values of each block; it must pickle.
         dtype : dtype
-            Of that array.
+            Dtype of the values.
         n_columns : int, default=None
-            Its number of columns; None where it has one axis.
+            Number of columns of the values; None for one value per row.
         """
         chunks = self.array.chunks[0]
         if self.labels is not None:
             chunks = (np.nan,) * len(chunks)
         values = self._per_chunk(
             _values_of_chunk,
-            function,
-            name=function.name,
+            (function, np.dtype(dtype), n_columns),
+            name="values",
             chunks=chunks,
             dtype=np.dtype(dtype),
             n_columns=n_columns or 1,
         )
         if n_columns is not None:
             return values
-        # Only here, as Dask makes one task of what is before it and what keeps both axes.
+        # The axis is dropped last, as Dask fuses only tasks that keep both axes.
         return values.map_blocks(
             _one_axis, drop_axis=1, dtype=dtype, meta=np.empty(0, dtype), token="skdice-column"
         )
+
+    def iterate_values(
+        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+    ) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield the slice and the values of each chunk on the client, in order."""
+        stop = 0
+        for values in in_order(self.collect(function, dtype, n_columns)):
+            start, stop = stop, stop + len(values)
+            yield slice(start, stop), values
 
     def _per_chunk(
         self,
@@ -235,20 +264,6 @@ def dask_rows(X: Any, name: str = "X") -> DaskRows:
                 f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required."
             )
     return DaskRows(X if X.numblocks[1] == 1 else X.rechunk({1: -1}))
-
-
-def sliceable(rows: Rows) -> Rows:
-    """Return the rows, which slices will read; refuse at once those that have none."""
-    if isinstance(rows, DaskRows):
-        raise TypeError(NOT_IN_MEMORY)
-    return rows
-
-
-def map_scores(function: Callable[[NDArray[Any], Any], NDArray[Any]], scores: Any, x: Any) -> Any:
-    """Return ``function(x, scores)`` in float64, chunk by chunk, of a lazy array of scores."""
-    return scores.map_blocks(
-        _swapped, _shared(x), function=function, dtype=np.float64, meta=np.empty(0, np.float64)
-    )
 
 
 def in_order(values: Any) -> Iterator[NDArray[Any]]:
@@ -323,13 +338,9 @@ def _one_axis(column: NDArray[Any]) -> NDArray[Any]:
     return column[:, 0]
 
 
-def _swapped(scores: NDArray[Any], x: Any, function: Callable[..., NDArray[Any]]) -> Any:
-    return function(x, scores)
-
-
 def _chunk_rows(
     block: NDArray[Any], place: Any, labels: NDArray[Any] | None, dtype: np.dtype[Any]
-) -> Rows:
+) -> SlicedRows:
     """Return the rows of a chunk.
 
     Parameters
@@ -346,10 +357,8 @@ def _chunk_rows(
     # Whoever made the array may have named a dtype that its chunks do not have.
     block = np.asarray(block, dtype)
     (where,) = place
-    if isinstance(where, slice):
-        rows: Rows = ChunkRows(block, where.start)
-    else:
-        rows = ChunkRows(block, 0, where)
+    known = isinstance(where, slice)
+    rows = ChunkRows(block, where.start) if known else ChunkRows(block, chunk=where)
     if labels is None:
         return rows
     if len(labels) != len(block):
@@ -367,5 +376,6 @@ def _values_of_chunk(
     block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
 ) -> NDArray[Any]:
     rows = _chunk_rows(block, place, labels, rows_dtype)
-    values: NDArray[Any] = function.collect(rows)
+    block_values, dtype, n_columns = function
+    values: NDArray[Any] = rows.collect(block_values, dtype, n_columns)
     return values if values.ndim == 2 else values[:, None]

@@ -14,7 +14,7 @@ from typing import Any
 from skdice import DICEDetector, LinearHead, load, shaping
 from skdice._compat.extras import import_extra
 from skdice._persistence import read_document
-from skdice._rows.sources import Rows
+from skdice._rows.sources import Sliceable
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
 from skdice.metrics import OODReport
@@ -84,7 +84,7 @@ def score(arguments: Namespace) -> None:
         score_rows(arguments, detector, features)
 
 
-def score_rows(arguments: Namespace, detector: DICEDetector, features: Rows) -> None:
+def score_rows(arguments: Namespace, detector: DICEDetector, features: Sliceable) -> None:
     """Write the scores of rows to a file or to standard output."""
     if arguments.output is not None:
         n_rows = save_scores(arguments.output, detector, features)
@@ -96,7 +96,7 @@ def score_rows(arguments: Namespace, detector: DICEDetector, features: Rows) -> 
         return
     offset = getattr(detector, "offset_", None)
     row = 0
-    for scores in detector._score_blocks(features)[2]:
+    for scores in detector._iterate_scores(features)[1]:
         for value in scores:
             label = None if offset is None else (1 if value - offset >= 0 else -1)
             if arguments.json:
@@ -203,7 +203,7 @@ def opened(arguments: Namespace) -> Iterator[Any]:
             raise OSError(str(error)) from error
 
 
-def open_rows(path: str, key: str | None) -> Rows:
+def open_rows(path: str, key: str | None) -> Sliceable:
     """Open a feature file; ``-`` is a .npy file on standard input."""
     if path != "-":
         return open_features(path, key)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import Rows, iterate_rows
+from skdice._rows.door import wrap
+from skdice._rows.sources import Sliceable
 from skdice.cli._commands import naming, open_rows, refuse_overwriting, report
 from skdice.extraction import extract_features, load_program
 from skdice.extraction._images import ImageFolder, image_files
@@ -105,15 +106,15 @@ class ArrayBatches:
         Rows per batch.
     """
 
-    def __init__(self, rows: Rows, batch_size: int) -> None:
-        self._rows, self._batch_size = rows, batch_size
+    def __init__(self, rows: Sliceable, batch_size: int) -> None:
+        self._rows, self._batch_size = wrap(rows), batch_size
 
     def __len__(self) -> int:
         return -(-self._rows.shape[0] // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:
         torch = import_extra("torch", "torch")
-        for block in iterate_rows(self._rows, self._batch_size):
+        for block in self._rows.raw_blocks(self._batch_size):
             native = block.dtype.newbyteorder("=")
             if native.kind in "iu" and native != np.uint8:
                 native = np.dtype(np.int64)

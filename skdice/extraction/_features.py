@@ -16,7 +16,7 @@ from skdice._compat.arrays import to_numpy
 from skdice._compat.extras import import_extra
 from skdice._dice import DICEDetector
 from skdice._head import LinearHead
-from skdice._rows.sources import Rows
+from skdice._rows.sources import Sliceable
 from skdice.extraction._store import PartialStore
 from skdice.extraction._tap import Tap
 from skdice.io import open_features
@@ -42,7 +42,7 @@ class Extraction:
         Its name in the model.
     """
 
-    features: NDArray[Any] | Rows
+    features: NDArray[Any] | Sliceable
     labels: NDArray[Any] | None
     head: LinearHead
     layer: str

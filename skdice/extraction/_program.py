@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
-from skdice._engines import torch_device
+from skdice._engines.devices import torch_device
 from skdice.extraction._tap import output_tensors, same_output
 
 HINT = "save one with torch.jit.save(torch.jit.script(model.eval()), path) or torch.export.save"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from skdice._rows.sources import Rows
+from skdice._rows.sources import Sliceable
 
 # The name under which features are written, and looked for among several arrays.
 FEATURES = "features"
@@ -45,10 +45,10 @@ class Archive:
     """
 
     path: Path
-    members: Mapping[str, Callable[[], Rows]]
-    default: Callable[[], Rows] | None = None
+    members: Mapping[str, Callable[[], Sliceable]]
+    default: Callable[[], Sliceable] | None = None
 
-    def open(self, key: str | None) -> Rows:
+    def open(self, key: str | None) -> Sliceable:
         """Open the array named `key`; for None, the one that can be meant."""
         with clean_errors(self.path):
             if key is None and self.default is not None:

@@ -1,4 +1,4 @@
-"""Rows of a file that holds one column after the other, as Fortran order does."""
+"""Sliceable of a file that holds one column after the other, as Fortran order does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import LazyRows
+from skdice._rows.sources import SlicedRows
 from skdice.io._archive import clean_errors
 
 # What is read at a time: so many rows that the piece of each column is worth a read.
 STRIP_BYTES = 64 << 20
 
 
-class ColumnMajorRows(LazyRows):
+class ColumnMajorRows(SlicedRows):
     """A source of rows over a column-major matrix, read in strips of many rows.
 
     Mapping such a file would bring a piece of every column, and all around it, into the

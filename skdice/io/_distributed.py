@@ -49,7 +49,7 @@ def distributed_features(path: str | Path, key: str | None = None) -> Any:
 
 
 class FileRows:
-    """Rows of files, opened by whoever reads them, for as long as that takes.
+    """Sliceable of files, opened by whoever reads them, for as long as that takes.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import Rows, iterate_rows
+from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive
 from skdice.io._library import LibraryRows
 
@@ -33,11 +33,11 @@ def read(path: Path) -> Archive:
     return Archive(path, members)
 
 
-def _text(dataset: Any) -> Rows:
+def _text(dataset: Any) -> Sliceable:
     return np.asarray(dataset.asstr()[:], dtype=str)
 
 
-def write(path: Path, arrays: dict[str, Rows]) -> None:
+def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write the arrays as datasets, block by block."""
     h5py = import_extra("h5py", "hdf5")
     with h5py.File(path, "w") as file:
@@ -46,6 +46,6 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
             dtype = h5py.string_dtype() if is_text else rows.dtype
             dataset = file.create_dataset(name, shape=rows.shape, dtype=dtype)
             start = 0
-            for block in iterate_rows(rows):
+            for block in rows.raw_blocks():
                 dataset[start : start + len(block)] = block.astype(object) if is_text else block
                 start += len(block)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import as_rows
+from skdice._rows.door import wrap
 from skdice.io import _npz, _safetensors
 from skdice.io._archive import Archive
 from skdice.io._atomic import replacing
@@ -27,7 +27,7 @@ def write_weight_and_bias(path: Path, weight: NDArray[Any], bias: NDArray[Any]) 
     """Write the two to a .npz or .safetensors file, whole or not at all."""
     check_head_file(path)
     with replacing(path) as temporary:
-        _WRITERS[path.suffix](temporary, {"weight": as_rows(weight), "bias": as_rows(bias)})
+        _WRITERS[path.suffix](temporary, {"weight": wrap(weight), "bias": wrap(bias)})
 
 
 def read_weight_and_bias(

@@ -1,4 +1,4 @@
-"""Rows of an array that another library reads: in whole chunks, with clean errors."""
+"""Sliceable of an array that another library reads: in whole chunks, with clean errors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import LazyRows
+from skdice._rows.sources import SlicedRows
 from skdice.io._archive import clean_errors
 
 # Chunks up to this size are kept while their rows are read, so that each is unpacked once.
 KEPT_BYTES = 256 << 20
 
 
-class LibraryRows(LazyRows):
+class LibraryRows(SlicedRows):
     """A source of rows over an HDF5 dataset or a Zarr array.
 
     Parameters

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from skdice._rows.sources import Rows, iterate_rows
+from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive
 from skdice.io._column_major import ColumnMajorRows
 
@@ -21,7 +21,7 @@ MAX_HEADER_BYTES = 1 << 16
 def read(path: Path) -> Archive:
     """Return the one array of a .npy file; it has no name."""
 
-    def open_array() -> Rows:
+    def open_array() -> Sliceable:
         with path.open("rb") as file:
             shape, fortran, dtype = read_header(file)
             return map_array(path, file.tell(), shape, fortran, dtype)
@@ -68,7 +68,7 @@ def map_array(
     return mapped
 
 
-def write(path: Path, arrays: dict[str, Rows]) -> None:
+def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write the features, block by block."""
     if len(arrays) > 1:
         raise ValueError(f".npy holds one array, got {', '.join(arrays)}")
@@ -76,7 +76,7 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
         write_array(file, next(iter(arrays.values())))
 
 
-def write_array(file: BinaryIO, rows: Rows) -> None:
+def write_array(file: BinaryIO, rows: SlicedRows) -> None:
     """Write header and rows to an open file, block by block."""
     header = {
         "descr": npy_format.dtype_to_descr(rows.dtype),
@@ -84,5 +84,5 @@ def write_array(file: BinaryIO, rows: Rows) -> None:
         "shape": tuple(map(int, rows.shape)),
     }
     npy_format.write_array_header_1_0(file, header)
-    for block in iterate_rows(rows):
+    for block in rows.raw_blocks():
         file.write(np.ascontiguousarray(block, rows.dtype).data)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import Rows
+from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive
 from skdice.io._column_major import ColumnMajorRows
 from skdice.io._npy import map_array, read_header, write_array
@@ -33,7 +33,7 @@ def read(path: Path) -> Archive:
     return Archive(path, members)
 
 
-def _open_member(path: Path, info: zipfile.ZipInfo) -> Rows:
+def _open_member(path: Path, info: zipfile.ZipInfo) -> Sliceable:
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         shape, fortran, dtype = read_header(file)
         header_size = file.tell()
@@ -78,7 +78,7 @@ def _spooled(
     return ColumnMajorRows(path, spool, 0, shape, dtype)
 
 
-def write(path: Path, arrays: dict[str, Rows]) -> None:
+def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write the arrays, uncompressed so that they can be mapped, block by block."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, rows in arrays.items():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from skdice._rows.sources import Rows
+from skdice._rows.sources import Sliceable
 from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
 from skdice.io._archive import Archive, clean_errors
 from skdice.io._shards import ShardedRows
@@ -51,7 +51,7 @@ def open_archive(path: Path) -> Archive:
         return _READERS[path.suffix](path)
 
 
-def open_features(path: str | Path, key: str | None = None) -> Rows:
+def open_features(path: str | Path, key: str | None = None) -> Sliceable:
     """Open a feature file, or a folder of them, without reading it into memory.
 
     Parameters
@@ -145,7 +145,7 @@ def shard_paths(path: Path) -> list[Path]:
     return shards
 
 
-def open_shard(path: Path, key: str | None) -> Rows:
+def open_shard(path: Path, key: str | None) -> Sliceable:
     """Return the rows of one file."""
     return open_archive(path).open(key)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import Rows, iterate_rows
+from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive
 from skdice.io._sequential import SequentialRows, chunk_rows
 
@@ -33,7 +33,7 @@ def read(path: Path) -> Archive:
     ]
     members = {name: partial(_open, path, schema, [name], n_rows) for name in lists + plain + text}
 
-    def default() -> Rows:
+    def default() -> Sliceable:
         if len(lists) > 1 or not (lists or plain):
             raise ValueError(
                 "it has no numeric column and not one fixed-size-list column; name a column "
@@ -48,7 +48,9 @@ def _is_number(pa: Any, kind: Any) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
-def _open(path: Path, schema: Any, names: list[str], n_rows: int, matrix: bool = False) -> Rows:
+def _open(
+    path: Path, schema: Any, names: list[str], n_rows: int, matrix: bool = False
+) -> Sliceable:
     """Return the rows of some columns: (n,) for one plain column that is asked for by name."""
     types = [schema.field(name).type for name in names]
     is_list = hasattr(types[0], "list_size")
@@ -62,7 +64,7 @@ def _open(path: Path, schema: Any, names: list[str], n_rows: int, matrix: bool =
     return SequentialRows(path, shape, dtype, partial(_stream, path, names, shape, dtype, is_list))
 
 
-def _text(path: Path, name: str) -> Rows:
+def _text(path: Path, name: str) -> Sliceable:
     """Return a column of text, such as ids, which are few enough to hold."""
     pq = import_extra("pyarrow.parquet", "parquet")
     return np.asarray(pq.read_table(path, columns=[name])[name].to_pylist(), dtype=str)
@@ -105,7 +107,7 @@ def _values(column: Any, name: str, first: int, is_list: bool) -> NDArray[Any]:
     return array
 
 
-def write(path: Path, arrays: dict[str, Rows]) -> None:
+def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write each matrix as a fixed-size-list column and each vector as a plain one."""
     pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
     fields = []
@@ -117,7 +119,7 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
     widest = max(arrays.values(), key=lambda rows: int(np.prod(rows.shape[1:])))
     n_rows = chunk_rows(widest.shape, widest.dtype.itemsize, 8 << 20)
     with pq.ParquetWriter(path, schema) as writer:
-        blocks = [iterate_rows(rows, n_rows) for rows in arrays.values()]
+        blocks = [rows.raw_blocks(n_rows) for rows in arrays.values()]
         for parts in zip_longest(*blocks):
             columns = []
             for part, field in zip(parts, schema, strict=True):

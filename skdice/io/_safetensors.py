@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from skdice._rows.sources import Rows, iterate_rows
+from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive
 from skdice.io._bfloat16 import BFloat16Rows
 from skdice.io._npy import map_array
@@ -51,7 +51,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int, dict[str, str]]:
     return entries, 8 + size, entries.pop("__metadata__", {})
 
 
-def _open(path: Path, name: str) -> Rows:
+def _open(path: Path, name: str) -> Sliceable:
     entries, data, _ = read_header(path)
     entry = entries[name]
     if entry["dtype"] not in DTYPES:
@@ -66,7 +66,9 @@ def _open(path: Path, name: str) -> Rows:
     return BFloat16Rows(array) if entry["dtype"] == "BF16" else array
 
 
-def write(path: Path, arrays: dict[str, Rows], metadata: dict[str, str] | None = None) -> None:
+def write(
+    path: Path, arrays: dict[str, SlicedRows], metadata: dict[str, str] | None = None
+) -> None:
     """Write the arrays block by block; the format is a JSON header and the raw data."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
@@ -88,5 +90,5 @@ def write(path: Path, arrays: dict[str, Rows], metadata: dict[str, str] | None =
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for _, rows in ordered:
             dtype = rows.dtype.newbyteorder("<")
-            for block in iterate_rows(rows):
+            for block in rows.raw_blocks():
                 file.write(np.ascontiguousarray(block, dtype).data)

@@ -8,12 +8,13 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from skdice._rows.sources import Rows, as_rows
+from skdice._rows.door import wrap
+from skdice._rows.sources import SlicedRows
 from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
 from skdice.io._archive import FEATURES, clean_errors
 from skdice.io._atomic import replacing
 
-_WRITERS: dict[str, Callable[[Path, dict[str, Rows]], None]] = {
+_WRITERS: dict[str, Callable[[Path, dict[str, SlicedRows]], None]] = {
     ".npy": _npy.write,
     ".npz": _npz.write,
     ".safetensors": _safetensors.write,
@@ -62,7 +63,7 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
         raise ValueError(
             f"{FEATURES!r} is the name of X in the file; store the other under another"
         )
-    arrays = {name: as_rows(rows) for name, rows in {FEATURES: X, **beside}.items()}
+    arrays = {name: wrap(rows) for name, rows in {FEATURES: X, **beside}.items()}
     for name, rows in arrays.items():
         if rows.dtype.hasobject:
             raise ValueError(f"{name} has dtype {rows.dtype}: Python objects are not written")

@@ -64,7 +64,7 @@ def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
     path = Path(path)
     if path.suffix not in (".npy", ".parquet"):
         raise ValueError(f"cannot write scores to {path}: expected .npy or .parquet")
-    _, dtype, blocks = detector._score_blocks(X)
+    dtype, blocks = detector._iterate_scores(X)
     with replacing(path) as temporary:
         if path.suffix == ".npy":
             return _write_npy(temporary, blocks, dtype)

@@ -1,4 +1,4 @@
-"""Rows of a stream that can only be read from its beginning."""
+"""Sliceable of a stream that can only be read from its beginning."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import LazyRows
+from skdice._rows.sources import SlicedRows
 from skdice.io._archive import clean_errors
 
 
-class SequentialRows(LazyRows):
+class SequentialRows(SlicedRows):
     """A source of rows over a stream: forward slices are read on, others from the beginning.
 
     Parameters

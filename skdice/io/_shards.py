@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import LazyRows, Rows, as_rows
+from skdice._rows.door import wrap
+from skdice._rows.sources import Sliceable, SlicedRows
 
 # Shards that are open at a time: far below any limit on open files.
 _OPEN_SHARDS = 8
 
 
-class ShardedRows(LazyRows):
+class ShardedRows(SlicedRows):
     """A source of rows over files that hold consecutive rows, in the order given.
 
     Parameters
@@ -30,9 +31,9 @@ class ShardedRows(LazyRows):
         Opens one of them.
     """
 
-    def __init__(self, paths: Sequence[Path], open_shard: Callable[[Path], Rows]) -> None:
+    def __init__(self, paths: Sequence[Path], open_shard: Callable[[Path], Sliceable]) -> None:
         self._paths, self._open_shard = list(paths), open_shard
-        self._opened: OrderedDict[int, Rows] = OrderedDict()
+        self._opened: OrderedDict[int, Sliceable] = OrderedDict()
         self._lock = threading.Lock()
         shards = [(rows.shape, rows.dtype) for rows in map(open_shard, self._paths)]
         first = shards[0][0]
@@ -60,10 +61,10 @@ class ShardedRows(LazyRows):
             return pieces[1].astype(self.dtype, copy=False)
         return np.concatenate(pieces, dtype=self.dtype)
 
-    def _shard(self, index: int) -> Rows:
+    def _shard(self, index: int) -> Sliceable:
         if index not in self._opened:
             while len(self._opened) >= _OPEN_SHARDS:
                 self._opened.popitem(last=False)
-            self._opened[index] = as_rows(self._open_shard(self._paths[index]))
+            self._opened[index] = wrap(self._open_shard(self._paths[index]))
         self._opened.move_to_end(index)
         return self._opened[index]

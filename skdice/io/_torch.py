@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import MAPPED_BYTES, ArrayRows, LazyRows, Rows, iterate_rows
+from skdice._rows.sources import MAPPED_BYTES, ArrayRows, SlicedRows
 from skdice.io._archive import FEATURES, Archive, clean_errors
 
 
-class TorchFileRows(LazyRows):
+class TorchFileRows(SlicedRows):
     """A source of rows over a tensor in a file that is mapped into memory.
 
     The file is mapped anew after every so many bytes: only that hands back its pages.
@@ -86,7 +86,7 @@ def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, content
 
 
-def write(path: Path, arrays: dict[str, Rows]) -> None:
+def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write a dictionary of tensors, through files that are mapped rather than held."""
     torch = import_extra("torch", "torch")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".skdice-") as folder:
@@ -103,7 +103,7 @@ def write(path: Path, arrays: dict[str, Rows]) -> None:
                 mapped = torch.from_file(file, shared=True, size=size, dtype=kind)
                 mapped = mapped.reshape(rows.shape)
                 start = 0
-                for block in iterate_rows(rows):
+                for block in rows.raw_blocks():
                     native = np.array(block, dtype)
                     mapped[start : start + len(block)] = torch.from_numpy(native)
                     start += len(block)

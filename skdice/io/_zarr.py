@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import Rows, iterate_rows
+from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import FEATURES, Archive
 from skdice.io._library import LibraryRows
 
@@ -43,7 +43,7 @@ def read(path: Path) -> Archive:
     return Archive(path, members)
 
 
-def _text(array: Any) -> Rows:
+def _text(array: Any) -> Sliceable:
     return np.asarray(array[:], dtype=str)
 
 
@@ -65,12 +65,12 @@ def _check_codecs(metadata: Any) -> None:
         _check_codecs(each)
 
 
-def write(path: Path, arrays: dict[str, Rows]) -> None:
+def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write the arrays as a group, a chunk of rows at a time."""
     zarr = import_extra("zarr", "zarr")
     group = zarr.open_group(path, mode="w")
     for name, rows in arrays.items():
-        blocks = iterate_rows(rows)
+        blocks = rows.raw_blocks()
         first = next(blocks, None)
         n_rows = 1 if first is None else len(first)
         chunks = (n_rows, *(max(1, n) for n in rows.shape[1:]))

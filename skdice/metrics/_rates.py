@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, make_scorer, roc_auc_score, roc_curve
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
-from skdice._compat.arrays import on_host
+from skdice._compat.arrays import to_host
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -74,7 +74,7 @@ def fpr_at_tpr(
     rates = roc_curve(
         labels == pos_label,
         scores * pos_label,
-        sample_weight=on_host(sample_weight),
+        sample_weight=to_host(sample_weight),
         drop_intermediate=False,
     )
     return float(rates[0][np.argmax(_reached(rates[1], tpr))])
@@ -287,9 +287,9 @@ def _check_tpr(tpr: float) -> None:
 
 def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
     """Return labels of +1 and -1, both there, and finite scores."""
-    labels = column_or_1d(on_host(y_true))
+    labels = column_or_1d(to_host(y_true))
     scores = check_array(
-        on_host(y_score), ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
+        to_host(y_score), ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
     )
     scores = column_or_1d(scores)
     check_consistent_length(labels, scores)

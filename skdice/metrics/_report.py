@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -16,9 +16,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._base import BaseDICE
-from skdice._compat.arrays import on_host
-from skdice._rows.sources import Rows, check_rows
+from skdice._base import BaseDetector
+from skdice._compat.arrays import to_host
+from skdice._dice import BaseDICE
+from skdice._engines.layer import MaskedLayer
+from skdice._engines.run import iterate_values
+from skdice._rows.door import as_source
+from skdice._rows.sources import RowSource
 from skdice.metrics._rates import (
     aupr_in,
     aupr_out,
@@ -313,17 +317,12 @@ def _measure(
         return result
     if not isinstance(detector, BaseDICE):
         raise ValueError(f"y_id is given, but {detector!r} has no classes; leave it out")
-    rows = check_rows(X_id)
+    rows = as_source(X_id)
     labels = _class_labels(y_id, rows, len(detector.mask_))
-    head = detector._resolve_head(detector.n_features_in_)
-    masked = detector._computation(None)
-    full = replace(masked, coef=head.weight, shaping=None)
-    return DetectorResult(
-        result.sets,
-        result.id_flagged,
-        _accuracy(full, rows, labels),
-        _accuracy(masked, rows, labels),
-    )
+    head = detector.head_
+    layers = (MaskedLayer(head.weight, head.bias, None, None), detector._layer(None))
+    accuracies = [_accuracy(detector, layer, rows, labels) for layer in layers]
+    return DetectorResult(result.sets, result.id_flagged, *accuracies)
 
 
 def final_step(detector: Any) -> Any:
@@ -333,14 +332,14 @@ def final_step(detector: Any) -> Any:
 
 def score_rows(detector: Any, X: Any) -> FloatArray:
     """Return the scores of rows as a NumPy array, wherever they are computed."""
-    if not isinstance(detector, BaseDICE):
-        return np.asarray(on_host(detector.score_samples(X)))
-    _, dtype, blocks = detector._score_blocks(X)
+    if not isinstance(detector, BaseDetector):
+        return np.asarray(to_host(detector.score_samples(X)))
+    dtype, blocks = detector._iterate_scores(X)
     return np.concatenate([np.empty(0, dtype), *blocks])
 
 
-def _class_labels(y_id: ArrayLike, rows: Rows, n_classes: int) -> NDArray[np.intp]:
-    labels: NDArray[Any] = column_or_1d(on_host(y_id))
+def _class_labels(y_id: ArrayLike, rows: RowSource, n_classes: int) -> NDArray[np.intp]:
+    labels: NDArray[Any] = column_or_1d(to_host(y_id))
     if len(labels) != rows.shape[0]:
         raise ValueError(f"y_id has {len(labels)} labels, but X_id has {rows.shape[0]} rows")
     if labels.dtype.kind not in "iuf" or (labels != labels.astype(np.intp)).any():
@@ -354,8 +353,10 @@ def _class_labels(y_id: ArrayLike, rows: Rows, n_classes: int) -> NDArray[np.int
     return places
 
 
-def _accuracy(computation: Any, rows: Rows, labels: NDArray[np.intp]) -> float:
+def _accuracy(
+    detector: BaseDICE, layer: MaskedLayer, rows: RowSource, labels: NDArray[np.intp]
+) -> float:
     right = 0
-    for where, logits in computation.numpy_blocks(rows):
-        right += int((logits.argmax(axis=1) == labels[where]).sum())
+    for row_slice, logits in iterate_values(layer, rows, detector._options()):
+        right += int((logits.argmax(axis=1) == labels[row_slice]).sum())
     return right / len(labels)

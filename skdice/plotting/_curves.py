@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdice._path import check_sparsities
+from skdice._search import check_sparsities
 from skdice.metrics import neg_fpr95_scorer
 
 FloatArray = NDArray[np.floating[Any]]

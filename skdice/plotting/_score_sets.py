@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._compat.arrays import on_host
+from skdice._compat.arrays import to_host
 from skdice.metrics._rates import labelled, validated
 from skdice.metrics._report import score_rows
 
@@ -84,7 +84,7 @@ def by_set(
 def _finite(name: str, scores: ArrayLike) -> FloatArray:
     with naming(name):
         array = check_array(
-            on_host(scores), ensure_2d=False, dtype=[np.float64, np.float32], input_name="scores"
+            to_host(scores), ensure_2d=False, dtype=[np.float64, np.float32], input_name="scores"
         )
         values: FloatArray = column_or_1d(array)
     return values

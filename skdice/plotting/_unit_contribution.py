@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._base import BaseDICE
 from skdice._compat.arrays import to_numpy
-from skdice._engines.scoring import shape_block
-from skdice._rows.sources import Rows, iterate_blocks
+from skdice._dice import BaseDICE
+from skdice._engines.activations import Activation, apply_shaping
+from skdice._rows.sources import SlicedRows
 from skdice.plotting._score_sets import ID_NAME, named_sets, naming
 from skdice.plotting._style import LEGEND_SIZE, line_styles, obtain_axes, open_frame, plain
+from skdice.shaping import describe
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -150,12 +151,14 @@ class UnitContributionDisplay:
             raise ValueError(
                 f"class_index is {class_index!r}, expected an int from 0 to {len(mask) - 1}"
             )
-        weight = detector._resolve_head(detector.n_features_in_).weight[class_index]
+        weight = detector.head_.weight[class_index]
         mean, variance = {}, {}
         for name, X in sets.items():
             with naming(name), np.errstate(over="ignore", invalid="ignore"):
-                rows = detector._validate_rows(X, reset=False)
-                moments = column_moments(rows, detector.shaping_, detector.batch_size)
+                rows = detector._as_source(X, reset=False)
+                moments = column_moments(
+                    rows, describe(detector.shaping_, rows.shape[1]), detector.batch_size
+                )
                 factors = weight.astype(np.float64)
                 mean[name], variance[name] = factors * moments[0], factors**2 * moments[1]
                 if not np.isfinite([mean[name], variance[name]]).all():
@@ -227,7 +230,7 @@ class UnitContributionDisplay:
 
 
 def column_moments(
-    rows: Rows, shaping: Any, batch_size: int | None
+    rows: SlicedRows, shaping: Activation | None, batch_size: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and variance of the columns after a fitted shaping, in float64.
 
@@ -235,8 +238,8 @@ def column_moments(
     and a pairwise algorithm for computing sample variances", 1979: nothing cancels.
     """
     n_rows, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    for _, block in iterate_blocks(rows, batch_size=batch_size):
-        values = np.asarray(shape_block(shaping, block), np.float64)
+    for _, block in rows.iterate_blocks(batch_size=batch_size):
+        values = np.asarray(apply_shaping(shaping, block), np.float64)
         n_rows += len(values)
         block_mean = values.mean(axis=0)
         step = block_mean - mean

@@ -302,6 +302,24 @@ def test_masked_heads_keep_what_the_ranking_keeps(small, ranking):
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
 
 
+def test_the_random_ranking_prunes_the_fraction_and_depends_on_the_seed():
+    import reproduction
+
+    head = reproduction.LinearHead(np.ones((20, 50)))
+    features = reproduction.Features(head, np.ones(50), None, None, {})
+    kept = [reproduction.masked(features, "random", 0.7, seed).coef_ != 0 for seed in (0, 0, 1)]
+    assert [int(mask.sum()) for mask in kept] == [300, 300, 300]
+    assert (kept[0] == kept[1]).all()
+    assert (kept[0] != kept[2]).any()
+
+
+def test_an_unknown_ranking_is_named():
+    import reproduction
+
+    with pytest.raises(ValueError, match=r"ranking must be .* got 'weight'"):
+        reproduction.ranking_values(np.ones((2, 3)), np.ones(3), "weight")
+
+
 def test_the_committed_cifar_table_is_what_the_features_give(cifar10):
     text = run("reproduce_cifar.py", "--features", cifar10)
     energy, dice = cells(text, "Energy"), cells(text, "DICE ")

@@ -237,6 +237,6 @@ def test_attach_asks_for_the_layer_where_none_has_the_head(small):
 def test_what_a_search_chose_becomes_a_module(small):
     head, X = small
     y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
-    detector = DICEDetectorCV(head, [0.0, 0.5], cv=2).fit(X, y)
+    detector = DICEDetectorCV(head, sparsities=[0.0, 0.5], cv=2).fit(X, y)
     scores = detector.to_torch()(torch.from_numpy(X))
     np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-12)

@@ -97,7 +97,10 @@ def test_scores_are_kept_with_the_detector_and_dropped_with_the_threshold(fashio
 
 
 def test_after_a_search(fashion):
-    detector = DICEDetectorCV(fashion.head, [0, 0.1], cv=2, outliers=fashion.ood["mnist"][:300])
-    detector.fit(fashion.id_train[:500]).calibrate(fashion.id_test[:500], method="conformal")
+    detector = DICEDetectorCV(fashion.head, sparsities=[0, 0.1], cv=2)
+    outliers = fashion.ood["mnist"][:300]
+    detector.fit(fashion.id_train[:500], outliers=outliers)
+    detector.calibrate(fashion.id_test[:500], method="conformal")
     assert detector.pvalues(fashion.id_test[500:]).shape == (2500,)
-    assert not hasattr(detector.fit(fashion.id_train[:500]), "calibration_scores_")
+    detector.fit(fashion.id_train[:500], outliers=outliers)
+    assert not hasattr(detector, "calibration_scores_")

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.usefixtures("matplotlib_left_alone")
 
 def test_sparsity_curve_of_a_search(fashion, labelled, ax):
     shapings = [None, ReAct()]
-    search = DICEDetectorCV(fashion.head, [0.9, 0, 0.5], shaping=shapings, cv=3).fit(*labelled)
+    search = DICEDetectorCV(fashion.head, sparsities=[0.9, 0, 0.5], shaping=shapings, cv=3).fit(
+        *labelled
+    )
     display = drawn(SparsityCurveDisplay.from_estimator(search, ax=ax), ax)
     results = search.cv_results_
     folds = np.array([results[f"split{n}_test_score"] for n in range(3)]).reshape(3, 2, 3)

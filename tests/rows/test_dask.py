@@ -349,7 +349,7 @@ def test_what_needs_rows_in_memory_says_so(data, sizes):
     with pytest.raises(TypeError, match=message):
         DICEDetectorCV(head).fit(array, y)
     with pytest.raises(TypeError, match=message):
-        DICEDetectorCV(head, outliers=array).fit(X)
+        DICEDetectorCV(head).fit(X, outliers=array)
     with pytest.raises(TypeError, match=message):
         sparsity_path(head, X, array, [0, 0.5])
     with pytest.raises(TypeError, match=message):
@@ -360,7 +360,7 @@ def test_what_needs_rows_in_memory_says_so(data, sizes):
 
 def test_a_search_fitted_in_memory_scores_dask_collections(data):
     head, X, y = data
-    search = DICEDetectorCV(head, [0, 0.5], cv=2).fit(X, y)
+    search = DICEDetectorCV(head, sparsities=[0, 0.5], cv=2).fit(X, y)
     scores = search.score_samples(da.from_array(X, chunks=(99, 12)))
     np.testing.assert_allclose(scores.compute(), search.score_samples(X), rtol=1e-12)
 

@@ -1,7 +1,6 @@
 """Dask collections on a cluster of two worker processes."""
 
 import os
-import pickle
 import re
 import signal
 import threading
@@ -12,7 +11,6 @@ import pytest
 from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-import skdice
 from skdice import DICEDetector, DICEDetectorCV, LinearHead
 from skdice.cli import main
 from skdice.io import save_features, save_scores
@@ -321,10 +319,10 @@ def count_heads(monkeypatch, folder):
 def test_a_search_on_the_cluster_ships_the_head_once(client, data, tmp_path, monkeypatch):
     head, X, _ = data
     y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
-    expected = DICEDetectorCV(head, [0, 0.5], cv=6).fit(X, y)
+    expected = DICEDetectorCV(head, sparsities=[0, 0.5], cv=6).fit(X, y)
     packed = count_heads(monkeypatch, tmp_path)
     with parallel_config(backend="dask"):
-        found = DICEDetectorCV(head, [0, 0.5], cv=6).fit(X, y)
+        found = DICEDetectorCV(head, sparsities=[0, 0.5], cv=6).fit(X, y)
     assert packed() == 1
     np.testing.assert_allclose(
         found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], rtol=1e-9
@@ -332,60 +330,12 @@ def test_a_search_on_the_cluster_ships_the_head_once(client, data, tmp_path, mon
     np.testing.assert_array_equal(found.mask_, expected.mask_)
 
 
-def test_a_grid_search_finds_a_scattered_head_on_the_workers(client, data, tmp_path, monkeypatch):
-    head, X, _ = data
-    y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
-    grid = GridSearchCV(DICEDetector(head), {"sparsity": [0, 0.5]}, scoring="roc_auc", cv=3)
-    expected = grid.fit(X, y).cv_results_["mean_test_score"]
-    packed = count_heads(monkeypatch, tmp_path)
-    with parallel_config(backend="dask"), head.scattered(client):
-        found = grid.fit(X, y).cv_results_["mean_test_score"]
-        assert packed() == 1
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-        # Those that come later have it as well.
-        client.restart()
-        found = grid.fit(X, y).cv_results_["mean_test_score"]
-        assert packed() == 1
-        with pytest.raises(RuntimeError, match="scattered already"), head.scattered(client):
-            pass
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert pickle.loads(pickle.dumps(head)) == head
-    assert packed() == 2
-    assert set(client.run(number_of_heads).values()) == {0}
-    with (
-        pytest.raises(TypeError, match=r"client is a LocalCluster, expected a distributed.Client"),
-        head.scattered(client.cluster),
-    ):
-        pass
-
-
-def number_of_heads():
-    return len(skdice._scattered._heads)
-
-
-def test_a_name_that_is_not_known_here_is_passed_on_and_is_no_head(data):
-    """The scheduler may run in a process of its own, which unpacks tasks and packs them again."""
-    head, X, _ = data
-    monkeypatch = pytest.MonkeyPatch()
-    with monkeypatch.context() as patch:
-        patch.setattr(skdice._scattered, "_names", {head: "name"})
-        packed = pickle.dumps(DICEDetector(head))
-    assert len(packed) < 2000
-    unpacked = pickle.loads(packed)
-    with pytest.raises(ValueError, match="Got an instance of _HeadElsewhere"):
-        unpacked.fit(X)
-    packed = pickle.dumps(unpacked)
-    with monkeypatch.context() as patch:
-        patch.setattr(skdice._scattered, "_heads", {"name": head})
-        assert pickle.loads(packed).head is head
-
-
 def test_searches_run_on_the_cluster_with_the_results_of_one_machine(client, data):
     head, X, y = data
     y = np.where(np.arange(len(X)) % 4 == 0, -1, 1)
     cv = StratifiedKFold(3, shuffle=True, random_state=0)
     grid = GridSearchCV(DICEDetector(head), {"sparsity": [0, 0.5]}, scoring="roc_auc", cv=cv)
-    search = DICEDetectorCV(head, [0, 0.5], cv=cv)
+    search = DICEDetectorCV(head, sparsities=[0, 0.5], cv=cv)
     expected = grid.fit(X, y).cv_results_["mean_test_score"]
     with parallel_config(backend="dask"):
         for each in (grid, search):

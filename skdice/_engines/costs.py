@@ -66,7 +66,7 @@ def few_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> 
     return rows * n_features * n_multiplied, rows * n_classes, rows * n_features, rows
 
 
-def choose_path_engine(
+def cheapest_for_path(
     n_rows: int,
     n_features: int,
     n_classes: int,
@@ -79,7 +79,7 @@ def choose_path_engine(
     Parameters
     ----------
     n_rows, n_features, n_classes, dtype, n_threads
-        As in `choose_engine`.
+        As in `cheapest`.
     n_kept : sequence of int
         Weights that each sparsity keeps, in ascending order.
     """
@@ -96,7 +96,7 @@ def choose_path_engine(
     return "sparse" if sparse < CLEARLY_LESS * dense else "dense"
 
 
-def choose_engine(
+def cheapest(
     n_rows: int,
     n_features: int,
     n_classes: int,
