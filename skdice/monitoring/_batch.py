@@ -173,7 +173,7 @@ def batch_pvalue(n_flagged: int, n_rows: int, rank: int, n_calibration: int) -> 
 
     >>> from skdice.monitoring import batch_pvalue
     >>> round(batch_pvalue(20, 200, rank=25, n_calibration=500), 4)
-    0.0087
+    0.0103
     """
     n_rows = check_count(n_rows, "n_rows", least=0)
     n_flagged = check_count(n_flagged, "n_flagged", least=0, most=n_rows)
