@@ -8,6 +8,7 @@ logarithms, because the evidence of a stream that has changed grows beyond any f
 from __future__ import annotations
 
 from math import exp, inf, lgamma, log, log1p
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,7 @@ class ShiryaevRoberts:
     """
 
     def __init__(self, rate: float, run_length: float, state: list[float] | None = None) -> None:
-        self.log_level = log(run_length)
+        self._level = run_length
         changed = [rate * ratio for ratio in RATE_RATIOS if rate * ratio < 1]
         if not changed:
             raise ValueError(
@@ -182,18 +183,15 @@ class ShiryaevRoberts:
     def add_one(self, flagged: bool, n_samples: int, n_flagged: int) -> bool:
         """Take one row; True if the evidence reaches the level."""
         factors = self._log_flagged if flagged else self._log_good
-        state, total = [], 0.0
-        for u, factor in zip(self.state, factors, strict=True):
-            x = u + factor  # log R, of the new row
-            if x < LARGEST_EXPONENT:
-                evidence = exp(x)
-                state.append(log1p(evidence))
-                total += evidence
-            else:
-                state.append(x)
-                total = inf
-        self.state = state
-        return total > 0 and log(total / len(state)) >= self.log_level
+        try:
+            evidence = list(map(exp, map(add, self.state, factors)))  # R of the new row
+        except OverflowError:
+            # Where exp overflows, log(1 + R) is log R to all digits.
+            log_evidence = map(add, self.state, factors)
+            self.state = [x if x > LARGEST_EXPONENT else log1p(exp(x)) for x in log_evidence]
+            return True
+        self.state = list(map(log1p, evidence))
+        return sum(evidence) >= self._level * len(evidence)
 
     def add_block(self, flags: NDArray[np.bool_], n_samples: int, n_flagged: int) -> int | None:
         """Take rows; return the first at which the level is reached.
@@ -214,9 +212,9 @@ class ShiryaevRoberts:
             self.state = np.maximum(log_product[:, -1] + log_sum[:, -1], 0).tolist()
             if first is None:
                 log_evidence = log_product + log_sum[:, :-1]
-                # Compared in the form that cannot overflow.
-                reached = np.logaddexp.reduce(log_evidence, axis=0) - log(len(self.state))
-                rows = np.flatnonzero(reached >= self.log_level)
+                with np.errstate(over="ignore"):  # infinity is above the level, too
+                    mean = np.exp(log_evidence).mean(axis=0)
+                rows = np.flatnonzero(mean >= self._level)
                 first = start + int(rows[0]) if len(rows) else None
         return first
 
