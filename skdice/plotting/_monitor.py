@@ -223,13 +223,14 @@ class MonitorDisplay:
     def _draw_evidence(self, panel: Any, x: Any) -> None:
         # Evidence of zero, and evidence beyond any float, have no place on a logarithmic axis.
         shown = np.clip(self.evidence, 1e-300, 1e300)
+        panel.set_yscale("log")
+        # Evidence of a changed stream grows without end; a few decades above the level are enough.
+        # The limits are set before anything is drawn, because margins around 1e300 would overflow.
+        panel.set_ylim(max(shown.min() / 3, 1e-4), min(1e4 * self.alarm_level, 1e305))
         (self.evidence_line_,) = panel.plot(x, shown, color=BLUE, label="evidence of a change")
         self.level_line_ = panel.axhline(
             self.alarm_level, color=ORANGE, linestyle="--", label=f"alarm at {self.alarm_level:g}"
         )
-        panel.set_yscale("log")
-        # Evidence of a changed stream grows without end; a few decades above the level are enough.
-        panel.set_ylim(max(shown.min() / 3, 1e-4), min(1e4 * self.alarm_level, 1e305))
         panel.set_ylabel("evidence")
         panel.tick_params(labelbottom=False)
         open_frame(panel)
