@@ -1,12 +1,12 @@
-"""The paper's CIFAR table, from images or from features, with the authors' own network.
+"""Reproduce the paper's CIFAR table with the authors' network, from images or from features.
 
     python benchmarks/reproduce_cifar.py --checkpoint checkpoint_100.pth.tar --data FOLDER \\
         --features FEATURES [--dataset cifar100] [--device cuda] [--output table.rst]
     python benchmarks/reproduce_cifar.py --features FEATURES
 
-The checkpoint is in the repository of the paper (deeplearning-wisc/dice on GitHub), at
-``checkpoints/CIFAR-10/densenet/`` and ``checkpoints/CIFAR-100/densenet/``. In the folder --data,
-each archive unpacked:
+The checkpoints are in the repository of the paper (deeplearning-wisc/dice on GitHub), at
+``checkpoints/CIFAR-10/densenet/`` and ``checkpoints/CIFAR-100/densenet/``. The folder --data holds
+the unpacked archives:
 
 =============  =========================  ======  ==============================================
 set            place                      images  from
@@ -23,16 +23,16 @@ textures       dtd/images/                 5,640  dtd-r1.0.1.tar.gz of
                                                   https://www.robots.ox.ac.uk/~vgg/data/dtd/
 =============  =========================  ======  ==============================================
 
-Of Places365 the authors drew 10,000 of 328,500 images at random, and of SVHN a script of theirs
-selects a part; which images these are is not published with the code, so that a full set's
-figures may differ from the paper's by the draw. The binary form of CIFAR is read as it needs no
-pickle. Archives left in --data are compared with the checksums below.
+The authors drew 10,000 of the 328,500 images of Places365 at random, and selected a part of SVHN
+with a script. Their code does not say which images these are, so the figures for these two sets may
+differ from the paper's. The script reads the binary form of CIFAR because that form needs no
+pickle. It compares archives that are left in --data with the checksums below.
 
-Images are scaled to a short side of 32, cropped to the centre and normalised. Feature files
-that are in FEATURES already are kept, so that an interrupted run goes on. Without --data the
-table is made from them at once, and FEATURES may be left out where SKDICE_DATA is set: it is the
-``cifar10-densenet`` in there. The published figures of the CIFAR networks are left out of it: no
-public copy of them could be read to check them.
+Images are scaled to a short side of 32, cropped to the centre and normalised. An interrupted run
+can be started again, because existing feature files are kept. Without --data the table is made from
+the feature files alone. FEATURES may be left out if SKDICE_DATA is set; the script then reads
+``cifar10-densenet`` in that folder. The table has no published figures of the CIFAR networks,
+because we could not read a public copy of them to check them.
 """
 
 from __future__ import annotations
@@ -75,13 +75,14 @@ SIZES = {
     "textures": 5_640,
 }
 NOTE = (
-    "The paper's own figures for CIFAR are left out: no public copy of their table could be read "
-    "here to check them."
+    "The paper's own figures for CIFAR are left out because we could not read a public copy of "
+    "them to check them."
 )
 KEPT = f"""\
-The energy score on what is left of the head, by what the weights are ranked by. At random: the
-mean over {len(reproduction.SEEDS)} draws."""
-# Folder, files of the training and of the test images, and how many labels begin a record.
+The score is the energy of the pruned head. The tables differ in how the weights are ranked before
+pruning. "At random" is the mean over {len(reproduction.SEEDS)} draws."""
+# For each data set: the folder, the files of the training images, the files of the test images, and
+# the number of labels before the pixels of each record.
 CIFAR = {
     "cifar10": (
         "cifar-10-batches-bin",
@@ -94,7 +95,10 @@ CIFAR = {
 
 
 def read_cifar(paths: list[Path], n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (n, 3, 32, 32) and the last label of each record, the fine one of CIFAR-100."""
+    """Return the images, of shape (n, 3, 32, 32), and the last label of each record.
+
+    The last label of CIFAR-100 is the class; the label before it is a group of classes.
+    """
     size = n_labels + 3 * 32 * 32
     parts = []
     for path in paths:
@@ -107,15 +111,28 @@ def read_cifar(paths: list[Path], n_labels: int) -> tuple[np.ndarray, np.ndarray
 
 
 def read_svhn(path: Path) -> np.ndarray:
-    """Return images (n, 3, 32, 32)."""
+    """Return the images of SVHN, of shape (n, 3, 32, 32)."""
     images = loadmat(path, variable_names=["X"]).get("X")
     if images is None or images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
-        raise ValueError(f"{path} is not SVHN's cropped form: expected X, uint8 (32, 32, 3, n)")
+        raise ValueError(
+            f"{path} is not SVHN's file of cropped digits: expected X, uint8, with shape "
+            "(32, 32, 3, n)"
+        )
     return images.transpose(3, 2, 0, 1)
 
 
 class ImageArray:
-    """Normalised batches of images (n, 3, height, width), uint8, with labels where there are."""
+    """Iterates over normalised batches of images, with their labels if there are any.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, 3, height, width), uint8
+        The images.
+    labels : ndarray of shape (n,), or None
+        The class of each image.
+    batch_size : int
+        The number of images per batch.
+    """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None, batch_size: int) -> None:
         self._images, self._labels, self._batch_size = images, labels, batch_size
@@ -126,23 +143,23 @@ class ImageArray:
     def __iter__(self) -> Iterator[Any]:
         import torch
 
-        mean, std = (np.array(each, np.float32)[:, None, None] for each in (MEAN, STD))
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (MEAN, STD))
         for start in range(0, len(self._images), self._batch_size):
-            where = slice(start, start + self._batch_size)
-            images = torch.from_numpy((self._images[where].astype(np.float32) / 255 - mean) / std)
+            batch = slice(start, start + self._batch_size)
+            images = torch.from_numpy((self._images[batch].astype(np.float32) / 255 - mean) / std)
             if self._labels is None:
                 yield images
             else:
-                yield images, torch.from_numpy(self._labels[where].astype(np.int64))
+                yield images, torch.from_numpy(self._labels[batch].astype(np.int64))
 
 
 def sources(
     data: Path, dataset: str, ood: dict[str, Path], batch_size: int
 ) -> dict[str, Callable[[], Any]]:
-    """Return by the name of the feature file what gives its batches."""
+    """Return, for the name of each feature file, a function that returns batches of images."""
     folder, train, test, n_labels = CIFAR[dataset]
     if not (data / folder).is_dir():
-        raise FileNotFoundError(f"there is no {data / folder}; see --help for where it is from")
+        raise FileNotFoundError(f"there is no {data / folder}; --help says where to get it")
 
     def cifar(names: list[str]) -> ImageArray:
         images, labels = read_cifar([data / folder / name for name in names], n_labels)
@@ -178,8 +195,10 @@ def main() -> None:
         title=f"{arguments.dataset}, the authors' DenseNet-101",
         sets=SIZES,
         n_test=10_000,
+        # The settings of the authors for the CIFAR networks.
         sparsity=0.9,
         sparsity_with_react=0.9,
+        # The 90th percentile is the setting of the ReAct paper.
         clip=ReAct(quantile=0.9),
         note=NOTE,
     )

@@ -1,12 +1,12 @@
-"""The paper's ImageNet table, from images or from features, with torchvision's ResNet-50.
+"""Reproduce the paper's ImageNet table with a ResNet-50, from images or from features.
 
     python benchmarks/reproduce_imagenet.py --checkpoint resnet50-19c8e357.pth --data FOLDER \\
         --features FEATURES [--device cuda] [--output table.rst]
     python benchmarks/reproduce_imagenet.py --features FEATURES
 
 The checkpoint is the one that the authors' code loads,
-https://download.pytorch.org/models/resnet50-19c8e357.pth, torchvision's first weights of ResNet-50
-(not those of its ``DEFAULT``). In the folder --data:
+https://download.pytorch.org/models/resnet50-19c8e357.pth. These are torchvision's first weights of
+ResNet-50, and not its ``DEFAULT`` weights. The folder --data holds:
 
 ===========  ======================  =========  =================================================
 set          place                   images     from
@@ -22,9 +22,9 @@ textures     dtd/images/                 5,640  dtd-r1.0.1.tar.gz of
 ===========  ======================  =========  =================================================
 
 Images are scaled to a short side of 256, cropped to the 224 x 224 pixels in their middle and
-normalised, as torchvision's classifiers are evaluated. The features of the training set take
-10.5 GB. Feature files that are in FEATURES already are kept, so that an interrupted run goes on.
-A smaller network of the same kind is taken from its checkpoint alike.
+normalised, as in the evaluation of torchvision's classifiers. The features of the training set take
+10.5 GB. An interrupted run can be started again, because existing feature files are kept. The
+checkpoint may also be that of a smaller network of the same kind.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ IN_DISTRIBUTION = {"id_train": "ILSVRC-2012/train", "id_test": "ILSVRC-2012/val"
 
 
 def _published(*rates: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    """Return published rates by OOD set, given in the order of the paper's columns."""
     return dict(zip([*PLACES, "mean"], rates, strict=True))
 
 
@@ -60,10 +61,11 @@ EXPERIMENT = reproduction.Experiment(
     title="ImageNet-1k, ResNet-50",
     sets={"inaturalist": 10_000, "sun": 10_000, "places": 10_000, "textures": 5_640},
     n_test=50_000,
+    # The settings of the authors for ImageNet.
     sparsity=0.7,
     sparsity_with_react=0.1,
     clip=ReAct(threshold=1.0),
-    # Sun & Li, ECCV 2022, arXiv:2111.09805.
+    # FPR95 and AUROC in percent, from Sun & Li, ECCV 2022, arXiv:2111.09805.
     published={
         "MSP": _published(
             (54.99, 87.74), (70.83, 80.86), (73.99, 79.76), (68.00, 79.61), (66.95, 81.99)
@@ -81,7 +83,8 @@ EXPERIMENT = reproduction.Experiment(
             (18.64, 96.24), (25.45, 93.94), (36.86, 90.67), (28.07, 92.74), (27.25, 93.40)
         ),
     },
-    note="Published: Sun & Li, ECCV 2022, arXiv:2111.09805; MaxLogit is not in it.",
+    note="""The published figures are from Sun & Li, ECCV 2022, arXiv:2111.09805, which has no
+    figures for MaxLogit.""",
 )
 
 

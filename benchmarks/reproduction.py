@@ -1,7 +1,8 @@
-"""What reproducing the paper's tables has in common: images to features, features to tables.
+"""The parts that both reproductions of the paper's tables share.
 
-Features lie in a folder: ``head.npz``, ``mean_activation.npy``, ``id_train.npy``, ``id_test.npy``
-and an ``ood_NAME.npy`` for each set.
+The first half turns images into feature files, and the second half turns feature files into tables.
+A folder of features has the files ``head.npz``, ``mean_activation.npy``, ``id_train.npy``,
+``id_test.npy`` and an ``ood_NAME.npy`` for each OOD set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from skdice import DICEDetector, LinearHead
-from skdice._sparsify import contribution, threshold_mask
+from skdice._sparsify import contribution, threshold_masks
 from skdice.extraction import extract_features
 from skdice.io import open_features, save_features
 from skdice.io._head_files import write_weight_and_bias
@@ -25,36 +26,44 @@ from skdice.metrics import compare
 from skdice.metrics._report import DetectorResult
 from skdice.shaping import ReAct
 
+# The sparsities of the paper's ablation.
 SPARSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
+# The rankings of the paper's ablation, by their label in the table.
 RANKINGS = {
     "contribution (DICE)": "contribution",
     "magnitude of the weight": "magnitude",
     "mean activation of the unit": "unit_activation",
     "at random": "random",
 }
+# The table shows the mean of the random ranking over these seeds.
 SEEDS = range(5)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One of the paper's tables.
+    """One of the paper's tables, with the paper's settings.
+
+    Every setting is given here, because the defaults of skdice are others.
 
     Parameters
     ----------
     title : str
-        Of the table.
+        The title of the table.
     sets : mapping of str to int
-        The paper's OOD sets, and how many images each has.
+        The names of the paper's OOD sets, and the number of images of each.
     n_test : int
-        In-distribution test images.
-    sparsity, sparsity_with_react : float
-        Of DICE alone and of DICE + ReAct.
+        The number of in-distribution test images.
+    sparsity : float
+        The sparsity of DICE alone.
+    sparsity_with_react : float
+        The sparsity of DICE + ReAct.
     clip : ReAct
-        Unfitted where its threshold is a quantile.
+        The clipping of ReAct and of DICE + ReAct. It may be unfitted.
     published : mapping
-        By method and set, FPR95 and AUROC in percent; the mean under ``mean``.
+        The published FPR95 and AUROC in percent, by method and OOD set. The key ``mean`` stands
+        for the mean over the OOD sets.
     note : str
-        What a reader of the table has to know besides.
+        A remark for the reader of the table.
     """
 
     title: str
@@ -69,7 +78,19 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Features:
-    """What the second half starts from."""
+    """The contents of a folder of features.
+
+    Parameters
+    ----------
+    head : LinearHead
+        The last linear layer of the network.
+    mean : ndarray of shape (n_features,)
+        The mean in-distribution activation, without clipping.
+    id_train, id_test : source of rows
+        The features of the in-distribution training and test images.
+    ood : mapping of str to source of rows
+        The features of each OOD set.
+    """
 
     head: LinearHead
     mean: np.ndarray
@@ -79,41 +100,42 @@ class Features:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that both scripts have."""
+    """Return a parser of the options that both scripts share."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--checkpoint", type=Path, help="state dict of the network")
-    options.add_argument("--data", type=Path, help="folder of the image sets")
+    options.add_argument("--data", type=Path, help="folder of the images")
     options.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="where an OOD set lies, if not at its place in --data",
+        help="path of an OOD set that is not at its usual place in --data",
     )
     options.add_argument(
         "--features",
         type=Path,
-        help="folder of feature files: written from images with --data, read without",
+        help="folder of feature files; --data writes it, and without --data it is only read",
     )
     options.add_argument("--batch-size", type=int, default=128)
-    options.add_argument("--device", help="where the network runs, such as cuda")
-    options.add_argument("--output", type=Path, help="write the tables here too")
+    options.add_argument("--device", help="device that runs the network, such as cuda")
+    options.add_argument("--output", type=Path, help="write the tables to this file, too")
     return options
 
 
 def parse(options: argparse.ArgumentParser, features: Path | None = None) -> argparse.Namespace:
-    """Return the arguments, after looking whether they are enough.
+    """Return the arguments, or exit with a message if one is missing.
 
     Parameters
     ----------
     options : ArgumentParser
-        What `parser` made.
+        The parser that `parser` returned.
     features : Path or None
-        Folder that is read where none is named. It is never written to.
+        The folder to read if the command names neither --features nor --data. It is never
+        written to.
     """
     arguments = options.parse_args()
     if (arguments.checkpoint is None) != (arguments.data is None):
-        options.error("images need both, --checkpoint and --data")
+        options.error("images need both --checkpoint and --data")
     if arguments.features is None and arguments.data is None:
         arguments.features = features
     if arguments.features is None:
@@ -122,34 +144,51 @@ def parse(options: argparse.ArgumentParser, features: Path | None = None) -> arg
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a state dict, which may lie in a checkpoint; nothing but tensors is built."""
+    """Read a state dict, which may be nested in a checkpoint. No code in the file is run."""
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
     state = content.get("state_dict", content)
+    # torch.nn.DataParallel, with which the authors trained, puts "module." before each name.
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def places(data: Path, standard: Mapping[str, str], named: Iterable[str]) -> dict[str, Path]:
-    """Return where each OOD set lies; one that is not there is left out, and said so."""
+    """Return the path of each OOD set. A missing set is left out, with a printed line.
+
+    Parameters
+    ----------
+    data : Path
+        The folder of the images.
+    standard : mapping of str to str
+        The usual place of each OOD set in that folder.
+    named : iterable of str
+        The values of the option --set, NAME=PATH.
+    """
     chosen = {name: data / place for name, place in standard.items()}
-    for each in named:
-        name, _, path = each.partition("=")
+    for option in named:
+        name, _, path = option.partition("=")
         if name not in standard or not path:
             raise ValueError(
-                f"--set is {each!r}, expected NAME=PATH, NAME of {', '.join(standard)}"
+                f"--set is {option!r}, expected NAME=PATH with NAME one of {', '.join(standard)}"
             )
         if not Path(path).exists():
-            raise FileNotFoundError(f"--set {each}: there is no {path}")
+            raise FileNotFoundError(f"--set {option}: there is no {path}")
         chosen[name] = Path(path)
     for name, path in chosen.items():
         if not path.exists():
-            print(f"left out: {name}, as there is no {path}")
+            print(f"left out: {name}, because there is no {path}")
     return {name: path for name, path in chosen.items() if path.exists()}
 
 
 def check_archives(folder: Path, md5: Mapping[str, str]) -> None:
-    """Compare the archives that lie in a folder with the checksums that are known."""
+    """Compare the archives in a folder with their known MD5 checksums.
+
+    Raises
+    ------
+    ValueError
+        An archive has another checksum.
+    """
     for name, expected in md5.items():
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:
@@ -165,16 +204,23 @@ def extract(
     folder: Path,
     device: str | None = None,
 ) -> None:
-    """Write head, features and mean activation; files that are there already are kept.
+    """Write the head, the features and the mean activation. Existing feature files are kept.
 
     Parameters
     ----------
     network : torch.nn.Module
-        With the classification layer ``fc``.
+        The network, whose classification layer is ``fc``.
     sources : mapping of str to callable
-        By the name of the file, what gives batches of images.
+        For the name of each feature file, a function that returns batches of images.
     folder : Path
-        Where the files go.
+        The folder of the files.
+    device : str, default=None
+        The device that runs the network.
+
+    Raises
+    ------
+    ValueError
+        The folder has the head of another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     head = LinearHead.from_torch(network.fc)
@@ -189,20 +235,21 @@ def extract(
             continue
         extract_features(network, batches(), layer="fc", out=path, device=device, verbose=1)
     train = open_features(folder / "id_train.npy")
-    # Of the features as they are: DICE + ReAct, too, ranks by the mean before clipping.
+    # The mean is that of the features without clipping, because DICE + ReAct, too, ranks the
+    # weights by the mean before clipping.
     mean = DICEDetector(head, sparsity=0).partial_fit(train).mean_activation_
     save_features(folder / "mean_activation.npy", mean)
 
 
 def read(folder: Path, experiment: Experiment) -> Features:
-    """Read a folder of features: the paper's sets first, then what else lies there."""
-    # Where images lie in folders of classes, their labels are in a file beside.
+    """Read a folder of features: the OOD sets of the paper first, then the other OOD sets."""
+    # An OOD set that came in one folder per class has a file of labels beside its features.
     files = [path for path in sorted(folder.glob("ood_*.npy")) if ".labels" not in path.suffixes]
     found = [path.stem.removeprefix("ood_") for path in files]
     names = [name for name in experiment.sets if name in found]
     names += [name for name in found if name not in experiment.sets]
     if not names:
-        raise FileNotFoundError(f"{folder} has no ood_*.npy; see --help for what makes them")
+        raise FileNotFoundError(f"{folder} has no ood_*.npy; --help says how to make them")
     return Features(
         LinearHead.from_file(folder / "head.npz"),
         np.load(folder / "mean_activation.npy"),
@@ -213,12 +260,14 @@ def read(folder: Path, experiment: Experiment) -> Features:
 
 
 def methods(features: Features, experiment: Experiment) -> dict[str, DICEDetector]:
-    """Return the paper's methods, fitted, by label."""
+    """Return the fitted detectors of the paper's methods, by the label of the method."""
     clip = experiment.clip
+    # The detectors are fitted on the mean activation alone, from which ReAct cannot learn a
+    # quantile.
     if clip.threshold is None:
         clip = ReAct(threshold=clip.fit(features.id_train).threshold_)
     p, with_react = experiment.sparsity, experiment.sparsity_with_react
-    found = {
+    detectors = {
         "MSP": DICEDetector(features.head, sparsity=0, score_func="msp"),
         "MaxLogit": DICEDetector(features.head, sparsity=0, score_func="max_logit"),
         "Energy": DICEDetector(features.head, sparsity=0),
@@ -226,9 +275,9 @@ def methods(features: Features, experiment: Experiment) -> dict[str, DICEDetecto
         "DICE": DICEDetector(features.head, sparsity=p),
         "DICE + ReAct": DICEDetector(features.head, sparsity=with_react, shaping=clip),
     }
-    for each in found.values():
-        each.partial_fit(features.mean[None])
-    return found
+    for detector in detectors.values():
+        detector.partial_fit(features.mean[None])
+    return detectors
 
 
 def ranking_values(
@@ -260,7 +309,7 @@ def ranking_values(
         case "unit_activation":
             return np.broadcast_to(mean_activation, weight.shape)
         case "random":
-            # RandomState, whose numbers the committed tables were made with.
+            # The committed tables were made with the numbers of RandomState.
             return np.random.RandomState(seed).uniform(size=weight.shape)
     raise ValueError(
         "ranking must be 'contribution', 'magnitude', 'unit_activation' or 'random', "
@@ -271,39 +320,43 @@ def ranking_values(
 def masked(features: Features, ranking: str, sparsity: float, seed: int = 0) -> DICEDetector:
     """Return a detector with the energy score of the head that a ranking of the paper prunes."""
     head = features.head
-    mask, _ = threshold_mask(ranking_values(head.weight, features.mean, ranking, seed), sparsity)
+    values = ranking_values(head.weight, features.mean, ranking, seed)
+    ((mask, _),) = threshold_masks(values, [sparsity])
     kept = LinearHead(head.weight * mask, head.bias)
     return DICEDetector(kept, sparsity=0).partial_fit(features.mean[None])
 
 
 def percent(result: DetectorResult, name: str) -> tuple[float, float]:
-    """Return FPR95 and AUROC on one set, in percent."""
-    found = result.sets[name]
-    return 100 * found.fpr95, 100 * found.auroc
+    """Return FPR95 and AUROC on one OOD set, in percent."""
+    rates = result.sets[name]
+    return 100 * rates.fpr95, 100 * rates.auroc
 
 
 def measure(features: Features, detectors: Mapping[str, Any]) -> dict[str, DetectorResult]:
-    """Return the results of each detector on all sets."""
+    """Return the results of each detector on all OOD sets."""
     return dict(compare(detectors, features.id_test, features.ood).results)
 
 
 def ablation(features: Features) -> dict[tuple[str, float], dict[str, tuple[float, float]]]:
-    """Return FPR95 and AUROC by ranking and sparsity, and by set; chance is a mean over seeds."""
-    found = {}
+    """Return FPR95 and AUROC in percent by ranking and sparsity, and by OOD set.
+
+    The random ranking has the mean over all seeds.
+    """
+    rates = {}
     for label, ranking in RANKINGS.items():
         for sparsity in SPARSITIES:
             seeds = SEEDS if ranking == "random" else [0]
             detectors = {str(seed): masked(features, ranking, sparsity, seed) for seed in seeds}
             results = measure(features, detectors).values()
-            found[label, sparsity] = {
-                name: tuple(np.mean([percent(each, name) for each in results], axis=0))
+            rates[label, sparsity] = {
+                name: tuple(np.mean([percent(result, name) for result in results], axis=0))
                 for name in features.ood
             }
-    return found
+    return rates
 
 
 def is_whole(features: Features, experiment: Experiment) -> bool:
-    """Tell whether all of the paper's sets are there in full, so that a mean is its mean."""
+    """Return whether all OOD sets of the paper are complete, so that the mean is comparable."""
     return all(
         name in features.ood and features.ood[name].shape[0] == n
         for name, n in experiment.sets.items()
@@ -311,6 +364,7 @@ def is_whole(features: Features, experiment: Experiment) -> bool:
 
 
 def cell(rates: Sequence[float] | None, digits: int = 2) -> str:
+    """Return the text of a cell with two rates, empty for None."""
     return "" if rates is None else f"{rates[0]:.{digits}f} / {rates[1]:.{digits}f}"
 
 
@@ -320,18 +374,19 @@ def rst_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     text = [
-        "  ".join(each.ljust(width) for each, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
     return "\n".join([rule, text[0], rule, *text[1:], rule])
 
 
 def heading(text: str, underline: str) -> str:
+    """Return a heading in reStructuredText."""
     return f"{text}\n{underline * len(text)}"
 
 
 def count(features: Features, experiment: Experiment, name: str) -> str:
-    """Return how many images a set has, and of how many."""
+    """Return the number of images of an OOD set, and the paper's number if it differs."""
     if name not in features.ood:
         return ""
     n = features.ood[name].shape[0]
@@ -340,15 +395,15 @@ def count(features: Features, experiment: Experiment, name: str) -> str:
 
 
 def method_table(features: Features, experiment: Experiment) -> str:
-    """Return the methods' FPR95 / AUROC, with what was published below each."""
+    """Return a table of FPR95 / AUROC by method, with the published values below."""
     others = [name for name in features.ood if name not in experiment.sets]
     columns = [*experiment.sets, "mean", *others]
     rows = [["images", *(count(features, experiment, name) for name in columns)]]
     for label, result in measure(features, methods(features, experiment)).items():
-        found = {name: percent(result, name) for name in features.ood}
+        rates = {name: percent(result, name) for name in features.ood}
         if is_whole(features, experiment):
-            found["mean"] = mean_of(found, experiment.sets)
-        rows.append([label, *(cell(found.get(name)) for name in columns)])
+            rates["mean"] = mean_of(rates, experiment.sets)
+        rows.append([label, *(cell(rates.get(name)) for name in columns)])
         if label in experiment.published:
             published = experiment.published[label]
             rows.append(["  published", *(cell(published.get(name)) for name in columns)])
@@ -356,48 +411,48 @@ def method_table(features: Features, experiment: Experiment) -> str:
 
 
 def mean_of(rates: Mapping[str, tuple[float, float]], names: Iterable[str]) -> tuple[float, float]:
-    """Return the means over sets, each counting the same."""
+    """Return the means over OOD sets, in which each set counts the same."""
     fpr95, auroc = np.mean([rates[name] for name in names], axis=0)
     return float(fpr95), float(auroc)
 
 
 def settings(features: Features, experiment: Experiment) -> str:
-    """Say what the table was made with."""
+    """Return a list of the settings that the table was made with."""
     clip = experiment.clip
     if clip.threshold is not None:
-        what = f"{clip.threshold:g}"
+        threshold = f"{clip.threshold:g}"
     else:
-        what = f"the {clip.quantile:g} quantile of the features in id_train.npy"
+        threshold = f"the {clip.quantile:g} quantile of the features in id_train.npy"
     n_train, n_test = features.id_train.shape[0], features.id_test.shape[0]
     p, with_react = experiment.sparsity, experiment.sparsity_with_react
     lines = [
         f"""{features.head!r}. In-distribution: {n_test:,} of {experiment.n_test:,} test images;
         {n_train:,} rows of training images.""",
-        f"DICE p = {p:g}; DICE + ReAct p = {with_react:g}; clip: {what}.",
-        "The contribution is measured with mean_activation.npy, before any clipping.",
-        """FPR95 / AUROC in percent; in-distribution is positive, the threshold is the authors' (the
-        score at place round(0.05 n) of the sorted in-distribution ones).""",
-        """Means are over the paper's OOD sets, each counting the same, and are left empty where not
-        all of them are there in full. An empty cell could not be had.""",
+        f"DICE p = {p:g}; DICE + ReAct p = {with_react:g}; ReAct clips at {threshold}.",
+        "The contribution is computed from mean_activation.npy, which is the mean before clipping.",
+        """FPR95 / AUROC in percent; in-distribution is positive. The threshold follows the authors'
+        rule: the score at place round(0.05 n) of the sorted in-distribution scores.""",
+        """The mean is over the paper's OOD sets, each counting the same. It is empty unless all of
+        these sets are complete. Other empty cells are missing OOD sets.""",
         experiment.note,
     ]
     return "\n".join(
-        textwrap.fill(" ".join(each.split()), 99, initial_indent="* ", subsequent_indent="  ")
-        for each in lines
-        if each
+        textwrap.fill(" ".join(line.split()), 99, initial_indent="* ", subsequent_indent="  ")
+        for line in lines
+        if line
     )
 
 
 def ablation_tables(features: Features, experiment: Experiment) -> str:
-    """Return a table per set: the paper's rankings over its sparsities."""
-    found = ablation(features)
+    """Return a table for each OOD set, with the paper's rankings and sparsities."""
+    rates = ablation(features)
     groups = {name: [name] for name in features.ood}
     if is_whole(features, experiment):
         groups = {"mean over the paper's sets": list(experiment.sets), **groups}
     parts = []
     for title, names in groups.items():
         rows = [
-            [label] + [cell(mean_of(found[label, sparsity], names), 1) for sparsity in SPARSITIES]
+            [label] + [cell(mean_of(rates[label, sparsity], names), 1) for sparsity in SPARSITIES]
             for label in RANKINGS
         ]
         table = rst_table(["kept by", *(f"p = {each:g}" for each in SPARSITIES)], rows)
@@ -406,7 +461,7 @@ def ablation_tables(features: Features, experiment: Experiment) -> str:
 
 
 def publish(text: str, output: Path | None) -> None:
-    """Print the tables, and write them where asked to."""
+    """Print the tables, and write them to the file if one is given."""
     print(text)
     if output is not None:
         output.write_text(text + "\n")

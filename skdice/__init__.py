@@ -1,24 +1,59 @@
-"""Out-of-distribution detection for any trained classifier, the scikit-learn way.
+"""skdice detects out-of-distribution inputs of any trained classifier, the scikit-learn way.
 
 >>> import skdice
 >>> skdice.DICEDetector(head="identity", sparsity=0)
 DICEDetector(head='identity', sparsity=0)
 """
 
-from skdice._dice import DICEDetector
-from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics
-from skdice._persistence import load, save
-from skdice._search import DICEDetectorCV, sparsity_path
-from skdice._version import __version__
+from importlib import import_module
+
+from skdice._version import __version__ as __version__
+
+# Type checkers take this name for typing.TYPE_CHECKING. Importing typing takes longer than
+# importing the rest of this module.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skdice._compat.versions import show_versions
+    from skdice._dice import DICEDetector
+    from skdice._head import LinearHead
+    from skdice._passes.mean import FeatureStatistics
+    from skdice._persistence import load, save
+    from skdice._search import DICEDetectorCV, sparsity_path
 
 __all__ = [
     "DICEDetector",
     "DICEDetectorCV",
     "FeatureStatistics",
     "LinearHead",
-    "__version__",
     "load",
     "save",
+    "show_versions",
     "sparsity_path",
 ]
+
+# Names are imported when they are first used (PEP 562), because importing this package must not
+# import scikit-learn: the `skdice` command prints its help and its errors without it.
+_MODULES = {
+    "DICEDetector": "skdice._dice",
+    "DICEDetectorCV": "skdice._search",
+    "FeatureStatistics": "skdice._passes.mean",
+    "LinearHead": "skdice._head",
+    "load": "skdice._persistence",
+    "save": "skdice._persistence",
+    "show_versions": "skdice._compat.versions",
+    "sparsity_path": "skdice._search",
+}
+_SUBPACKAGES = {"datasets", "extraction", "io", "metrics", "monitoring", "plotting", "shaping"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBPACKAGES:
+        return import_module(f"skdice.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'skdice' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

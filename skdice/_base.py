@@ -18,9 +18,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._compat.arrays import check_same_namespace, is_dask, namespace_of, to_numpy
 from skdice._compat.sklearn import Interval, validate_parameters
-from skdice._engines.choose import Options
 from skdice._engines.devices import torch_device
+from skdice._engines.layer import MaskedLayer
+from skdice._engines.run import Options, run
 from skdice._head import LinearHead
+from skdice._passes.mean import weights_of
 from skdice._passes.threshold import (
     Calibration,
     conformal_pvalues,
@@ -30,10 +32,9 @@ from skdice._passes.threshold import (
     score_threshold,
     weighted_threshold,
 )
-from skdice._rows.blocks import scoring_dtype
 from skdice._rows.dask import in_order
-from skdice._rows.door import as_source, feature_names_source, is_plain
-from skdice._rows.sources import BlockValues, RowSource, SlicedRows
+from skdice._rows.door import as_source, feature_names_source
+from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -42,7 +43,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     """Base of the detectors.
 
     A derived class has the parameters `head`, `contamination`, `device`, `batch_size`, `n_jobs`
-    and `verbose`, sets the fitted attributes in `fit`, and implements `_block_scores`.
+    and `verbose`, and sets the fitted attributes, `_layer` among them, in `fit`.
     """
 
     head: Any
@@ -52,6 +53,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     n_jobs: int | None
     verbose: int
 
+    # The fitted state in the form that `run` computes.
+    _layer: MaskedLayer
+    # Library and device of the fitted arrays, which X must have, too; None for NumPy's.
+    _fit_namespace: str | None = None
     head_: LinearHead
     offset_: float
     contamination_: float
@@ -98,13 +103,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Bates, Candes, Lei, Romano & Sesia, "Testing for outliers with conformal p-values",
         Annals of Statistics 2023, arXiv:2104.08279.
         """
-        self._check_fitted(X, "calibrate")
+        rows = self._open(X, "calibrate")
         if method not in ("quantile", "conformal"):
             raise ValueError(f"method is {method!r}, expected 'quantile' or 'conformal'")
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        scores = self._collect_scores(self._as_source(X, reset=False))
+        scores = rows.collect(self._run())
         if is_dask(scores):
             # Conformal scores are kept with the detector; others stay on the workers, where they
             # are looked at several times.
@@ -115,6 +120,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         sizes: list[int] = []
         digest = digest_of_scores(_counted(blocks, sizes))
         n_rows = sum(sizes)
+        if n_rows == 0:  # chunks of unknown sizes may all be empty
+            raise self._no_rows(0, labelled=False)
         if method == "conformal":
             rank = conformal_rank(n_rows, share)
             ordered = np.sort(scores)
@@ -159,14 +166,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         sklearn.exceptions.NotFittedError
             The detector is not fitted, or not calibrated with ``method="conformal"``.
         """
-        self._check_fitted(X, "pvalues")
-        rows = self._as_source(X, reset=False)
+        rows = self._open(X, "pvalues")
         if not hasattr(self, "calibration_scores_"):
             raise NotFittedError(
                 f"This {type(self).__name__} has no scores to compare with: call calibrate with "
                 "held-out in-distribution rows and method='conformal' first."
             )
-        function = partial(_block_pvalues, self._block_scores(), self.calibration_scores_)
+        function = partial(_block_pvalues, self._run(), self.calibration_scores_)
         return rows.collect(function, np.float64)
 
     def score_samples(self, X: ArrayLike) -> Any:
@@ -187,8 +193,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ValueError
             A feature or a score is not finite; the message names the row.
         """
-        self._check_fitted(X, "score_samples")
-        return self._collect_scores(self._as_source(X, reset=False))
+        return self._open(X, "score_samples").collect(self._run())
 
     def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
@@ -208,8 +213,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             The detector is not fitted, or it was fitted by `partial_fit` alone and not
             calibrated.
         """
-        self._check_fitted(X, "decision_function")
+        if self._fit_namespace is not None:
+            check_same_namespace(X, self._fit_namespace, f"{type(self).__name__}.decision_function")
         if not hasattr(self, "offset_"):
+            check_is_fitted(self)
             raise NotFittedError(
                 f"This {type(self).__name__} has no threshold, as partial_fit sets none: call "
                 "calibrate with held-out in-distribution rows first."
@@ -234,7 +241,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         sklearn.exceptions.NotFittedError
             The detector is not fitted, or it has no threshold.
         """
-        self._check_fitted(X, "predict")
+        if self._fit_namespace is not None:
+            check_same_namespace(X, self._fit_namespace, f"{type(self).__name__}.predict")
         decision = self.decision_function(X)
         if isinstance(decision, np.ndarray):
             return np.where(decision >= 0, 1, -1)
@@ -267,31 +275,30 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """Fit on in-distribution rows."""
         raise NotImplementedError
 
-    def _block_scores(self) -> BlockValues:
-        """Return the function from rows to the slice and the scores of each block; it pickles."""
-        raise NotImplementedError
+    def _run(self, layer: Any = None) -> BlockValues:
+        """Return the function from rows to the slice and the scores of each block; it pickles.
 
-    def _collect_scores(self, rows: RowSource) -> Any:
-        """Return the scores of rows as an array of the kind of the rows."""
-        return rows.collect(self._block_scores(), scoring_dtype(rows.dtype))
+        Another layer than the fitted one gives its values in place of the scores.
+        """
+        options = Options(self.device, self.batch_size, self.n_jobs, self.verbose)
+        return partial(run, self._layer if layer is None else layer, options=options)
 
     def _iterate_scores(self, X: Any) -> tuple[np.dtype[Any], Iterator[FloatArray]]:
         """Return the dtype of the scores of X, and the scores block by block as NumPy arrays."""
-        self._check_fitted(X, "score_samples")
-        rows = self._as_source(X, reset=False)
-        dtype = scoring_dtype(rows.dtype)
-        values = rows.iterate_values(self._block_scores(), dtype)
-        return dtype, (scores for _, scores in values)
+        rows = self._open(X, "score_samples")
+        blocks = rows.iterate_values(self._run())
+        return scoring_dtype(rows.dtype), (scores for _, scores in blocks)
 
-    def _set_threshold(self, rows: RowSource, weights: NDArray[np.float64] | None) -> None:
-        """Set the threshold from the rows of `fit`."""
-        scores = self._collect_scores(rows)
+    def _set_threshold(self, rows: RowSource) -> None:
+        """Set the threshold from the rows of `fit`, with their weights if they have some."""
+        scores = rows.collect(self._run())
         self._forget_calibration()
-        if weights is None:
+        if rows.weights is None:
             self.offset_ = score_threshold(scores, self.contamination)
         else:
+            # Weighted scores of a Dask array come to the client, 16 bytes for a row.
             scores = scores.compute() if is_dask(scores) else to_numpy(scores)
-            self.offset_ = weighted_threshold(scores, rows.selected(weights), self.contamination)
+            self.offset_ = weighted_threshold(scores, weights_of(rows), self.contamination)
         self.contamination_ = float(self.contamination)
 
     def _forget_calibration(self) -> None:
@@ -299,40 +306,43 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
             self.__dict__.pop(name, None)
 
-    def _options(self) -> Options:
-        return Options(self.device, self.batch_size, self.n_jobs, self.verbose)
-
     def _validate_parameters(self, X: Any) -> None:
         validate_parameters(self)
         if self.device is not None and not is_dask(X):
             torch_device(self.device)  # Raise before any work if the device is missing.
 
-    def _check_fitted(self, X: Any, method: str) -> None:
-        """Raise if the detector is not fitted, or on arrays of another library than X."""
-        if not self.__sklearn_is_fitted__():
-            check_is_fitted(self)
-        check_same_namespace(X, self._fitted_array(), f"{type(self).__name__}.{method}")
+    def _open(self, X: Any, method: str = "", *, reset: bool = False) -> RowSource:
+        """Return X as a source of rows, which has the fitted features unless `reset` is True.
 
-    def _fitted_array(self) -> Any:
-        """Return a fitted array, whose library and device X must have."""
-        return self.head_.weight
-
-    def _as_source(self, X: Any, *, reset: bool) -> RowSource:
-        """Return X as a source of rows with the number and the names of the fitted features."""
+        Parameters
+        ----------
+        X : array-like or source of rows
+            The input of the user.
+        method : str
+            Name of the method that uses the fitted state; empty for one that sets it.
+        reset : bool
+            True if X tells the number and the names of the features.
+        """
+        if method:
+            if not hasattr(self, "_layer"):
+                check_is_fitted(self)
+            if self._fit_namespace is not None:
+                check_same_namespace(X, self._fit_namespace, f"{type(self).__name__}.{method}")
         rows = as_source(X)
-        needs_no_check = not reset and not hasattr(self, "feature_names_in_") and is_plain(X)
-        if not (needs_no_check and rows.shape[1] == self.n_features_in_):
+        is_known = not reset and type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
+        if not (is_known and rows.shape[1] == self.n_features_in_):
             # Not by check_array, which would pull a lazy source into memory.
             names = feature_names_source(X, rows)
             validate_data(self, names, reset=reset, skip_check_array=True)
         return rows
 
-    def _check_some_rows(self, n_samples: int, n_given: float, labelled: bool) -> None:
-        """Raise if no in-distribution row is left to fit on."""
-        if n_samples:
-            return
+    @staticmethod
+    def _no_rows(n_given: float, *, labelled: bool, weighted: bool = False) -> ValueError:
+        """Return the error for a fit without in-distribution rows."""
+        if weighted:
+            return ValueError("the sample_weight of all in-distribution rows is zero")
         number = "" if np.isnan(n_given) else f"{int(n_given)} "
-        raise ValueError(
+        return ValueError(
             f"all {number}rows are labelled -1, which marks known outliers: no "
             "in-distribution row is left to fit on. Where folds are cut from labels in "
             "sorted order, shuffle and stratify them: StratifiedKFold(shuffle=True)."
@@ -352,7 +362,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             raise
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "head_")
+        return hasattr(self, "_layer")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
 from skdice._compat.arrays import (
@@ -23,6 +25,7 @@ from skdice._compat.arrays import (
     device_of,
     from_numpy,
     keeps_namespace,
+    namespace_name,
     namespace_of,
     to_host,
     to_numpy,
@@ -30,19 +33,21 @@ from skdice._compat.arrays import (
 from skdice._compat.extras import import_extra
 from skdice._compat.sklearn import Interval, MatchingOptions, StrOptions
 from skdice._engines.devices import CUDA_DEVICE, DEVICES
-from skdice._engines.layer import MaskedLayer, PackedWeights
-from skdice._engines.run import collect, run
-from skdice._engines.threads import block_threads
+from skdice._engines.layer import MaskedLayer
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics, check_weights, gather_statistics
 from skdice._rows.door import as_source
-from skdice._rows.sources import BlockValues, RowSource
+from skdice._rows.sources import RowSource
 from skdice._scores import SCORES
-from skdice._sparsify import sparsity_mask
+from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
 
 FloatArray = NDArray[np.floating[Any]]
 
+# One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
+# locks, because a lock cannot be pickled.
+_LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
 # Arrays of the library of X, where `array_api_dispatch` is on.
 FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
@@ -63,7 +68,6 @@ class BaseDICE(BaseDetector):
     contribution_threshold_: float
     shaping_: Any
     _statistics: FeatureStatistics
-    _packed: PackedWeights
 
     def logits(self, X: ArrayLike) -> Any:
         """Return the logits of the masked layer.
@@ -77,9 +81,9 @@ class BaseDICE(BaseDetector):
         -------
         array of the kind of X, of shape (n_samples, n_classes), float32 or float64
         """
-        self._check_fitted(X, "logits")
-        rows = self._as_source(X, reset=False)
-        return collect(self._layer(None), rows, self._options())
+        return self._open(X, "logits").collect(
+            self._run(self._logits_layer()), n_columns=len(self.mask_)
+        )
 
     def to_torch(self) -> Any:
         """Return a torch module that scores features as this detector does.
@@ -102,25 +106,16 @@ class BaseDICE(BaseDetector):
         ImportError
             torch is not installed.
         """
-        self._check_fitted(self.coef_ if hasattr(self, "coef_") else None, "to_torch")
+        check_is_fitted(self)
         import_extra("torch", "torch")
         from skdice._engines.module import detector_module
 
-        module = detector_module(self._layer(self.score_func), getattr(self, "offset_", np.nan))
+        module = detector_module(self._layer, getattr(self, "offset_", np.nan))
         return module.eval()
 
-    def _layer(self, score: Any) -> MaskedLayer:
-        """Return the fitted layer, with one score or None for the logits."""
-        return MaskedLayer(
-            to_numpy(self.coef_),
-            to_numpy(self.intercept_),
-            describe(self.shaping_, self.n_features_in_),
-            score,
-            self._packed,
-        )
-
-    def _block_scores(self) -> BlockValues:
-        return partial(run, self._layer(self.score_func), options=self._options())
+    def _logits_layer(self) -> MaskedLayer:
+        """Return the fitted layer without its score."""
+        return replace(self._layer, score=None)
 
     def _fit_rows(
         self,
@@ -132,24 +127,23 @@ class BaseDICE(BaseDetector):
         shaping: Any,
     ) -> None:
         """Measure the mean, prune the head, fit the shaping, and set the threshold."""
-        rows = self._as_source(X, reset=True)
+        rows = self._open(X, reset=True)
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
-        inliers = rows.inliers(y, weights)
-        statistics = self._gather(inliers, weights)
-        self._check_some_rows(statistics.n_samples, rows.shape[0], y is not None)
-        fitted_shaping = fit_shaping(shaping, inliers, self.verbose)
-        self._prune(head, statistics, sparsity, fitted_shaping)
-        self._set_threshold(inliers, weights)
-        self._follow(X)
+        inliers = rows if y is None and weights is None else rows.inliers(y, weights)
+        statistics = self._gather(inliers)
+        if statistics.n_samples == 0:
+            raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
+        if shaping is not None:
+            shaping = fit_shaping(shaping, inliers, self.verbose)
+        self._prune(head, statistics, sparsity, shaping)
+        self._set_threshold(inliers)
+        if get_config()["array_api_dispatch"]:
+            self._follow(X)
 
-    def _gather(self, rows: RowSource, weights: NDArray[np.float64] | None) -> FeatureStatistics:
+    def _gather(self, rows: RowSource) -> FeatureStatistics:
         return gather_statistics(
-            rows,
-            weights,
-            batch_size=self.batch_size,
-            n_threads=max(2, block_threads(self.n_jobs)),
-            verbose=self.verbose,
+            rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose
         )
 
     def _prune(
@@ -163,7 +157,8 @@ class BaseDICE(BaseDetector):
                 f"the mean activation of feature {overflow[0]} is {mean_activation[overflow[0]]}: "
                 "the sum of its values exceeds the range of float64"
             )
-        mask, threshold = sparsity_mask(head.weight, mean_activation, sparsity)
+        contributions = contribution(head.weight, mean_activation)
+        ((mask, threshold),) = threshold_masks(contributions, [sparsity])
         empty = np.flatnonzero(~mask.any(axis=1))
         if len(empty):
             warnings.warn(
@@ -185,6 +180,7 @@ class BaseDICE(BaseDetector):
         shaping: Any,
     ) -> None:
         self._forget_calibration()
+        self._fit_namespace = None
         self.head_ = head
         self._statistics = statistics
         self.n_samples_seen_ = statistics.n_samples
@@ -193,43 +189,43 @@ class BaseDICE(BaseDetector):
         self.coef_ = np.where(mask, head.weight, head.weight.dtype.type(0))
         self.intercept_ = head.bias
         self.shaping_ = shaping
-        self._forbid_writing()
+        self._set_layer(self.score_func)
 
-    def _forbid_writing(self) -> None:
-        """Make the masked weight read-only, because engines keep packed copies of it."""
-        self._packed = PackedWeights()
+    def _set_layer(self, score_func: Any) -> None:
+        """Set the layer from the fitted arrays, which become read-only: engines keep copies."""
         self.coef_.setflags(write=False)
-
-    def _fitted_array(self) -> Any:
-        return self.coef_
+        shaping = self.shaping_
+        if shaping is not None:
+            shaping = describe(shaping, self.coef_.shape[1])
+        self._layer = MaskedLayer(self.coef_, self.intercept_, shaping, score_func)
 
     def _follow(self, X: Any) -> None:
         """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not (keeps_namespace(X) and get_config()["array_api_dispatch"]):
+        if not keeps_namespace(X):
             return
         namespace = Namespace(namespace_of(X), device_of(X))
         for name in FITTED_ARRAYS:
             setattr(self, name, from_numpy(getattr(self, name), namespace))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "coef_")
+        self._fit_namespace = namespace_name(X)
 
     def __getstate__(self) -> dict[str, Any]:
         # Arrays are pickled as NumPy's, so that they can be loaded on a machine without the device.
-        state: dict[str, Any] = super().__getstate__()
+        state: dict[str, Any] = dict(super().__getstate__())
         arrays: dict[str, Any] = {
             name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
         }
         head = state["head"]
         arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
-        state.pop("_packed", None)
-        state.pop("_fitting", None)
+        state.pop("_fit_namespace", None)
+        if "_layer" in state:
+            # The layer holds the fitted arrays again, and what engines packed.
+            state["_layer"] = state["_layer"].score
         return state | arrays
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "coef_" in state:
-            self._forbid_writing()
+        if "_layer" in state:
+            self._set_layer(state["_layer"])
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
@@ -385,7 +381,7 @@ class DICEDetector(BaseDICE):
         "shaping": [BaseEstimator, None],
         "score_func": [StrOptions(set(SCORES)), callable],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "device": [MatchingOptions(DEVICES, CUDA_DEVICE), None],
+        "device": [None, MatchingOptions(DEVICES, CUDA_DEVICE)],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -428,8 +424,9 @@ class DICEDetector(BaseDICE):
             outlier labels trains on inliers only. Rows with any other label, 0 included,
             are fitted as in-distribution.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the mean activation and in the threshold; a row of weight
-            0 is left out. A shaping learns from all rows with a weight above 0 alike.
+            Weights of the rows in the mean activation, in the quantiles of a shaping and in the
+            threshold; a row of weight 0 is left out. A shaping of another library learns from
+            all rows with a weight above 0 alike.
 
         Returns
         -------
@@ -480,8 +477,8 @@ class DICEDetector(BaseDICE):
             is no partial fit.
         """
         self._validate_parameters(X)
-        # dict.setdefault is atomic, so that all threads wait for the same lock.
-        lock = self.__dict__.setdefault("_fitting", threading.RLock())
+        with _LOCKS_GUARD:
+            lock = _LOCKS.setdefault(self, threading.RLock())
         with lock, self._unchanged_on_error():
             statistics = FeatureStatistics()
             if hasattr(self, "_statistics"):
@@ -489,10 +486,10 @@ class DICEDetector(BaseDICE):
             if isinstance(X, FeatureStatistics):
                 n_features = self._merge(statistics, X, y, sample_weight)
             else:
-                rows = self._as_source(X, reset=statistics.n_features is None)
+                rows = self._open(X, reset=statistics.n_features is None)
                 n_features = rows.shape[1]
                 weights = None if sample_weight is None else check_weights(sample_weight, rows)
-                statistics.merge(self._gather(rows.inliers(y, weights), weights))
+                statistics.merge(self._gather(rows.inliers(y, weights)))
             head = as_linear_head(self.head, n_features)
             self._statistics = statistics
             if statistics.n_samples == 0:  # only outliers so far
@@ -501,7 +498,8 @@ class DICEDetector(BaseDICE):
             mean_row = as_source(statistics.mean()[None])
             # The threshold of an earlier fit belongs to another mask, and goes.
             self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
-            self._follow(X)
+            if get_config()["array_api_dispatch"]:
+                self._follow(X)
         return self
 
     def _merge(

@@ -17,8 +17,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_host, to_numpy
-from skdice._rows.blocks import scoring_dtype
 from skdice._rows.door import as_sliced_source
+from skdice._rows.sources import scoring_dtype
 from skdice.io._head_files import pointwise, read_weight_and_bias
 
 
@@ -301,19 +301,19 @@ class LinearHead:
         return cls(coef, intercept)
 
     @classmethod
-    def from_file(cls, path: str | Path, prefix: str | None = None) -> LinearHead:
+    def from_file(cls, path: str | Path, *, layer: str | None = None) -> LinearHead:
         """Read the head from a file. No code in the file is executed.
 
         Parameters
         ----------
         path : str or Path
             A NumPy archive (.npz), a .safetensors file, or a torch state dict
-            (.pt, .pth, .bin; needs the extra ``torch``), which may be nested in a
+            (.pt, .pth, .bin; it needs the extra ``torch``), which may be nested in a
             checkpoint.
-        prefix : str, default=None
-            Name of the layer in the file: ``"fc"`` reads ``fc.weight`` and, if there,
-            ``fc.bias``; names of nested dictionaries are joined by dots. None reads
-            ``weight`` and ``bias``.
+        layer : str, default=None
+            Name of the layer in the file: ``"fc"`` reads ``fc.weight`` and, if there is
+            one, ``fc.bias``. The names of nested dictionaries are joined by dots. None
+            reads ``weight`` and ``bias``.
 
         Returns
         -------
@@ -322,14 +322,14 @@ class LinearHead:
         Raises
         ------
         ValueError
-            The format is not known, the file is damaged, or it has no such layer; the
-            message lists the layers it has.
+            The path is empty or is not a file, the format is not known, the file is
+            damaged, or it does not have the layer; the message lists the layers it has.
 
         Examples
         --------
-        ``head = LinearHead.from_file("resnet50.pth", prefix="fc")``
+        ``head = LinearHead.from_file("resnet50.pth", layer="fc")``
         """
-        return cls(*read_weight_and_bias(Path(path), prefix))
+        return cls(*read_weight_and_bias(path, layer))
 
     @classmethod
     def from_class_means(cls, X: ArrayLike, y: ArrayLike) -> LinearHead:
@@ -417,8 +417,11 @@ def as_linear_head(head: Any, n_features: int) -> LinearHead:
     """
     if head is None or (isinstance(head, str) and head != "identity"):
         raise ValueError(
-            f"head is {head!r}, expected a LinearHead, a tuple (weight, bias), a weight of shape "
-            "(n_classes, n_features), or 'identity'"
+            f"head is {head!r}, expected the classifier's last linear layer: a LinearHead such as "
+            "LinearHead.from_torch(model.fc), LinearHead.from_estimator(classifier), "
+            "LinearHead.from_file(path) or LinearHead.from_class_means(X, y), a tuple "
+            "(weight, bias), a weight of shape (n_classes, n_features), or 'identity' if the rows "
+            "are logits already"
         )
     if isinstance(head, str):
         # The dtype of the rows decides the precision of the scores, so float32 serves for all.
@@ -430,7 +433,7 @@ def as_linear_head(head: Any, n_features: int) -> LinearHead:
         layer = head
     else:
         layer = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
-    if layer.n_features != n_features:
+    if layer.weight.shape[1] != n_features:
         is_transposed = layer.n_classes == n_features
         hint = "; transpose the weight if its rows are features" if is_transposed else ""
         raise ValueError(

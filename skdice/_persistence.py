@@ -30,7 +30,7 @@ from skdice._rows.door import wrap
 from skdice._search import DICEDetectorCV
 from skdice._version import __version__
 from skdice.io import _safetensors
-from skdice.io._archive import clean_errors
+from skdice.io._archive import clean_errors, require_file, to_path
 from skdice.io._atomic import replacing
 
 SCHEMA = 1
@@ -123,7 +123,7 @@ def save(detector: DICEDetector | DICEDetectorCV, path: str | Path) -> None:
     }
     text = json.dumps(document, allow_nan=False)
     metadata = {"skdice": text, "sha256": _digest(text, arrays)}
-    path = Path(path)
+    path = to_path(path)
     with replacing(path) as temporary:
         sources = {name: wrap(array) for name, array in arrays.items()}
         _safetensors.write(temporary, sources, metadata)
@@ -162,7 +162,7 @@ def load(path: str | Path) -> DICEDetector:
     >>> bool((skdice.load(path).predict(data.id_test) == detector.predict(data.id_test)).all())
     True
     """
-    path = Path(path)
+    path = to_path(path)
     document, arrays = _read(path)
     with clean_errors(path, "load"):
         return _build(document, arrays)
@@ -174,10 +174,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    with path.open("rb"):  # says so where it may not be read
-        pass
+    require_file(path)
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)

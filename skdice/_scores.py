@@ -25,8 +25,7 @@ def energy(logits: Any, *, overwrite: bool = False) -> Any:
     >>> energy(np.array([[0.0, 0.0], [1e4, -1e4]]))
     array([6.93147181e-01, 1.00000000e+04])
     """
-    xp = namespace_of(logits)
-    exponentials, maximum = _exp_below_maximum(xp, logits, overwrite)
+    xp, exponentials, maximum = _exp_below_maximum(logits, overwrite)
     return xp.log(xp.sum(exponentials, axis=1)) + maximum[:, 0]
 
 
@@ -50,8 +49,7 @@ def msp(logits: Any, *, overwrite: bool = False) -> Any:
     >>> msp(np.array([[0.0, 0.0], [1e4, -1e4]]))
     array([0.5, 1. ])
     """
-    xp = namespace_of(logits)
-    exponentials, _ = _exp_below_maximum(xp, logits, overwrite)
+    xp, exponentials, _ = _exp_below_maximum(logits, overwrite)
     return 1 / xp.sum(exponentials, axis=1)
 
 
@@ -81,7 +79,7 @@ def gen(logits: Any, *, overwrite: bool = False) -> Any:
     top = ordered[:, -1:]
     log_p = ordered[:, n_classes - n_top : -1] - top
     # 1 - p of the top class is the sum over the other classes, which does not cancel.
-    others, second = _exp_below_maximum(xp, ordered[:, :-1], overwrite=True)
+    _, others, second = _exp_below_maximum(ordered[:, :-1], overwrite=True)
     rest = xp.log(xp.sum(others, axis=1, keepdims=True)) + (second - top)
     log_total = xp.log1p(xp.exp(rest))
     log_p = log_p - log_total
@@ -120,10 +118,12 @@ def partitioned(values: Any, places: Sequence[int], *, overwrite: bool = False) 
     return ordered
 
 
-def _exp_below_maximum(xp: Any, logits: Any, overwrite: bool) -> tuple[Any, Any]:
-    """Return exp(logits - row maximum) and the row maximum (n_samples, 1)."""
-    maximum = xp.max(logits, axis=1, keepdims=True)
+def _exp_below_maximum(logits: Any, overwrite: bool) -> tuple[Any, Any, Any]:
+    """Return the namespace, exp(logits - row maximum), and the row maximum (n_samples, 1)."""
     if not isinstance(logits, np.ndarray):
-        return xp.exp(logits - maximum), maximum
+        xp = namespace_of(logits)
+        maximum = xp.max(logits, axis=1, keepdims=True)
+        return xp, xp.exp(logits - maximum), maximum
+    maximum = logits.max(axis=1, keepdims=True)
     below = np.subtract(logits, maximum, out=logits if overwrite else None)
-    return np.exp(below, out=below), maximum
+    return np, np.exp(below, out=below), maximum

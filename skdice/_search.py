@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, OutlierMixin
@@ -17,14 +16,12 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check
 from sklearn.utils.parallel import Parallel, delayed
 
 from skdice._dice import BaseDICE, DICEDetector
-from skdice._engines.choose import Options
-from skdice._engines.layer import LayerPath, values_dtype
-from skdice._engines.run import run
-from skdice._engines.threads import block_threads
+from skdice._engines.layer import LayerPath
+from skdice._engines.run import Options, run
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import gather_statistics
 from skdice._rows.door import as_sliced_source, as_source
-from skdice._rows.sources import NumpyRows, SelectedRows, SlicedRows
+from skdice._rows.sources import NumpyRows, SelectedRows, SlicedRows, scoring_dtype
 from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
 
@@ -138,7 +135,7 @@ def path_scores(
         describe(shaping, head.n_features),
         score_func,
     )
-    out = np.empty((len(sparsities), len(rows)), values_dtype(rows))
+    out = np.empty((len(sparsities), len(rows)), scoring_dtype(rows.dtype))
     for row_slice, scores in run(path, rows, options):
         out[:, row_slice] = scores.T
     return out
@@ -175,7 +172,7 @@ class _Candidates:
         The shapings; a candidate is a shaping together with a sparsity.
     sparsities : sequence of float
         The sparsities.
-    score_func, scoring, batch_size, verbose
+    score_func, scoring, batch_size, n_jobs, verbose
         The parameters of the search that have these names.
     """
 
@@ -184,6 +181,7 @@ class _Candidates:
     score_func: str | Callable[[FloatArray], FloatArray]
     scoring: Any
     batch_size: int | None
+    n_jobs: int | None
     verbose: int | bool
 
 
@@ -194,7 +192,6 @@ def _fold_scores(
     outliers: SlicedRows | None,
     fold: tuple[NDArray[Any], NDArray[Any]],
     candidates: _Candidates,
-    n_threads: int,
 ) -> list[float]:
     """Return the metric of each candidate on one fold.
 
@@ -212,8 +209,6 @@ def _fold_scores(
         Indices, or a mask, of the rows to train on and of the rows to test.
     candidates : _Candidates
         The candidates.
-    n_threads : int
-        The number of threads that sum the rows.
 
     Raises
     ------
@@ -236,7 +231,7 @@ def _fold_scores(
         if label not in y_true:
             raise ValueError(f"a fold has no {kind} to score; shuffle and stratify the folds")
     statistics = gather_statistics(
-        fitted_rows, batch_size=candidates.batch_size, n_threads=n_threads
+        fitted_rows, batch_size=candidates.batch_size, n_jobs=candidates.n_jobs
     )
     options = Options(batch_size=candidates.batch_size, verbose=candidates.verbose)
     scorer = get_scorer(candidates.scoring)
@@ -447,26 +442,30 @@ class DICEDetectorCV(BaseDICE):
             raise ValueError("shaping is an empty list, expected at least one")
         with self._unchanged_on_error():
             rows = as_sliced_source(X)
-            self._as_source(X, reset=True)
+            self._open(X, reset=True)
             head = as_linear_head(self.head, rows.shape[1])
-            inliers = rows.inlier_mask(y)
+            inliers = None if y is None else rows.inlier_mask(y)
             labels = np.ones(len(rows), np.int_) if inliers is None else np.where(inliers, 1, -1)
             outlier_rows = _check_outliers(outliers, rows.shape[1], labels)
             folds = self._folds(labels, groups)
             candidates = _Candidates(
-                shapings, sparsities, self.score_func, self.scoring, self.batch_size, self.verbose
+                shapings,
+                sparsities,
+                self.score_func,
+                self.scoring,
+                self.batch_size,
+                self.n_jobs,
+                self.verbose,
             )
             # Folds run in parallel only in a `joblib.parallel_config` context, and only on rows in
             # memory: an open file cannot be sent to other processes.
             in_memory = isinstance(rows, NumpyRows) and (
                 outlier_rows is None or isinstance(outlier_rows, NumpyRows)
             )
-            together = effective_n_jobs(None) > 1 and in_memory
-            n_threads = 1 if together else max(2, block_threads(self.n_jobs))
             jobs = (
                 # Head and rows are arguments by themselves because Dask sends a large argument
                 # to each worker once, but the attributes of an object with every task.
-                delayed(_fold_scores)(head, rows, labels, outlier_rows, fold, candidates, n_threads)
+                delayed(_fold_scores)(head, rows, labels, outlier_rows, fold, candidates)
                 for fold in folds
             )
             parallel = Parallel(n_jobs=None if in_memory else 1, prefer="threads")

@@ -18,13 +18,17 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._compat.arrays import namespace_of
+from skdice._compat.arrays import (
+    check_same_namespace,
+    keeps_namespace,
+    namespace_name,
+    namespace_of,
+)
 from skdice._compat.sklearn import Interval, validate_parameters
 from skdice._engines.activations import Activation, Clip, ScaleRows, Transform, apply_shaping
 from skdice._passes.quantiles import quantiles
-from skdice._rows.blocks import scoring_dtype
 from skdice._rows.door import as_source, feature_names_source
-from skdice._rows.sources import RowSource, SlicedRows
+from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
 
 __all__ = ["ASH", "VRA", "ReAct", "Scale"]
 
@@ -34,6 +38,9 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     A derived class describes itself to the engines by `activation`.
     """
+
+    # Library and device of the rows of `fit`, which X must have, too; None for NumPy's.
+    _fit_namespace: str | None = None
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn the parameters of the shaping from in-distribution features.
@@ -49,7 +56,9 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         self
         """
-        return self._fit_source(self._as_source(X, reset=True), verbose=0)
+        rows = self._as_source(X, reset=True)
+        self._fit_namespace = namespace_name(X) if keeps_namespace(X) else None
+        return self._fit_source(rows, verbose=0)
 
     def transform(self, X: ArrayLike) -> Any:
         """Shape features.
@@ -71,6 +80,8 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             A value is not finite, before or after the shaping; the message names the row.
         """
         check_is_fitted(self)
+        if self._fit_namespace is not None:
+            check_same_namespace(X, self._fit_namespace, f"{type(self).__name__}.transform")
         if not hasattr(self, "n_features_in_"):  # used without fit, which validates them
             validate_parameters(self)
         rows = self._as_source(X, reset=False)
@@ -127,8 +138,8 @@ def _shaped_blocks(
             row = row_slice.start + int(xp.argmin(xp.asarray(is_finite, dtype=xp.int32)))
             rows.read_block(slice(row, row + 1))  # names a feature that is not finite itself
             raise ValueError(
-                f"{shaping!r} makes row {rows.row_number(row)} too large for {dtype}, or its "
-                "entries sum to zero"
+                f"{shaping!r} makes row {rows.row_number(row)} infinite or NaN: it is too large "
+                f"for {dtype}, or its entries sum to zero"
             )
         yield row_slice, shaped
 

@@ -20,7 +20,9 @@ from sklearn.utils.estimator_checks import (
     estimator_checks_generator,
 )
 
+import skdice._dice
 from skdice import DICEDetector, DICEDetectorCV, LinearHead
+from skdice._head import as_linear_head
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 pytestmark = [
@@ -88,13 +90,12 @@ def width_of(check, monkeypatch):
     """Return the one width of the matrices on which a check fits a detector; 3 if it fits none."""
     widths = set()
 
-    def recorded(self, n_features):
+    def recorded(head, n_features):
         widths.add(n_features)
-        return resolve(self, n_features)
+        return as_linear_head(head, n_features)
 
-    resolve = DICEDetector._resolve_head
     with monkeypatch.context() as patch:
-        patch.setattr(DICEDetector, "_resolve_head", recorded)
+        patch.setattr(skdice._dice, "as_linear_head", recorded)
         check(DICEDetector(head="identity"))
     assert len(widths) <= 1
     return widths.pop() if widths else 3

@@ -1,4 +1,4 @@
-"""Searching with scikit-learn: Pipeline, GridSearchCV, worker processes."""
+"""Tests of searches with scikit-learn: Pipeline, GridSearchCV and worker processes."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from skdice.shaping import ReAct
 
 @pytest.fixture(scope="module")
 def labelled(fashion):
-    """In-distribution rows, then OOD rows, labelled +1 and -1: sorted by class."""
+    """Return in-distribution rows with the label +1, followed by OOD rows with the label -1."""
     outliers = fashion.ood["mnist"][:300]
     X = np.concatenate([fashion.id_test[:600], outliers]).astype(np.float32)
     return X, np.repeat([1, -1], [600, 300])
@@ -39,7 +39,7 @@ def test_grid_search_over_sparsity_and_shaping(fashion, labelled):
     np.testing.assert_allclose(scores, serial.cv_results_["mean_test_score"], rtol=1e-6)
     best = parallel.best_estimator_
     assert best.head is fashion.head
-    # The refit, too, trains on the inliers only.
+    # The refit trains on the in-distribution rows only.
     assert best.n_samples_seen_ == 600
     assert parallel.best_score_ > 0.9
 
@@ -60,21 +60,22 @@ def test_a_pipeline_searches_its_last_step(fashion, labelled):
     X, y = labelled
     pipeline = make_pipeline(FunctionTransformer(), DICEDetector(fashion.head))
     folds = StratifiedKFold(2, shuffle=True, random_state=0)
-    found = GridSearchCV(
+    grid_search = GridSearchCV(
         pipeline, {"dicedetector__sparsity": [0.1, 0.95]}, cv=folds, scoring="roc_auc"
     ).fit(X, y)
-    assert found.best_params_ == {"dicedetector__sparsity": 0.1}
-    assert set(found.predict(X)) == {-1, 1}
+    assert grid_search.best_params_ == {"dicedetector__sparsity": 0.1}
+    assert set(grid_search.predict(X)) == {-1, 1}
 
 
 def weight_file(detector, X, y=None):
-    """Score a detector by the file its head's weight is mapped from: the inode number."""
+    """Return the inode number of the file that the weight of the head is mapped from."""
     return float(Path(detector.head.weight.filename).stat().st_ino)
 
 
-def test_the_head_is_shipped_to_the_workers_once(tmp_path):
+def test_all_workers_map_one_copy_of_the_head(tmp_path):
     rng = np.random.default_rng(0)
-    head = LinearHead(rng.normal(size=(600, 256)))  # 1.2 MB: joblib maps what exceeds 1 MB
+    # joblib maps arrays of more than 1 MB, and this weight has 1.2 MB.
+    head = LinearHead(rng.normal(size=(600, 256)))
     X = np.abs(rng.normal(size=(60, 256)))
     with joblib.parallel_config("loky", n_jobs=2, temp_folder=str(tmp_path)):
         found = GridSearchCV(
@@ -84,7 +85,7 @@ def test_the_head_is_shipped_to_the_workers_once(tmp_path):
     assert len(np.unique(inodes)) == 1
 
 
-def test_joblib_parallel_scores_with_one_shipped_detector(fashion):
+def test_a_fitted_detector_scores_in_worker_processes(fashion):
     detector = DICEDetector(fashion.head, sparsity=0.1).fit(fashion.id_train)
     blocks = np.array_split(fashion.id_test, 4)
     scores = joblib.Parallel(n_jobs=2)(

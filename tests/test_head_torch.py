@@ -1,4 +1,4 @@
-"""A head from a torch layer."""
+"""Tests of heads from torch layers and tensors."""
 
 import pytest
 

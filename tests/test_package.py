@@ -41,6 +41,7 @@ def test_public_names():
         "FeatureStatistics",
         "LinearHead",
         "load",
+        "save",
         "sparsity_path",
     ]
     assert all(hasattr(skdice, name) for name in skdice.__all__)

@@ -65,7 +65,7 @@ def test_every_bit_survives(small, path, parameters, dtype):
     head, X = small
     X = X.astype(dtype)
     saved = DICEDetector(LinearHead(head.weight.astype(dtype), head.bias), **parameters).fit(X)
-    saved.save(path)
+    skdice.save(saved, path)
     loaded = skdice.load(path)
     assert loaded.offset_.hex() == saved.offset_.hex()
     assert loaded.contribution_threshold_.hex() == saved.contribution_threshold_.hex()
@@ -80,14 +80,14 @@ def test_every_bit_survives(small, path, parameters, dtype):
     assert before == after
     # And it is a detector like any other: it goes on, and can be fitted anew.
     assert loaded.fit(X).offset_ == saved.offset_
-    loaded.save(path)
+    skdice.save(loaded, path)
     assert skdice.load(path).offset_ == saved.offset_
 
 
 def test_partial_fit_goes_on_after_loading(small, path):
     head, X = small
     saved = DICEDetector(head).partial_fit(X[:77])
-    saved.save(path)
+    skdice.save(saved, path)
     loaded = skdice.load(path)
     with pytest.raises(NotFittedError, match="calibrate"):
         loaded.predict(X)
@@ -100,7 +100,7 @@ def test_partial_fit_goes_on_after_loading(small, path):
 def test_feature_names_and_the_identity_head_survive(small, path):
     _, X = small
     frame = pd.DataFrame(X).add_prefix("logit")
-    DICEDetector("identity", sparsity=0).fit(frame).save(path)
+    skdice.save(DICEDetector("identity", sparsity=0).fit(frame), path)
     loaded = skdice.load(path)
     assert loaded.head == "identity"
     assert list(loaded.feature_names_in_) == list(frame.columns)
@@ -111,10 +111,10 @@ def test_feature_names_and_the_identity_head_survive(small, path):
 def test_a_link_keeps_pointing_and_a_file_keeps_its_permissions(small, tmp_path):
     head, X = small
     target, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
-    DICEDetector(head).fit(X).save(target)
+    skdice.save(DICEDetector(head).fit(X), target)
     target.chmod(0o600)
     link.symlink_to(target)
-    DICEDetector(head).fit(X[:50]).save(link)
+    skdice.save(DICEDetector(head).fit(X[:50]), link)
     assert link.is_symlink()
     assert skdice.load(target).n_samples_seen_ == 50
     assert target.stat().st_mode & 0o777 == 0o600
@@ -126,13 +126,13 @@ def test_only_regular_files_are_replaced(small, tmp_path):
     (tmp_path / "folder").mkdir()
     for name, message in (("pipe", "no regular file"), ("folder", "it is a folder")):
         with pytest.raises(ValueError, match=message):
-            DICEDetector(head).fit(X).save(tmp_path / name)
+            skdice.save(DICEDetector(head).fit(X), tmp_path / name)
         assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_the_file_says_what_it_is(small, path):
     head, X = small
-    DICEDetector(head).fit(X).save(path)
+    skdice.save(DICEDetector(head).fit(X), path)
     document = document_of(path)
     assert document["schema"] == 1
     assert document["versions"]["skdice"] == skdice.__version__
@@ -152,24 +152,21 @@ def test_code_is_not_saved(small, path, parameters, message):
     if "shaping" in parameters and isinstance(parameters["shaping"], FrozenEstimator):
         parameters["shaping"].estimator.fit(X)
     with pytest.raises(ValueError, match=message):
-        DICEDetector(head, **parameters).fit(X).save(path)
+        skdice.save(DICEDetector(head, **parameters).fit(X), path)
     assert not path.exists()
 
 
 def test_what_cannot_be_saved(small, path):
     head, X = small
     with pytest.raises(NotFittedError):
-        DICEDetector(head).save(path)
-    changed = DICEDetector(head).fit(X).set_params(head=LinearHead(head.weight * 2))
-    with pytest.raises(ValueError, match="head was changed after the detector was fitted"):
-        changed.save(path)
+        skdice.save(DICEDetector(head), path)
 
     class Mine(DICEDetector):
         def __init__(self, head=None):
             super().__init__(head)
 
-    with pytest.raises(TypeError, match="got Mine"):
-        Mine(head).fit(X).save(path)
+    with pytest.raises(TypeError, match="got a Mine"):
+        skdice.save(Mine(head).fit(X), path)
 
 
 def test_files_of_another_kind_are_refused(small, tmp_path):
@@ -189,7 +186,7 @@ def test_files_of_another_kind_are_refused(small, tmp_path):
 @pytest.mark.parametrize("cut", [1, 100, 5000])
 def test_truncated_files_are_refused(small, path, cut):
     head, X = small
-    DICEDetector(head).fit(X).save(path)
+    skdice.save(DICEDetector(head).fit(X), path)
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ValueError, match="damaged"):
         skdice.load(path)
@@ -197,7 +194,7 @@ def test_truncated_files_are_refused(small, path, cut):
 
 def test_every_altered_byte_is_noticed(small, path):
     head, X = small
-    DICEDetector(head, shaping=ReAct()).fit(X).save(path)
+    skdice.save(DICEDetector(head, shaping=ReAct()).fit(X), path)
     content = path.read_bytes()
     for position in range(0, len(content), 7):
         altered = bytearray(content)
@@ -209,7 +206,7 @@ def test_every_altered_byte_is_noticed(small, path):
 
 def test_a_newer_schema_is_refused(small, path):
     head, X = small
-    DICEDetector(head).fit(X).save(path)
+    skdice.save(DICEDetector(head).fit(X), path)
     rewrite(path, lambda document: document.update(schema=2))
     with pytest.raises(ValueError, match=r"has schema 2, .* reads schemas up to 1: upgrade"):
         skdice.load(path)
@@ -241,7 +238,7 @@ def test_a_newer_schema_is_refused(small, path):
 )
 def test_files_made_up_with_a_fitting_digest_are_refused(small, path, change, arrays, message):
     head, X = small
-    DICEDetector(head, shaping=ReAct()).fit(X).save(path)
+    skdice.save(DICEDetector(head, shaping=ReAct()).fit(X), path)
     rewrite(path, change, arrays)
     with pytest.raises(ValueError, match=message):
         skdice.load(path)
@@ -249,7 +246,7 @@ def test_files_made_up_with_a_fitting_digest_are_refused(small, path, change, ar
 
 def test_an_old_digest_is_refused(small, path):
     head, X = small
-    DICEDetector(head).fit(X).save(path)
+    skdice.save(DICEDetector(head).fit(X), path)
     rewrite(path, lambda d: d["fitted"].update(offset=-1e9), digest=False)
     with pytest.raises(ValueError, match="altered or damaged after it was written"):
         skdice.load(path)

@@ -1,3 +1,5 @@
+"""Tests of sparsity_path and DICEDetectorCV."""
+
 import inspect
 
 import numpy as np
@@ -17,7 +19,7 @@ from sklearn.model_selection import (
 )
 
 import skdice
-from skdice import DICEDetector, DICEDetectorCV, _search, sparsity_path
+from skdice import DICEDetector, DICEDetectorCV, sparsity_path
 from skdice.io import open_features
 from skdice.metrics import neg_fpr95_scorer
 from skdice.shaping import ASH, ReAct
@@ -35,15 +37,15 @@ def labelled(fashion):
 @pytest.mark.parametrize("score_func", ["energy", "gen"])
 @pytest.mark.parametrize("shaping", [None, ReAct(), ASH()], ids=repr)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_the_path_is_that_of_single_detectors(fashion, dtype, shaping, score_func):
+def test_the_path_has_the_scores_of_single_detectors(fashion, dtype, shaping, score_func):
     train, test = fashion.id_train[:700].astype(dtype), fashion.ood["mnist"][:900].astype(dtype)
     options = {"shaping": shaping, "score_func": score_func}
-    scores = sparsity_path(fashion.head, train, test, SPARSITIES, batch_size=200, **options)
-    for sparsity, found in zip(SPARSITIES, scores, strict=True):
+    paths = sparsity_path(fashion.head, train, test, SPARSITIES, batch_size=200, **options)
+    for sparsity, scores in zip(SPARSITIES, paths, strict=True):
         detector = DICEDetector(fashion.head, sparsity=sparsity, **options).fit(train)
         expected = detector.score_samples(test)
-        assert found.dtype == expected.dtype
-        np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype != np.float64 else 1e-12)
+        assert scores.dtype == expected.dtype
+        np.testing.assert_allclose(scores, expected, rtol=1e-5 if dtype != np.float64 else 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_the_path_is_that_of_single_detectors(fashion, dtype, shaping, score_fun
         (0.5, "sparsities.* 0.5"),
     ],
 )
-def test_sparsities_out_of_range(fashion, labelled, sparsities, reason):
+def test_sparsities_out_of_range_are_refused(fashion, labelled, sparsities, reason):
     with pytest.raises(ValueError, match=reason):
         sparsity_path(fashion.head, *labelled[:1] * 2, sparsities)
     with pytest.raises(ValueError, match=reason):
@@ -80,8 +82,9 @@ def test_results_are_those_of_grid_search(fashion, labelled, shaping, scoring):
         return (params["sparsity"], repr(params.get("shaping")))
 
     results = expected.cv_results_
-    place = {key(each): n for n, each in enumerate(results["params"])}
-    order = [place[key(each)] for each in found.cv_results_["params"]]
+    # The two list the candidates in different orders.
+    place = {key(params): n for n, params in enumerate(results["params"])}
+    order = [place[key(params)] for params in found.cv_results_["params"]]
     for name in ("split0", "split1", "split2", "mean", "std"):
         name += "_test_score"
         np.testing.assert_allclose(
@@ -89,7 +92,7 @@ def test_results_are_those_of_grid_search(fashion, labelled, shaping, scoring):
         )
     assert found.best_score_ == pytest.approx(expected.best_score_)
     assert found.cv_results_["mean_test_score"][found.best_index_] == found.best_score_
-    assert (found.cv_results_["rank_test_score"][found.best_index_]) == 1
+    assert found.cv_results_["rank_test_score"][found.best_index_] == 1
     assert set(found.cv_results_) <= set(results)
     best = DICEDetector(fashion.head, sparsity=found.sparsity_, shaping=found.best_shaping_).fit(
         X, y
@@ -98,7 +101,7 @@ def test_results_are_those_of_grid_search(fashion, labelled, shaping, scoring):
     assert found.offset_ == best.offset_
 
 
-def test_it_is_a_detector_afterwards(fashion, labelled, tmp_path):
+def test_a_fitted_search_is_a_detector(fashion, labelled, tmp_path):
     X, y = labelled
     detector = DICEDetectorCV(fashion.head, sparsities=[0.1, 0.95]).fit(X, y)
     assert detector.sparsity_ == 0.1
@@ -106,7 +109,7 @@ def test_it_is_a_detector_afterwards(fashion, labelled, tmp_path):
     assert detector.n_samples_seen_ == 800
     detector.calibrate(fashion.id_test[800:], contamination=0.1)
     assert set(detector.predict(X)) == {-1, 1}
-    detector.save(tmp_path / "d.safetensors")
+    skdice.save(detector, tmp_path / "d.safetensors")
     loaded = skdice.load(tmp_path / "d.safetensors")
     assert loaded.sparsity == 0.1
     np.testing.assert_array_equal(loaded.decision_function(X), detector.decision_function(X))
@@ -124,7 +127,7 @@ def test_nested_cross_validation(fashion, labelled):
     assert (scores > 0.9).all()
 
 
-def test_files_and_known_outliers_beside(fashion, labelled, tmp_path):
+def test_rows_and_outliers_may_be_in_files(fashion, labelled, tmp_path):
     X, y = labelled
     np.save(tmp_path / "in.npy", X[y == 1])
     np.save(tmp_path / "out.npy", X[y == -1])
@@ -142,7 +145,7 @@ def test_files_and_known_outliers_beside(fashion, labelled, tmp_path):
 
 
 def test_outliers_in_a_file_stay_with_this_process(fashion, labelled, tmp_path):
-    """A mapped file cannot be sent to other processes, as rows in memory are."""
+    """An open file cannot be sent to other processes, unlike rows in memory."""
     X, y = labelled
     np.save(tmp_path / "out.npy", X[y == -1])
     outliers = open_features(tmp_path / "out.npy")
@@ -162,26 +165,28 @@ def test_outliers_are_given_to_fit_and_never_to_the_constructor(fashion):
 
 
 @pytest.mark.parametrize(
-    "cv",
+    ("cv", "splitter"),
     [
-        GroupKFold(3),
-        StratifiedGroupKFold(3),
-        pytest.param(3, id="int"),
-        pytest.param(None, id="None"),
+        (GroupKFold(3), GroupKFold(3)),
+        (StratifiedGroupKFold(3), StratifiedGroupKFold(3)),
+        (3, StratifiedGroupKFold(3, shuffle=True, random_state=0)),
+        (None, StratifiedGroupKFold(5, shuffle=True, random_state=0)),
     ],
-    ids=repr,
+    ids=str,
 )
-def test_groups_go_to_the_splitter(fashion, labelled, cv, monkeypatch):
+def test_groups_stay_together_as_in_grid_search(fashion, labelled, cv, splitter):
     X, y = labelled
-    groups = np.arange(len(X)) // 20
-    folds = []
-    monkeypatch.setattr(
-        _search, "_fold_scores", lambda *given: folds.append(given[4]) or [0.0] * len(SPARSITIES)
-    )
-    DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=cv).fit(X, y, groups=groups)
-    assert len(folds) == (5 if cv is None else 3)
-    for train, test in folds:
-        assert not set(groups[train]) & set(groups[test])
+    # Groups of 30 rows have in-distribution rows and outliers, so every fold gets both.
+    groups = np.arange(len(X)) % 40
+    grid = {"sparsity": SPARSITIES}
+    expected = GridSearchCV(DICEDetector(fashion.head), grid, scoring="roc_auc", cv=splitter)
+    search = DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=cv)
+    for each in (expected, search):
+        each.fit(X, y, groups=groups)
+    assert search.n_splits_ == expected.n_splits_
+    for n in range(search.n_splits_):
+        name = f"split{n}_test_score"
+        np.testing.assert_allclose(search.cv_results_[name], expected.cv_results_[name], rtol=1e-5)
 
 
 def test_groups_of_another_length_and_missing_groups_are_refused(fashion, labelled):
@@ -190,21 +195,6 @@ def test_groups_of_another_length_and_missing_groups_are_refused(fashion, labell
         DICEDetectorCV(fashion.head).fit(X, y, groups=np.arange(5))
     with pytest.raises(ValueError, match="'groups' parameter should not be None"):
         DICEDetectorCV(fashion.head, cv=GroupKFold(3)).fit(X, y)
-
-
-def test_results_with_groups_are_those_of_grid_search(fashion, labelled):
-    X, y = labelled
-    groups, folds = np.arange(len(X)) // 20, StratifiedGroupKFold(3)
-    found, expected = (
-        search.fit(X, y, groups=groups).cv_results_["mean_test_score"]
-        for search in (
-            DICEDetectorCV(fashion.head, sparsities=SPARSITIES, cv=folds),
-            GridSearchCV(
-                DICEDetector(fashion.head), {"sparsity": SPARSITIES}, scoring="roc_auc", cv=folds
-            ),
-        )
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_another_cross_validation_can_route_outliers_and_groups(fashion, labelled):
@@ -231,10 +221,10 @@ def test_another_cross_validation_can_route_outliers_and_groups(fashion, labelle
         ({"cv": KFold(3)}, "a fold has no (outliers|in-distribution)"),
         ({"scoring": "neg_brier_score"}, "predict_proba"),
         ({"scoring": "accuracy"}, "predict"),
-        ({"head": None}, "The 'head' parameter of DICEDetectorCV"),
+        ({"head": None}, "head is None, expected"),
     ],
 )
-def test_what_cannot_be_searched_is_said(fashion, labelled, change, reason):
+def test_parameters_that_cannot_be_searched_are_refused(fashion, labelled, change, reason):
     detector = DICEDetectorCV(**{"head": fashion.head, "sparsities": [0, 0.5], **change})
     with pytest.raises((ValueError, AttributeError), match=reason):
         detector.fit(*labelled)

@@ -4,10 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from skdice._sparsify import contribution, sparsity_mask, threshold_mask
+from skdice._sparsify import contribution, threshold_masks
 
 WEIGHT = np.array([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]])
 MEAN = np.array([1.0, 0.5, 2.0])
+
+
+def masks_of(weight, mean_activation, sparsity):
+    return threshold_masks(contribution(weight, mean_activation), [sparsity])[0]
 
 
 def test_contribution_by_hand():
@@ -20,33 +24,33 @@ def test_contribution_is_float64_for_a_float32_head():
 
 def test_mask_by_hand():
     # Sorted contributions: -12 -1 1 2.5 4 6; the median lies between 1 and 2.5.
-    mask, threshold = sparsity_mask(WEIGHT, MEAN, 0.5)
+    mask, threshold = masks_of(WEIGHT, MEAN, 0.5)
     assert threshold == 1.75
     np.testing.assert_array_equal(mask, [[False, False, True], [True, True, False]])
 
 
 def test_threshold_on_an_entry_prunes_that_entry():
     # Percentile 0.2 of six entries is exactly the second smallest, and `>` is strict.
-    mask, threshold = sparsity_mask(WEIGHT, MEAN, 0.2)
+    mask, threshold = masks_of(WEIGHT, MEAN, 0.2)
     assert threshold == -1
     assert mask.sum() == 4
 
 
 def test_sparsity_zero_keeps_the_smallest_entry_too():
-    mask, threshold = sparsity_mask(WEIGHT, MEAN, 0)
+    mask, threshold = masks_of(WEIGHT, MEAN, 0)
     assert mask.all()
     assert threshold == -np.inf
 
 
 def test_ties_that_leave_nothing_keep_the_maximum():
-    mask, threshold = sparsity_mask(np.ones((2, 3)), np.ones(3), 0.5)
+    mask, threshold = masks_of(np.ones((2, 3)), np.ones(3), 0.5)
     assert threshold == 1
     assert mask.all()
 
 
 def test_contributions_beyond_float64_are_refused():
     with pytest.raises(ValueError, match="exceeds the range of float64"):
-        sparsity_mask(np.full((1, 3), 1e300), np.full(3, 1e300), 0.5)
+        masks_of(np.full((1, 3), 1e300), np.full(3, 1e300), 0.5)
 
 
 sparsities = st.floats(0, 1, exclude_max=True)
@@ -60,13 +64,16 @@ matrices = arrays(
 @given(matrices, sparsities, sparsities)
 def test_masks_are_nested_in_sparsity(values, one, other):
     low, high = sorted([one, other])
-    kept_low, kept_high = threshold_mask(values, low)[0], threshold_mask(values, high)[0]
+    kept_low, kept_high = (
+        threshold_masks(values, [low])[0][0],
+        threshold_masks(values, [high])[0][0],
+    )
     assert kept_low[kept_high].all()
 
 
 @given(matrices, sparsities)
 def test_mask_is_the_definition_and_never_empty(values, sparsity):
-    mask, threshold = threshold_mask(values, sparsity)
+    mask, threshold = threshold_masks(values, [sparsity])[0]
     assert mask.any()
     if sparsity > 0:
         assert threshold == np.percentile(values, 100 * sparsity)

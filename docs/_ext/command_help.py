@@ -9,7 +9,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from skdice.cli._main import build_parser
+from skdice.cli._arguments import build_parser
 
 
 class CommandHelp(SphinxDirective):

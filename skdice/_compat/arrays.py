@@ -99,30 +99,30 @@ def is_accelerator(namespace: Namespace) -> bool:
     return on_gpu and has_float64(namespace)
 
 
-def check_same_namespace(X: Any, fitted: Any, method: str) -> None:
+def namespace_name(X: Any) -> str:
+    """Return the name of the library and the device of an array, for `check_same_namespace`."""
+    if not keeps_namespace(X):
+        return type(X).__name__
+    return f"{array_api_compat.array_namespace(X).__name__} on {device_of(X)}"
+
+
+def check_same_namespace(X: Any, fitted: str, method: str) -> None:
     """Raise if X and the arrays of a fitted estimator are of different libraries or devices.
 
-    scikit-learn asks for this error while ``array_api_dispatch`` is on. Arrays of NumPy, such as
-    those of an estimator that was loaded, go with any X.
+    scikit-learn asks for this error while ``array_api_dispatch`` is on.
 
     Parameters
     ----------
     X : array-like
-        The argument of the method.
-    fitted : array
-        A fitted attribute.
+        The argument of a method.
+    fitted : str
+        `namespace_name` of the rows of `fit`.
     method : str
         Name of the method for the message, such as ``"DICEDetector.predict"``.
     """
-    if isinstance(fitted, np.ndarray) or not get_config()["array_api_dispatch"]:
-        return
-    expected = f"{array_api_compat.array_namespace(fitted).__name__} on {device_of(fitted)}"
-    if keeps_namespace(X):
-        given = f"{array_api_compat.array_namespace(X).__name__} on {device_of(X)}"
-    else:
-        given = type(X).__name__
-    if given != expected:
+    given = namespace_name(X)
+    if get_config()["array_api_dispatch"] and given != fitted:
         raise ValueError(
             f"Inputs passed to {method}() must use the same namespace and the same device as "
-            f"those passed to fit(): got {given}, expected {expected}"
+            f"those passed to fit(): got {given}, expected {fitted}"
         )

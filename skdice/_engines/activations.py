@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skdice._compat.arrays import namespace_of
-from skdice._rows.blocks import all_finite
+from skdice._rows.sources import all_finite
 from skdice._scores import partitioned
 
 

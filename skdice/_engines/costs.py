@@ -28,7 +28,7 @@ FEW = {4: (0.0198, 1.21, 0.009, 14.0), 8: (0.0456, 0.466, 0.0105, 26.4)}
 # Rows that one core scores in less than this by matrix products are always left to these. Beyond
 # it, the first call of a process pays for the import of numba, half a second, and the first of
 # an installation for the compilation, a few seconds; those that follow gain.
-LEAST_DENSE_SECONDS = 0.05
+LEAST_DENSE_NANOSECONDS = 50e6
 # The model is off by up to this much, and a tie is not worth importing numba for.
 CLEARLY_LESS = 0.85
 
@@ -84,14 +84,14 @@ def cheapest_for_path(
         Weights that each sparsity keeps, in ascending order.
     """
     size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
-    dense = len(n_kept) * _seconds(DENSE[size], dense_counts(*shape, 1))
-    if dense < LEAST_DENSE_SECONDS:
+    dense = len(n_kept) * np.dot(DENSE[size], dense_counts(*shape, 1))
+    if dense < LEAST_DENSE_NANOSECONDS:
         return "dense"
-    dense = len(n_kept) * _seconds(DENSE[size], dense_counts(*shape, n_threads))
+    dense = len(n_kept) * np.dot(DENSE[size], dense_counts(*shape, n_threads))
     # Each adds to the logits of the one before.
     added = np.diff(n_kept, prepend=0)
     sparse = sum(
-        _seconds(SPARSE[size], sparse_counts(*shape, int(each), n_threads)) for each in added
+        np.dot(SPARSE[size], sparse_counts(*shape, int(each), n_threads)) for each in added
     )
     return "sparse" if sparse < CLEARLY_LESS * dense else "dense"
 
@@ -118,17 +118,13 @@ def cheapest(
         Of any engine.
     """
     size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
-    if _seconds(DENSE[size], dense_counts(*shape, 1)) < LEAST_DENSE_SECONDS:
+    if np.dot(DENSE[size], dense_counts(*shape, 1)) < LEAST_DENSE_NANOSECONDS:
         return "dense"
-    dense = _seconds(DENSE[size], dense_counts(*shape, n_threads))
-    sparse = _seconds(SPARSE[size], sparse_counts(*shape, n_kept, n_threads))
+    dense = np.dot(DENSE[size], dense_counts(*shape, n_threads))
+    sparse = np.dot(SPARSE[size], sparse_counts(*shape, n_kept, n_threads))
     few = np.inf
     if n_classes * n_features * size <= MOST_WEIGHT_BYTES:
-        few = _seconds(FEW[size], few_counts(*shape, n_threads))
+        few = np.dot(FEW[size], few_counts(*shape, n_threads))
     if min(few, sparse) >= CLEARLY_LESS * dense:
         return "dense"
     return "sparse" if sparse < few else "few"
-
-
-def _seconds(constants: tuple[float, ...], counts: tuple[float, ...]) -> float:
-    return 1e-9 * sum(each * count for each, count in zip(constants, counts, strict=True))

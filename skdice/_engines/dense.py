@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from threading import local
 from typing import Any
 
@@ -13,6 +14,7 @@ from skdice._compat.arrays import Namespace, from_numpy
 from skdice._engines.activations import apply_shaping
 from skdice._engines.layer import LayerPath, MaskedLayer
 from skdice._engines.logits import score_logits
+from skdice._scores import SCORES
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -28,28 +30,48 @@ class _Memory(local):
         return self.logits[:n_rows]
 
 
-def dense_engine(layer: MaskedLayer, dtype: np.dtype[Any]) -> Callable[[FloatArray], FloatArray]:
-    """Return the function from a NumPy block to its values."""
+def dense_engine(
+    layer: MaskedLayer, dtype: np.dtype[Any], *, reuses_memory: bool
+) -> Callable[[FloatArray], FloatArray]:
+    """Return the function from a NumPy block to its values.
 
-    def in_dtype(weight: FloatArray, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)
-
-    weight, bias = layer.packed_as(("dense", dtype), in_dtype)
-    # Fresh memory for each block would cost more than the score of a block. Logits that are
-    # returned, or given to a function of the user, need memory of their own.
-    memory = _Memory() if isinstance(layer.score, str) else None
+    Parameters
+    ----------
+    layer : MaskedLayer
+        What is computed.
+    dtype : dtype
+        Dtype of the blocks.
+    reuses_memory : bool
+        True if there are several blocks. Fresh memory for the logits of each of them would cost
+        more than the scores.
+    """
+    weight, bias = layer.weight, layer.bias
+    if weight.dtype != dtype:
+        weight, bias = layer.packed_as(("dense", dtype), partial(_in_dtype, dtype))
+    shaping, score = layer.shaping, layer.score
+    # Logits that are returned, or given to a function of the user, need memory of their own.
+    memory = _Memory() if reuses_memory and isinstance(score, str) else None
 
     def compute(block: FloatArray) -> FloatArray:
-        shaped = apply_shaping(layer.shaping, block)
+        shaped = block if shaping is None else apply_shaping(shaping, block)
         out = None if memory is None else memory.of_rows(len(shaped), len(weight), dtype)
         # `check_finite` reports an overflow with its row.
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = np.matmul(shaped, weight.T, out=out)
+            logits: FloatArray = np.matmul(shaped, weight.T, out=out)
             logits += bias
-        values: FloatArray = score_logits(layer.score, logits)
+            if isinstance(score, str):
+                scores: FloatArray = SCORES[score](logits, overwrite=True)
+                return scores
+        values: FloatArray = score_logits(score, logits)
         return values
 
     return compute
+
+
+def _in_dtype(
+    dtype: np.dtype[Any], weight: FloatArray, bias: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    return weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)
 
 
 def array_engine(
@@ -79,7 +101,9 @@ def dense_path_engine(path: LayerPath, dtype: np.dtype[Any]) -> Callable[[FloatA
     zero = path.weight.dtype.type(0)
     layers: Sequence[Callable[[FloatArray], FloatArray]] = [
         dense_engine(
-            MaskedLayer(np.where(mask, path.weight, zero), path.bias, None, path.score), dtype
+            MaskedLayer(np.where(mask, path.weight, zero), path.bias, None, path.score),
+            dtype,
+            reuses_memory=True,
         )
         for mask in path.masks
     ]

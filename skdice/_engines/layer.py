@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._engines.activations import Activation
-from skdice._rows.blocks import scoring_dtype
-from skdice._rows.sources import RowSource
 
 FloatArray = NDArray[np.floating[Any]]
 Score = str | Callable[[FloatArray], FloatArray] | None
@@ -79,16 +77,6 @@ class MaskedLayer:
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
 
     @property
-    def values_name(self) -> str:
-        """Name of the values for messages and progress bars."""
-        return "logits" if self.score is None else "scores"
-
-    @property
-    def n_columns(self) -> int | None:
-        """Number of columns of the values; None for one value per row."""
-        return len(self.weight) if self.score is None else None
-
-    @property
     def is_portable(self) -> bool:
         """Whether every engine can compute the layer: it holds no function of the user."""
         return not callable(self.score) and (self.shaping is None or self.shaping.is_portable)
@@ -124,19 +112,7 @@ class LayerPath:
     shaping: Activation | None
     score: Score
 
-    values_name = "scores"
-
-    @property
-    def n_columns(self) -> int:
-        """Number of columns of the values."""
-        return len(self.masks)
-
     @property
     def is_portable(self) -> bool:
         """Whether every engine of the CPU can compute the path."""
         return not callable(self.score) and (self.shaping is None or self.shaping.is_portable)
-
-
-def values_dtype(rows: RowSource) -> np.dtype[Any]:
-    """Return the dtype of the logits and scores of rows."""
-    return scoring_dtype(rows.dtype)

@@ -1,4 +1,4 @@
-"""From the logits of a block to its scores, and the check that all of them are finite."""
+"""From the logits of a block to its scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._engines.layer import Score
-from skdice._rows.sources import SlicedRows
 from skdice._scores import SCORES
 
 FloatArray = NDArray[np.floating[Any]]
@@ -46,33 +45,3 @@ def score_logits(score: Score, logits: Any) -> Any:
             "real numbers"
         )
     return scores if is_finite.all() else np.where(is_finite, scores, np.nan)
-
-
-def check_finite(values: FloatArray, rows: SlicedRows, row_slice: slice, name: str) -> None:
-    """Raise for the first row whose logits or score are not finite.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples,) or (n_samples, n_columns)
-        Values of a block.
-    rows : SlicedRows
-        Rows that the values were computed from.
-    row_slice : slice
-        Rows of the block.
-    name : str
-        Name of the values for the message.
-    """
-    if np.isfinite(values).all():
-        return
-    if values.ndim == 2:
-        values = np.abs(values).max(axis=1)  # NaN where there is one
-    bad = int(np.flatnonzero(~np.isfinite(values))[0])
-    row = row_slice.start + bad
-    # Only `read_block` names a feature that is not finite, and some engines do not check the
-    # features. Let it raise first.
-    rows.read_block(slice(row, row + 1))
-    raise ValueError(
-        f"the {name.removesuffix('s') if name == 'scores' else name} of row {rows.row_number(row)} "
-        f"is {values[bad]}: its features, after shaping, are too large for {values.dtype}, or "
-        "score_func is not finite there"
-    )

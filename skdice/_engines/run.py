@@ -1,19 +1,269 @@
-"""The only loop over blocks of rows that computes logits or scores."""
+"""How rows are computed: `choose` is the only place that decides on an engine, `run` the only loop.
+
+An engine is one callable from a block of rows to their logits or scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._compat.arrays import namespace_of, to_numpy
-from skdice._engines.choose import Options, choose
-from skdice._engines.layer import LayerPath, MaskedLayer, values_dtype
-from skdice._engines.logits import check_finite
-from skdice._rows.sources import RowSource, SlicedRows
+from skdice._compat.arrays import Namespace, namespace_of, to_numpy
+from skdice._compat.extras import has_numba
+from skdice._compat.threads import available_threads, block_threads
+from skdice._engines.activations import apply_shaping
+from skdice._engines.costs import cheapest, cheapest_for_path
+from skdice._engines.dense import array_engine, dense_engine, dense_path_engine
+from skdice._engines.devices import torch_device
+from skdice._engines.few import FewClassesLayer
+from skdice._engines.kernels.fused import FUSED_SCORES, FusedScore
+from skdice._engines.layer import LayerPath, MaskedLayer
+from skdice._engines.logits import score_logits
+from skdice._engines.sparse import TILE_ROWS, SparseLayer
+from skdice._rows.sources import SlicedRows, scoring_dtype
+
+FloatArray = NDArray[np.floating[Any]]
+CPUEngine = Literal["dense", "sparse", "few"]
+
+# So many rows are computed in less time than it takes to find out which engine is faster.
+FEW_ROWS = 16
+# The name of the engine of the CPU that is chosen in any case, inside `forced_engine`.
+_forced: list[CPUEngine] = []
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the user wants rows to be computed: parameters of an estimator of those names."""
+
+    device: str | None = None
+    batch_size: int | None = None
+    n_jobs: int | None = None
+    verbose: int | bool = 0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One function from a block of rows to its values, and how the loop calls it.
+
+    Parameters
+    ----------
+    name : str
+        Name for the progress bar.
+    compute : callable
+        From a block of rows to its values.
+    slices : list of slice
+        The blocks.
+    n_threads : int
+        Threads that call `compute`.
+    native : bool
+        Whether the blocks are arrays of the library of the rows, unchecked.
+    nonfinite_propagates : bool
+        Whether a feature that is not finite always makes a value that is not.
+    finish : callable or None
+        Called once after the last block.
+    """
+
+    name: str
+    compute: Callable[[Any], Any]
+    slices: list[slice]
+    n_threads: int = 1
+    native: bool = False
+    nonfinite_propagates: bool = False
+    finish: Callable[[], None] | None = None
+
+
+def choose(layer: MaskedLayer | LayerPath, rows: SlicedRows, options: Options) -> Engine:
+    """Return the engine that computes a layer for the rows of a source.
+
+    Rows of torch or another array library are computed where they lie; other rows by NumPy or
+    the kernels of the CPU, or on the GPU that `device` names. A function of the user, as the
+    score or the shaping, is always called with NumPy arrays on the CPU.
+
+    Parameters
+    ----------
+    layer : MaskedLayer or LayerPath
+        What is computed.
+    rows : SlicedRows
+        Source of the blocks.
+    options : Options
+        What the user asked for.
+    """
+    if isinstance(layer, LayerPath):
+        return _path_engine(layer, rows, options)
+    if (rows.namespace is not None or options.device is not None) and layer.is_portable:
+        device = _torch_device(rows, options)
+        if device is not None:
+            return _torch_engine(layer, rows, options, device)
+        if rows.namespace is not None and options.device in (None, "auto"):
+            return _array_engine(layer, rows, options, rows.namespace)
+    return _cpu_engine(layer, rows, options)
+
+
+@contextmanager
+def forced_engine(name: CPUEngine) -> Iterator[None]:
+    """Have one engine of the CPU chosen for all rows, for tests and benchmarks."""
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def _torch_device(rows: SlicedRows, options: Options) -> Any:
+    """Return the torch.device on which the rows are computed; None if torch does not do it."""
+    home = None
+    if rows.namespace is not None and rows.namespace.xp.__name__.endswith("torch"):
+        home = rows.namespace.device
+    if options.device is None:
+        return home
+    if options.device != "auto":
+        return torch_device(options.device)
+    if rows.namespace is not None and (home is None or home.type != "cpu"):
+        return home
+    device = torch_device("auto")
+    if device is not None and device.type == "mps" and scoring_dtype(rows.dtype) == np.float64:
+        device = None  # MPS has no double precision
+    return home if device is None else device
+
+
+def _torch_engine(layer: MaskedLayer, rows: SlicedRows, options: Options, device: Any) -> Engine:
+    from skdice._engines.torch import STAGING_THREADS, TorchEngine
+
+    engine = TorchEngine(layer, device, scoring_dtype(rows.dtype))
+    is_tensor = rows.namespace is not None and rows.namespace.xp.__name__.endswith("torch")
+    from_host = not is_tensor or cast(Namespace, rows.namespace).device.type == "cpu"
+    staged = from_host and device.type == "cuda"
+    slices = rows.slices(
+        options.batch_size,
+        _row_bytes(layer, rows),
+        block_bytes=engine.block_bytes(from_host=from_host),
+        min_rows=64,
+    )
+    return Engine(
+        f"torch on {device}",
+        engine.compute_tensor if is_tensor else engine.compute_host,
+        slices,
+        n_threads=STAGING_THREADS if staged else 1,
+        native=True,
+        finish=engine.free if from_host else Engine.finish,
+    )
+
+
+def _array_engine(
+    layer: MaskedLayer, rows: SlicedRows, options: Options, namespace: Namespace
+) -> Engine:
+    name = namespace.xp.__name__.removeprefix("array_api_compat.")
+    compute = array_engine(layer, namespace, scoring_dtype(rows.dtype))
+    slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
+    return Engine(name, compute, slices, native=True)
+
+
+def _cpu_engine(layer: MaskedLayer, rows: SlicedRows, options: Options) -> Engine:
+    n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
+    slices = rows.slices(options.batch_size, sum(layer.weight.shape) * dtype.itemsize)
+    name: CPUEngine = "dense"
+    # A service scores one row or few at a time. These are spared the question of the costs.
+    if n_rows > FEW_ROWS:
+        name = _cheapest_for_cpu(layer, rows, options, len(slices))
+    if name == "dense":
+        compute = dense_engine(layer, dtype, reuses_memory=len(slices) > 1)
+        # A task of a cluster has one thread, because other tasks work beside it.
+        parallel = len(slices) > 1 and rows.reads_ahead
+        n_threads = block_threads(options.n_jobs) if parallel else 1
+        return Engine("dense engine", compute, slices, n_threads)
+    packers: dict[str, Any] = {"sparse": SparseLayer, "few": FewClassesLayer}
+    packed: SparseLayer | FewClassesLayer = layer.packed_as(
+        (name, dtype),
+        lambda weight, bias: packers[name](weight.astype(dtype, copy=False), bias),
+    )
+    is_fused = layer.score in FUSED_SCORES
+
+    def compute_block(block: FloatArray) -> FloatArray:
+        shaped = apply_shaping(layer.shaping, block)
+        if is_fused:
+            return packed.scores(shaped, cast(FusedScore, layer.score))
+        values: FloatArray = score_logits(layer.score, packed.logits(shaped))
+        return values
+
+    return Engine(
+        f"{name} engine",
+        compute_block,
+        slices,
+        _kernel_threads(layer, rows, options, len(slices)),
+        # The engine for few classes multiplies every feature by every weight. A shaping may clip
+        # a feature that is not finite, the sparse engine skips features without a weight, and a
+        # matrix library may skip zeros.
+        nonfinite_propagates=name == "few"
+        and layer.shaping is None
+        and (layer.score is None or is_fused),
+    )
+
+
+def _cheapest_for_cpu(
+    layer: MaskedLayer, rows: SlicedRows, options: Options, n_blocks: int
+) -> CPUEngine:
+    """Return the fastest engine of the CPU that can be had."""
+    n_classes, n_features = layer.weight.shape
+    problem = (rows.shape[0], n_features, n_classes)
+    dtype = scoring_dtype(rows.dtype)
+    # Most calls have too few rows for any other engine, whatever the head keeps.
+    if not _forced and cheapest(*problem, 0, dtype, 1) == "dense":
+        return "dense"
+    if not has_numba() or (options.batch_size or TILE_ROWS) < TILE_ROWS:
+        return "dense"
+    if _forced:
+        return _forced[-1]
+    n_kept = int(np.count_nonzero(layer.weight))
+    n_threads = _kernel_threads(layer, rows, options, n_blocks)
+    return cheapest(*problem, n_kept, dtype, n_threads)
+
+
+def _kernel_threads(layer: MaskedLayer, rows: SlicedRows, options: Options, n_blocks: int) -> int:
+    """Return how many threads call an engine that uses no threads of a BLAS."""
+    if not rows.reads_ahead:
+        return 1
+    if options.n_jobs is None and layer.is_portable:
+        # As many as the matrix products of the dense engine would take.
+        return min(available_threads(), n_blocks)
+    # Functions of the user need not be safe to call from threads that nobody asked for.
+    return min(block_threads(options.n_jobs), n_blocks)
+
+
+def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
+    dtype = scoring_dtype(rows.dtype)
+    slices = rows.slices(options.batch_size, _row_bytes(path, rows))
+    n_classes, n_features = path.weight.shape
+    n_kept = [int(np.count_nonzero(mask)) for mask in path.masks]
+    n_threads = available_threads()
+    name = (
+        _forced[-1]
+        if _forced
+        else cheapest_for_path(len(rows), n_features, n_classes, sorted(n_kept), dtype, n_threads)
+    )
+    if name != "sparse" or path.score not in FUSED_SCORES or not has_numba():
+        return Engine("dense engine", dense_path_engine(path, dtype), slices)
+    # Each mask holds the smaller ones: a weight comes in with the first mask that has it.
+    level = np.full(path.weight.shape, len(path.masks), np.uint16)
+    for mask in path.masks:
+        level -= mask
+    packed = SparseLayer(path.weight.astype(dtype, copy=False), path.bias, level, len(path.masks))
+    place = np.argsort(np.argsort(n_kept))
+
+    def compute(block: FloatArray) -> FloatArray:
+        shaped = apply_shaping(path.shaping, block)
+        return packed.level_scores(shaped, cast(FusedScore, path.score))[place].T
+
+    return Engine("sparse engine", compute, slices, n_threads if path.is_portable else 1)
+
+
+def _row_bytes(layer: MaskedLayer | LayerPath, rows: SlicedRows) -> int:
+    """Return the memory that a row and its logits take while it is processed."""
+    return sum(layer.weight.shape) * scoring_dtype(rows.dtype).itemsize
 
 
 def run(
@@ -43,6 +293,7 @@ def run(
         A feature or a value is not finite; the message names the row.
     """
     engine = choose(layer, rows, options)
+    values_name = "logits" if layer.score is None else "scores"
     on_device: list[tuple[slice, Any]] = []
     blocks = rows.map_blocks(
         engine.compute,
@@ -50,13 +301,13 @@ def run(
         native=engine.native,
         validate=not engine.nonfinite_propagates,
         n_threads=engine.n_threads,
-        description=f"{layer.values_name}, {engine.name}",
+        description=f"{values_name}, {engine.name}",
         verbose=options.verbose,
     )
     try:
         for row_slice, values in blocks:
             if isinstance(values, np.ndarray):
-                check_finite(values, rows, row_slice, layer.values_name)
+                check_finite(values, rows, row_slice, values_name)
             else:
                 xp = namespace_of(values)
                 on_device.append((row_slice, xp.all(xp.isfinite(values))))
@@ -65,20 +316,37 @@ def run(
         for row_slice, is_finite in on_device:
             if not bool(is_finite):
                 values = to_numpy(engine.compute(rows.native_block(row_slice)))
-                check_finite(values, rows, row_slice, layer.values_name)
+                check_finite(values, rows, row_slice, values_name)
     finally:
-        engine.finish()
+        if engine.finish is not None:
+            engine.finish()
 
 
-def collect(layer: MaskedLayer, rows: RowSource, options: Options) -> Any:
-    """Return the logits or scores of all rows, as an array of the kind of the rows."""
-    return rows.collect(partial(run, layer, options=options), values_dtype(rows), layer.n_columns)
+def check_finite(values: FloatArray, rows: SlicedRows, row_slice: slice, name: str) -> None:
+    """Raise for the first row whose logits or score are not finite.
 
-
-def iterate_values(
-    layer: MaskedLayer, rows: RowSource, options: Options
-) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield the slice and the logits or scores of each block as NumPy arrays, in order."""
-    return rows.iterate_values(
-        partial(run, layer, options=options), values_dtype(rows), layer.n_columns
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples,) or (n_samples, n_columns)
+        Values of a block.
+    rows : SlicedRows
+        Rows that the values were computed from.
+    row_slice : slice
+        Rows of the block.
+    name : str
+        Name of the values for the message.
+    """
+    if np.isfinite(values).all():
+        return
+    if values.ndim == 2:
+        values = np.abs(values).max(axis=1)  # NaN where there is one
+    bad = int(np.flatnonzero(~np.isfinite(values))[0])
+    row = row_slice.start + bad
+    # Only `read_block` names a feature that is not finite, and some engines do not check the
+    # features. Let it raise first.
+    rows.read_block(slice(row, row + 1))
+    raise ValueError(
+        f"the {name.removesuffix('s') if name == 'scores' else name} of row {rows.row_number(row)} "
+        f"is {values[bad]}: its features, after shaping, are too large for {values.dtype}, or "
+        "score_func is not finite there"
     )

@@ -66,11 +66,11 @@ class TorchEngine:
         self._most_rows: int | None = None
         self._of_thread = local()
 
-    def block_bytes(self, *, to_host: bool) -> int:
+    def block_bytes(self, *, from_host: bool) -> int:
         """Return about how much memory a block and its logits may take."""
         if self.device.type == "cpu":
             return HOST_BYTES
-        return STAGED_BYTES if to_host and self.device.type == "cuda" else RESIDENT_BYTES
+        return STAGED_BYTES if from_host and self.device.type == "cuda" else RESIDENT_BYTES
 
     def compute_tensor(self, block: Tensor) -> Tensor:
         """Return the values of a tensor, on its own device."""

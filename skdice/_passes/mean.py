@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import column_or_1d
 
-from skdice._compat.arrays import namespace_of, to_host, to_numpy
+from skdice._compat.arrays import is_accelerator, namespace_of, to_host, to_numpy
 from skdice._compat.extras import has_numba
-from skdice._rows.blocks import scoring_dtype
+from skdice._compat.threads import block_threads
 from skdice._rows.door import as_source
-from skdice._rows.sources import RowSource, SlicedRows, on_accelerator
+from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
@@ -198,10 +198,9 @@ class FeatureStatistics:
             self._set_n_features(shape[1])
             return self
         rows = as_source(X)
-        weights = None
         if sample_weight is not None:
-            weights = check_weights(sample_weight, rows)
-        return self.merge(gather_statistics(rows, weights, n_threads=1))
+            rows = rows.inliers(None, check_weights(sample_weight, rows))
+        return self.merge(gather_statistics(rows))
 
     def merge(self, other: FeatureStatistics) -> Self:
         """Add the rows of other statistics, which do not change.
@@ -285,52 +284,64 @@ def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
 
 def gather_statistics(
     rows: RowSource,
-    weights: Float64Array | None = None,
     *,
     batch_size: int | None = None,
-    n_threads: int = 2,
+    n_jobs: int | None = None,
     verbose: int | bool = 0,
 ) -> FeatureStatistics:
-    """Return the statistics of all rows of a source; those on a GPU are summed there.
+    """Return the statistics of all rows of a source, with their weights if they have some.
 
     Parameters
     ----------
     rows : source of rows, of shape (n_samples, n_features)
-        The rows, or those of them that are not left out.
-    weights : ndarray of shape (n_all_samples,), default=None
-        Weights, one for each row of the original source.
+        The rows. Those of an array on a GPU are summed there.
     batch_size : int or None
         Rows of a block.
-    n_threads : int
-        Threads that sum. Two are faster than one that sums and one that reads ahead, because
-        one thread alone is slower than the memory.
+    n_jobs : int or None
+        Threads that sum, but two at least.
     verbose : int
         Above 0, there is a progress bar.
     """
-    summed = rows if weights is None else rows.scaled(weights)
-    statistics = summed.reduce(
-        partial(_sum_rows, batch_size=batch_size, n_threads=n_threads, verbose=verbose), _merged
+    return rows.reduce(
+        partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
     )
-    if weights is not None:
-        statistics.sum_of_weights = float(rows.selected(weights).sum())
-    return statistics
 
 
 def _sum_rows(
-    rows: SlicedRows, batch_size: int | None, n_threads: int, verbose: int | bool
+    rows: SlicedRows, batch_size: int | None, n_jobs: int | None, verbose: int | bool
 ) -> FeatureStatistics:
-    native = on_accelerator(rows)
-    function: Callable[[Any], Float64Array] = array_column_sums if native else _block_sums(rows)
     statistics = FeatureStatistics(rows.shape[1])
-    blocks = rows.map_blocks(
-        function,
-        rows.slices(batch_size),
+    if rows.weights is not None:
+        blocks = rows.iterate_blocks(
+            batch_size=batch_size, description="mean activation", verbose=verbose
+        )
+        for row_slice, block in blocks:
+            weights = rows.weights[row_slice]
+            sums = column_sums(block * weights[:, np.newaxis])
+            statistics._add_sums(len(block), sums, float(weights.sum()))
+        return statistics
+    native = rows.namespace is not None and is_accelerator(rows.namespace)
+    slices = rows.slices(batch_size)
+    # Two threads that sum are faster than one that sums and one that reads ahead, because one
+    # thread alone is slower than the memory.
+    n_threads = 1 if native or len(slices) == 1 else max(2, block_threads(n_jobs))
+    sum_block: Callable[[Any], Float64Array] = partial(column_sums, half=rows.dtype.itemsize <= 2)
+    if native:
+        sum_block = array_column_sums
+    elif rows.shape[0] * rows.shape[1] >= COMPILED_VALUES and has_numba():
+        from skdice._passes.sum_kernel import compiled, compiled_column_sums
+
+        compiled(scoring_dtype(rows.dtype))  # once, rather than in each thread
+        sum_block = compiled_column_sums
+    sums_of_blocks = rows.map_blocks(
+        sum_block,
+        slices,
         native=native,
-        n_threads=1 if native else n_threads,
+        n_threads=n_threads,
         description="mean activation",
         verbose=verbose,
     )
-    for row_slice, sums in blocks:
+    for row_slice, sums in sums_of_blocks:
         if native and not np.isfinite(sums).all():
             rows.read_block(row_slice)  # raises, and names the row
         n_rows = row_slice.stop - row_slice.start
@@ -338,18 +349,18 @@ def _sum_rows(
     return statistics
 
 
+def weights_of(rows: RowSource) -> Float64Array:
+    """Return the weights of rows that have some, wherever they lie."""
+    return rows.reduce(_weights_of_part, np.concatenate)
+
+
+def _weights_of_part(rows: SlicedRows) -> Float64Array:
+    assert rows.weights is not None
+    return rows.weights
+
+
 def _merged(parts: list[FeatureStatistics]) -> FeatureStatistics:
     whole = FeatureStatistics()
     for part in parts:
         whole.merge(part)
     return whole
-
-
-def _block_sums(rows: SlicedRows) -> Callable[[FloatArray], Float64Array]:
-    """Return the function from blocks of a source to their column sums."""
-    if rows.shape[0] * rows.shape[1] >= COMPILED_VALUES and has_numba():
-        from skdice._passes.sum_kernel import compiled, compiled_column_sums
-
-        compiled(scoring_dtype(rows.dtype))  # once, rather than in each thread
-        return compiled_column_sums
-    return partial(column_sums, half=rows.dtype.itemsize <= 2)

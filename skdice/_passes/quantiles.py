@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.blocks import scoring_dtype
-from skdice._rows.sources import RowSource, SlicedRows
+from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 # Entries are sorted where there are fewer than bins, by as many powers of two.
 SORTED_BITS = 3
 # By leading bits: counts of all bins, or the bins that are not empty and their counts.
-Histograms = dict[int, NDArray[np.int64]]
-SparseHistograms = dict[int, tuple[NDArray[np.intp], NDArray[np.int64]]]
+Histograms = dict[int, NDArray[Any]]
+SparseHistograms = dict[int, tuple[NDArray[np.intp], NDArray[Any]]]
 
 
 def _sort_keys(values: FloatArray) -> NDArray[Any]:
@@ -64,7 +63,8 @@ def quantiles(
     Returns
     -------
     list of float
-        ``np.quantile(X.ravel(), q)``, with NumPy's linear interpolation.
+        ``np.quantile(X.ravel(), q)``, with NumPy's linear interpolation. Rows with weights
+        count as if they were repeated as often, which need not be a whole number of times.
 
     Examples
     --------
@@ -72,22 +72,24 @@ def quantiles(
     >>> quantiles(np.arange(12.0).reshape(4, 3), [0.5, 1.0])
     [5.5, 11.0]
     """
-    block = X.whole_block(batch_size)
-    if block is not None:  # NumPy selects in one block at once
-        return [float(np.quantile(block.ravel(), float(each))) for each in q]
+    if X.weights is None:
+        block = X.whole_block(batch_size=batch_size, description="quantile", verbose=verbose)
+        if block is not None:  # NumPy selects in one block at once
+            return [float(np.quantile(block.ravel(), float(each))) for each in q]
 
-    def positions(n_values: int) -> list[float]:
-        return [(n_values - 1) * float(each) for each in q]
+    def positions(n_values: float) -> list[float]:
+        return [max(0.0, (n_values - 1) * float(each)) for each in q]
 
-    def ranks(n_values: int) -> list[int]:
+    def ranks(n_values: float) -> list[float]:
         neighbours = {int(p) + step for p in positions(n_values) for step in (0, 1)}
-        return sorted({min(rank, n_values - 1) for rank in neighbours})
+        return sorted({max(0, min(rank, n_values - 1)) for rank in neighbours})
 
     values, n_values = order_statistics(X, ranks, batch_size=batch_size, verbose=verbose)
     results = []
     for position in positions(n_values):
         rank = int(position)
-        neighbours = np.array([values[rank], values[min(rank + 1, n_values - 1)]])
+        following = max(0, min(rank + 1, n_values - 1))
+        neighbours = np.array([values[rank], values[following]])
         # NumPy's own interpolation, so that the result equals np.quantile to the last bit.
         results.append(float(np.quantile(neighbours, position - rank)))
     return results
@@ -95,12 +97,14 @@ def quantiles(
 
 def order_statistics(
     X: RowSource,
-    ranks: Callable[[int], Sequence[int]],
+    ranks: Callable[[float], Sequence[float]],
     *,
     batch_size: int | None = None,
     verbose: int | bool = 0,
-) -> tuple[dict[int, Any], int]:
+) -> tuple[dict[float, Any], float]:
     """Return the values that have given ranks among all entries of X, and their number.
+
+    Entries of rows with weights count as often as their weight says.
 
     Parameters
     ----------
@@ -112,8 +116,8 @@ def order_statistics(
         As in `quantiles`.
     """
     dtype = scoring_dtype(X.dtype)
-    found = {0: (0, 0)}
-    n_values = 0
+    found: dict[float, tuple[int, float]] = {0: (0, 0)}
+    n_values = 0.0
     bits_left = 8 * dtype.itemsize
     n_passes = 2 if dtype == np.float32 else 3
     for n in range(n_passes):
@@ -126,7 +130,7 @@ def order_statistics(
         for counts in cumulative.values():
             np.cumsum(counts, out=counts)
         if n == 0:
-            n_values = int(cumulative[0][-1])
+            n_values = cumulative[0][-1].item()
             if n_values == 0:  # chunks of unknown sizes may all be empty
                 raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
             # Leading bits of each sought value, and its rank among entries that share them.
@@ -134,7 +138,7 @@ def order_statistics(
         for rank, (prefix, rank_within) in found.items():
             counts = cumulative[prefix]
             bin_ = int(np.searchsorted(counts, rank_within, side="right"))
-            below = int(counts[bin_ - 1]) if bin_ else 0
+            below = counts[bin_ - 1].item() if bin_ else 0
             found[rank] = ((prefix << n_bits) | bin_, rank_within - below)
     return {rank: _from_sort_key(prefix, dtype) for rank, (prefix, _) in found.items()}, n_values
 
@@ -163,25 +167,30 @@ class _Count:
         """Return the histogram of each prefix over all entries of the rows: the filled bins."""
         if rows.shape[0] * rows.shape[1] < 1 << (self.n_bits - SORTED_BITS):
             block = rows.read_block(slice(0, len(rows)))
-            return {
-                prefix: np.unique(bins, return_counts=True) for prefix, bins in self._bins(block)
-            }
-        histograms = {prefix: np.zeros(1 << self.n_bits, np.int64) for prefix in self.prefixes}
-        for _, block in rows.iterate_blocks(
+            parts = self._bins(block, rows.weights)
+            return {prefix: _sum_by_bin(bins, counts) for prefix, bins, counts in parts}
+        dtype = np.int64 if rows.weights is None else np.float64
+        histograms = {prefix: np.zeros(1 << self.n_bits, dtype) for prefix in self.prefixes}
+        for row_slice, block in rows.iterate_blocks(
             batch_size=batch_size, description=description, verbose=verbose
         ):
-            for prefix, bins in self._bins(block):
-                np.add.at(histograms[prefix], bins, 1)
+            weights = None if rows.weights is None else rows.weights[row_slice]
+            for prefix, bins, counts in self._bins(block, weights):
+                np.add.at(histograms[prefix], bins, counts)
         filled = {prefix: np.flatnonzero(counts) for prefix, counts in histograms.items()}
         return {prefix: (bins, histograms[prefix][bins]) for prefix, bins in filled.items()}
 
-    def _bins(self, block: FloatArray) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Yield each prefix, and the bins of the entries that share it."""
+    def _bins(
+        self, block: FloatArray, weights: NDArray[np.float64] | None
+    ) -> Iterator[tuple[int, NDArray[np.intp], Any]]:
+        """Yield each prefix, and the bins and the counts of the entries that share it."""
+        entry_weights = None if weights is None else np.repeat(weights, block.shape[1])
         leading = _sort_keys(np.ascontiguousarray(block).ravel()) >> self.bits_left
         is_first = self.n_bits + self.bits_left == 8 * block.dtype.itemsize
         for prefix in self.prefixes:
-            shared = leading if is_first else leading[leading >> self.n_bits == prefix]
-            yield prefix, (shared & ((1 << self.n_bits) - 1)).astype(np.intp)
+            is_shared = slice(None) if is_first else leading >> self.n_bits == prefix
+            bins = (leading[is_shared] & ((1 << self.n_bits) - 1)).astype(np.intp)
+            yield prefix, bins, 1 if entry_weights is None else entry_weights[is_shared]
 
 
 def _merged(parts: list[SparseHistograms]) -> SparseHistograms:
@@ -189,16 +198,21 @@ def _merged(parts: list[SparseHistograms]) -> SparseHistograms:
     for prefix in parts[0]:
         bins = np.concatenate([each[prefix][0] for each in parts])
         counts = np.concatenate([each[prefix][1] for each in parts])
-        found, places = np.unique(bins, return_inverse=True)
-        total = np.zeros(len(found), np.int64)
-        np.add.at(total, places, counts)
-        whole[prefix] = found, total
+        whole[prefix] = _sum_by_bin(bins, counts)
     return whole
+
+
+def _sum_by_bin(bins: NDArray[np.intp], counts: Any) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Return the bins without repetition, and the sum of the counts of each."""
+    found, places = np.unique(bins, return_inverse=True)
+    total = np.zeros(len(found), np.asarray(counts).dtype)
+    np.add.at(total, places, counts)
+    return found, total
 
 
 def _dense(histograms: SparseHistograms, n_bits: int) -> Histograms:
     dense = {}
     for prefix, (bins, counts) in histograms.items():
-        dense[prefix] = np.zeros(1 << n_bits, np.int64)
+        dense[prefix] = np.zeros(1 << n_bits, counts.dtype)
         dense[prefix][bins] = counts
     return dense

@@ -72,19 +72,18 @@ def score_threshold(scores: Any, contamination: float) -> float:
     >>> score_threshold(np.arange(100.0), 0.05)
     5.0
     """
-    if is_dask(scores):
+    if not isinstance(scores, np.ndarray) and is_dask(scores):
         column = as_source(scores.persist()[:, None])
-        values, _ = order_statistics(column, lambda n: [rows_below(n, contamination)])
+        values, _ = order_statistics(column, lambda n: [rows_below(int(n), contamination)])
         (value,) = values.values()
         return float(value)
-    scores = to_numpy(scores)
+    if not isinstance(scores, np.ndarray):
+        scores = to_numpy(scores)
     n_below = rows_below(len(scores), contamination)
     return float(np.partition(scores, n_below)[n_below])
 
 
-def weighted_threshold(
-    scores: FloatArray, weights: NDArray[np.float64], contamination: float
-) -> float:
+def weighted_threshold(scores: FloatArray, weights: FloatArray, contamination: float) -> float:
     """Return the smallest score with more than `contamination` of the weight at or below it.
 
     With whole weights it is the `score_threshold` of rows that are repeated as often.

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from skdice._compat.arrays import is_dask
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import BlockValues, ChunkRows, SelectedRows, SlicedRows
+from skdice._rows.sources import BlockValues, ChunkRows, SelectedRows, SlicedRows, scoring_dtype
 
 Result = TypeVar("Result")
 
@@ -39,6 +39,8 @@ class DaskRows:
         All columns lie in one chunk.
     labels : dask.array.Array of shape (n_samples,), default=None
         One chunk of labels for each chunk of rows; rows labelled -1 are left out.
+    weights : dask.array.Array of shape (n_samples,), default=None
+        One chunk of weights for each chunk of rows.
 
     Attributes
     ----------
@@ -48,12 +50,12 @@ class DaskRows:
 
     namespace = None
 
-    def __init__(self, array: Any, labels: Any = None) -> None:
-        self.array, self.labels = array, labels
+    def __init__(self, array: Any, labels: Any = None, weights: Any = None) -> None:
+        self.array, self.labels, self.weights = array, labels, weights
         self.shape, self.dtype = array.shape, array.dtype
 
     def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> DaskRows:
-        """Return the rows that are not labelled -1 and have no weight of 0.
+        """Return the rows that are not labelled -1 and have no weight of 0, with their weights.
 
         Parameters
         ----------
@@ -62,8 +64,8 @@ class DaskRows:
         weights : ndarray of shape (n_samples,), default=None
             Weights.
         """
-        if weights is not None and not weights.all():
-            y = np.where(weights > 0, 1 if y is None else np.asarray(y), -1)
+        if weights is not None:
+            return self._weighted(y, weights)
         if y is None:
             return self
         da = import_extra("dask.array", "dask")
@@ -96,27 +98,22 @@ class DaskRows:
             )
         return DaskRows(self.array, labels)
 
-    def scaled(self, weights: NDArray[np.float64]) -> DaskRows:
-        """Return the rows times their weights, one for each row of the Dask array."""
+    def _weighted(self, y: ArrayLike | None, weights: NDArray[np.float64]) -> DaskRows:
+        """Return the rows that are not labelled -1 and have no weight of 0, with their weights."""
         da = import_extra("dask.array", "dask")
         if np.isnan(self.shape[0]):
             raise ValueError(
                 "the chunks of X have unknown sizes, so that sample_weight cannot be cut to them: "
                 "call X.compute_chunk_sizes() first"
             )
-        return DaskRows(
-            self.array * da.from_array(weights[:, np.newaxis], (self.array.chunks[0], 1)),
-            self.labels,
-        )
+        labels = np.where(weights > 0, 1 if y is None else np.asarray(y), -1)
+        selected = self.inliers(labels)
+        chunked = da.from_array(weights, chunks=(self.array.chunks[0],))
+        return DaskRows(selected.array, selected.labels, chunked)
 
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to these rows, of one for each row of the Dask array."""
-        if self.labels is None:
-            return values
-        selected: NDArray[Any] = values[np.asarray((self.labels != -1).compute(), np.bool_)]
-        return selected
-
-    def whole_block(self, batch_size: int | None = None) -> None:
+    def whole_block(
+        self, *, batch_size: int | None = None, description: str = "", verbose: int | bool = 0
+    ) -> None:
         """Return None, as the rows are never brought to one place."""
 
     def reduce(
@@ -159,27 +156,30 @@ class DaskRows:
         found: Result = result
         return found
 
-    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+    def collect(
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
+    ) -> Any:
         """Return a lazy array of the values of all rows, with a chunk for each chunk of rows.
 
         Parameters
         ----------
         function : callable
             From the rows of a chunk to the slice and the values of each block; it must pickle.
-        dtype : dtype
-            Dtype of the values.
+        dtype : dtype, default=None
+            Dtype of the values; None is the scoring dtype of the rows.
         n_columns : int, default=None
             Number of columns of the values; None for one value per row.
         """
+        dtype = np.dtype(dtype or scoring_dtype(self.dtype))
         chunks = self.array.chunks[0]
         if self.labels is not None:
             chunks = (np.nan,) * len(chunks)
         values = self._per_chunk(
             _values_of_chunk,
-            (function, np.dtype(dtype), n_columns),
+            (function, dtype, n_columns),
             name="values",
             chunks=chunks,
-            dtype=np.dtype(dtype),
+            dtype=dtype,
             n_columns=n_columns or 1,
         )
         if n_columns is not None:
@@ -190,7 +190,7 @@ class DaskRows:
         )
 
     def iterate_values(
-        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
     ) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield the slice and the values of each chunk on the client, in order."""
         stop = 0
@@ -213,7 +213,9 @@ class DaskRows:
         rows, columns = "ij"
         known = not np.isnan(self.shape[0])
         place = (layers.ArraySliceDep if known else layers.ArrayBlockIdDep)(self.array.chunks[:1])
-        labels = (None, None) if self.labels is None else (self.labels, rows)
+        beside = []
+        for values in (self.labels, self.weights):
+            beside += [None, None] if values is None else [values, rows]
         return da.blockwise(
             task,
             rows + columns,
@@ -221,7 +223,7 @@ class DaskRows:
             rows + columns,
             place,
             rows,
-            *labels,
+            *beside,
             _shared(argument),
             None,
             token=f"skdice-{name}",
@@ -339,7 +341,11 @@ def _one_axis(column: NDArray[Any]) -> NDArray[Any]:
 
 
 def _chunk_rows(
-    block: NDArray[Any], place: Any, labels: NDArray[Any] | None, dtype: np.dtype[Any]
+    block: NDArray[Any],
+    place: Any,
+    labels: NDArray[Any] | None,
+    weights: NDArray[np.float64] | None,
+    dtype: np.dtype[Any],
 ) -> SlicedRows:
     """Return the rows of a chunk.
 
@@ -351,6 +357,8 @@ def _chunk_rows(
         Of the slice of its rows, or where that is not known, its number among the chunks.
     labels : ndarray (n,) or None
         Rows labelled -1 are left out.
+    weights : ndarray (n,) or None
+        Weights of the rows.
     dtype : dtype
         Of the whole.
     """
@@ -363,19 +371,19 @@ def _chunk_rows(
         return rows
     if len(labels) != len(block):
         raise ValueError(f"a chunk of y has {len(labels)} labels for {len(block)} rows of X")
-    return SelectedRows(rows, np.asarray(labels != -1, dtype=np.bool_))
+    return SelectedRows(rows, np.asarray(labels != -1, dtype=np.bool_), weights)
 
 
 def _result_of_chunk(
-    block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
+    block: Any, place: Any, labels: Any, weights: Any, function: Any, *, rows_dtype: Any
 ) -> NDArray[Any]:
-    return _alone(function(_chunk_rows(block, place, labels, rows_dtype)))
+    return _alone(function(_chunk_rows(block, place, labels, weights, rows_dtype)))
 
 
 def _values_of_chunk(
-    block: Any, place: Any, labels: Any, function: Any, *, rows_dtype: np.dtype[Any]
+    block: Any, place: Any, labels: Any, weights: Any, function: Any, *, rows_dtype: Any
 ) -> NDArray[Any]:
-    rows = _chunk_rows(block, place, labels, rows_dtype)
+    rows = _chunk_rows(block, place, labels, weights, rows_dtype)
     block_values, dtype, n_columns = function
     values: NDArray[Any] = rows.collect(block_values, dtype, n_columns)
     return values if values.ndim == 2 else values[:, None]

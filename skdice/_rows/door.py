@@ -10,14 +10,8 @@ import numpy as np
 from sklearn.utils import check_array
 
 from skdice._compat.arrays import is_dask, keeps_namespace
-from skdice._rows.sources import (
-    ArrayRows,
-    ForeignRows,
-    MappedRows,
-    NumpyRows,
-    RowSource,
-    SlicedRows,
-)
+from skdice._rows.sources import NumpyRows, RowSource, SlicedRows
+from skdice._rows.wrapped import ArrayRows, ForeignRows, MappedRows
 
 PLAIN_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float16, np.float32, np.float64))
 NOT_IN_MEMORY = (
@@ -41,7 +35,9 @@ def as_source(X: Any, name: str = "X") -> RowSource:
     name : str
         Its name for error messages.
     """
-    if is_plain(X) and X.size:
+    # For a single row, scikit-learn's validation takes longer than all the rest, because it looks
+    # for data frames, sparse matrices, masks and names.
+    if type(X) is np.ndarray and X.ndim == 2 and X.dtype in PLAIN_DTYPES and X.size:
         return NumpyRows(X)
     if is_dask(X):
         from skdice._rows.dask import dask_rows
@@ -94,15 +90,6 @@ def check_shape_and_dtype(source: SlicedRows, name: str) -> SlicedRows:
     return source
 
 
-def is_plain(X: Any) -> bool:
-    """Tell whether X is a floating-point matrix of NumPy's own, which needs no conversion.
-
-    For a single row, scikit-learn's `check_array` and `validate_data` take longer than all
-    the rest, because they look for data frames, sparse matrices, masks and names.
-    """
-    return type(X) is np.ndarray and X.ndim == 2 and X.dtype in PLAIN_DTYPES
-
-
 def feature_names_source(X: Any, source: RowSource) -> Any:
     """Return an object with the names and the number of the features of X, for scikit-learn.
 
@@ -113,7 +100,7 @@ def feature_names_source(X: Any, source: RowSource) -> Any:
     source : RowSource
         The source that `as_source` made of it.
     """
-    if is_dask(X):
+    if hasattr(X, "__dask_graph__"):
         return X._meta if hasattr(X, "columns") else source
     return X if hasattr(X, "shape") else source
 

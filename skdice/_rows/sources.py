@@ -7,12 +7,11 @@ an output of the same kind are methods of the source.
 
 from __future__ import annotations
 
-import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -21,24 +20,22 @@ from tqdm import tqdm
 
 from skdice._compat.arrays import (
     Namespace,
-    device_of,
     from_numpy,
     has_float64,
-    is_accelerator,
     is_torch,
-    namespace_of,
     to_host,
     to_numpy,
 )
-from skdice._rows.blocks import all_finite, block_slices, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 Result = TypeVar("Result")
 # From a source to the slice and the values of each of its blocks, in order.
 BlockValues = Callable[["SlicedRows"], Iterator[tuple[slice, Any]]]
 
-# A mapped file may keep this much of the process's memory before its pages are given back.
-MAPPED_BYTES = 128 << 20
+# A block takes this much memory while it is processed: little enough to stay in cache, and
+# enough that the matrix product runs at its full rate.
+BLOCK_BYTES = 8 << 20
+MIN_BLOCK_ROWS = 512
 # A selection of few rows among very many is read in pieces of this many rows.
 PIECE_ROWS = 512
 
@@ -67,35 +64,64 @@ class RowSource(Protocol):
         Shape of the whole; the number of rows is NaN where a cluster does not know it.
     dtype : dtype
         NumPy dtype of the rows.
+    weights : array of shape (n_samples,) or None
+        Weights of the rows, where the user gave them.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    weights: Any
 
     def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> RowSource:
-        """Return the rows that are not labelled -1 and have no weight of 0."""
+        """Return the rows that are not labelled -1 and have no weight of 0, with their weights."""
 
-    def whole_block(self, batch_size: int | None = None) -> FloatArray | None:
+    def whole_block(
+        self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
+    ) -> FloatArray | None:
         """Return all rows if they fit in one block here, else None."""
-
-    def scaled(self, weights: NDArray[np.float64]) -> RowSource:
-        """Return the rows times their weights, one for each row of the original source."""
-
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to these rows, of one for each row of the original."""
 
     def reduce(
         self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
     ) -> Result:
         """Return the result of a function of the rows, merged where they lie in several parts."""
 
-    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+    def collect(
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
+    ) -> Any:
         """Return the values of all blocks as an array of the kind of the source."""
 
     def iterate_values(
-        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
     ) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield the slice and the values of each block as NumPy arrays, in order."""
+
+
+def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype in which rows of `dtype` are computed.
+
+    float32 for half and single precision, float64 for everything else.
+    """
+    dtype = np.dtype(dtype)
+    single = dtype.kind == "f" and dtype.itemsize <= 4
+    return np.dtype(np.float32 if single else np.float64)
+
+
+def all_finite(block: FloatArray) -> bool:
+    """Tell whether all values of a block are finite, in one pass where none is negative.
+
+    As unsigned integers, the bits of all finite values without a sign come before those of
+    infinity, and these before NaN; all values with a sign follow, in the same order.
+    """
+    n_bits = 8 * block.dtype.itemsize
+    bits = block.view(f"u{block.dtype.itemsize}")
+    infinity = int(np.array(np.inf, block.dtype).view(bits.dtype))
+    largest = int(bits.max())
+    if largest < infinity:
+        return True
+    # With the sign as that of the integer, the values without one come last.
+    return largest < infinity + (1 << (n_bits - 1)) and (
+        int(block.view(f"i{block.dtype.itemsize}").max()) < infinity
+    )
 
 
 class SlicedRows:
@@ -108,11 +134,13 @@ class SlicedRows:
     dtype: np.dtype[Any]
     # The library and device of the rows, where results have to be arrays of that library, too.
     namespace: Namespace | None = None
+    # Weights of the rows, where the user gave them.
+    weights: NDArray[np.float64] | None = None
     # True if threads that compute may read their blocks themselves. Otherwise one thread reads all
     # blocks in order, as files of some formats can only be read from their beginning.
-    reads_in_threads: ClassVar[bool] = False
+    reads_in_threads: bool = False
     # False if other tasks keep the processors busy, so that nothing is read ahead.
-    reads_ahead: ClassVar[bool] = True
+    reads_ahead: bool = True
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Return consecutive rows."""
@@ -151,6 +179,10 @@ class SlicedRows:
         """Return rows as they are: an array of their own library, dtype and device."""
         return np.asarray(self[row_slice])
 
+    def take(self, indices: NDArray[np.intp]) -> Any:
+        """Return some rows as an array of their library, where they have one."""
+        raise NotImplementedError
+
     def read_block(self, row_slice: slice, *, validate: bool = True) -> FloatArray:
         """Return rows as a NumPy array in their scoring dtype, every value of which is finite.
 
@@ -161,7 +193,8 @@ class SlicedRows:
         ValueError
             A value is NaN or infinite; the message names the first such row.
         """
-        block: FloatArray = np.asarray(self[row_slice], dtype=scoring_dtype(self.dtype))
+        rows = self._read(row_slice.start, row_slice.stop)
+        block: FloatArray = np.asarray(rows, dtype=scoring_dtype(self.dtype))
         if validate and block.size and not all_finite(block):
             row, column = np.argwhere(~np.isfinite(block))[0]
             value = block[row, column]
@@ -172,11 +205,25 @@ class SlicedRows:
             )
         return block
 
-    def whole_block(self, batch_size: int | None = None) -> FloatArray | None:
+    def whole_block(
+        self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
+    ) -> FloatArray | None:
         """Return all rows if they fit in one block, else None."""
-        return self.read_block(slice(0, len(self))) if len(self.slices(batch_size)) == 1 else None
+        if len(self.slices(batch_size)) != 1:
+            return None
+        ((_, block),) = self.iterate_blocks(
+            batch_size=batch_size, description=description, verbose=verbose
+        )
+        return block
 
-    def slices(self, batch_size: int | None = None, row_bytes: int | None = None) -> list[slice]:
+    def slices(
+        self,
+        batch_size: int | None = None,
+        row_bytes: int | None = None,
+        *,
+        block_bytes: int = BLOCK_BYTES,
+        min_rows: int = MIN_BLOCK_ROWS,
+    ) -> list[slice]:
         """Return the slices that cut the rows into blocks.
 
         Parameters
@@ -185,10 +232,18 @@ class SlicedRows:
             Rows of a block; None chooses them by `row_bytes`.
         row_bytes : int, default=None
             Memory that one row takes while it is processed; None takes that of its features.
+        block_bytes : int
+            Memory that a block takes about.
+        min_rows : int
+            Rows that a block has at least.
         """
+        n_rows = self.shape[0]
+        if n_rows <= (batch_size or min_rows):
+            return [slice(0, n_rows)] if n_rows else []
         if row_bytes is None:
             row_bytes = self.shape[1] * scoring_dtype(self.dtype).itemsize
-        return block_slices(len(self), row_bytes, batch_size)
+        size = batch_size or max(min_rows, block_bytes // max(1, row_bytes))
+        return list(map(slice, range(0, n_rows, size), [*range(size, n_rows, size), n_rows]))
 
     def raw_blocks(self, batch_size: int | None = None) -> Iterator[NDArray[Any]]:
         """Yield blocks of rows of any dtype and number of axes as they are, unchecked."""
@@ -280,16 +335,14 @@ class SlicedRows:
     def inliers(
         self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None
     ) -> SlicedRows:
-        """Return the rows that are not labelled -1 and have no weight of 0."""
-        mask = self.inlier_mask(y)
-        if weights is not None and not weights.all():
-            mask = weights > 0 if mask is None else mask & (weights > 0)
-        return self if mask is None else SelectedRows(self, mask)
+        """Return the rows that are not labelled -1 and have no weight of 0, with their weights."""
+        mask = None if y is None else self.inlier_mask(y)
+        if weights is None:
+            return self if mask is None else SelectedRows(self, mask)
+        return SelectedRows(self, weights > 0 if mask is None else mask & (weights > 0), weights)
 
-    def inlier_mask(self, y: ArrayLike | None) -> NDArray[np.bool_] | None:
+    def inlier_mask(self, y: ArrayLike) -> NDArray[np.bool_] | None:
         """Return which rows are not labelled -1; None where all are kept."""
-        if y is None:
-            return None
         labels = column_or_1d(to_host(y))
         if len(labels) != len(self):
             raise ValueError(f"y has {len(labels)} labels, but X has {len(self)} rows")
@@ -299,48 +352,62 @@ class SlicedRows:
         mask: NDArray[np.bool_] = np.asarray(labels != -1, dtype=np.bool_)
         return None if mask.all() else mask
 
-    def scaled(self, weights: NDArray[np.float64]) -> SlicedRows:
-        """Return the rows times their weights, one for each row of the original source."""
-        return ScaledRows(self, self.selected(weights))
-
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to these rows, of one for each row of the original."""
-        return values
-
     def reduce(
         self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
     ) -> Result:
         """Return the result of a function of the rows, which lie in one part here."""
         return function(self)
 
-    def collect(self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None) -> Any:
+    def collect(
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
+    ) -> Any:
         """Return the values of all blocks as an array of the kind of the source.
 
         Parameters
         ----------
         function : callable
             From the source to the slice and the values of each block, in order.
-        dtype : dtype
-            Dtype of the values.
+        dtype : dtype, default=None
+            Dtype of the values; None is the scoring dtype of the rows.
         n_columns : int, default=None
             Number of columns of the values; None for one value per row.
         """
-        shape = (len(self),) if n_columns is None else (len(self), n_columns)
-        return self.assemble(function(self), shape, np.dtype(dtype))
-
-    def assemble(
-        self, blocks: Iterable[tuple[slice, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Any:
-        """Return an array of the kind of the source with the values of all blocks."""
-        out = np.empty(shape, dtype)
-        for row_slice, values in blocks:
+        dtype = dtype or scoring_dtype(self.dtype)
+        if self.namespace is not None:
+            return self._collect_native(function, np.dtype(dtype), n_columns)
+        n_rows = self.shape[0]
+        out = np.empty((n_rows,) if n_columns is None else (n_rows, n_columns), dtype)
+        for row_slice, values in function(self):
             out[row_slice] = values
         return out
 
+    def _collect_native(
+        self, function: BlockValues, dtype: np.dtype[Any], n_columns: int | None
+    ) -> Any:
+        """Return the values of all blocks as an array of the library of the rows."""
+        assert self.namespace is not None
+        xp, device = self.namespace
+        if not has_float64(self.namespace):
+            dtype = np.dtype(np.float32)
+        parts: list[Any] = []
+        for row_slice, values in function(self):
+            if isinstance(values, np.ndarray):
+                values = from_numpy(values.astype(dtype, copy=False), self.namespace)
+            if is_torch(values):
+                # A tensor can be written to, which takes half the memory of joining parts.
+                if not parts:
+                    shape = (self.shape[0], *values.shape[1:])
+                    parts = [xp.empty(shape, dtype=values.dtype, device=device)]
+                parts[0][row_slice, ...] = values
+            else:
+                parts.append(values)
+        return parts[0] if len(parts) == 1 else xp.concat(parts)
+
     def iterate_values(
-        self, function: BlockValues, dtype: DTypeLike, n_columns: int | None = None
+        self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
     ) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield the slice and the values of each block as NumPy arrays, in order."""
+        dtype = dtype or scoring_dtype(self.dtype)
         for row_slice, values in function(self):
             yield row_slice, to_numpy(values).astype(dtype, copy=False)
 
@@ -411,101 +478,6 @@ class ChunkRows(NumpyRows):
         return self._first + row if self._chunk is None else f"{row} of chunk {self._chunk}"
 
 
-class MappedRows(SlicedRows):
-    """Rows of a read-only memmap that do not pile up in the memory of the process.
-
-    The pages of a mapped file count as memory of the process as long as they are mapped. They
-    are given back to the system now and then. The system keeps them in its cache, where a later
-    read finds them again.
-
-    Parameters
-    ----------
-    array : numpy.memmap
-        Opened in mode "r".
-    """
-
-    reads_in_threads = True
-
-    def __init__(self, array: np.memmap[Any, Any]) -> None:
-        self.shape, self.dtype = array.shape, array.dtype
-        self._array = np.asarray(array)
-        # NumPy's memmap has this attribute, though its types do not.
-        self._pages: mmap.mmap = array._mmap  # type: ignore[attr-defined]
-        self._touched = 0
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        block = self._array[start:stop]
-        self._touched += block.nbytes
-        if self._touched > MAPPED_BYTES:
-            self._touched = 0
-            self._pages.madvise(mmap.MADV_DONTNEED)
-        return block
-
-
-class ForeignRows(SlicedRows):
-    """Rows of an object of another library that has a shape, a NumPy dtype and slicing.
-
-    Parameters
-    ----------
-    source : object
-        An h5py dataset or a Zarr array, for example.
-    """
-
-    def __init__(self, source: Any) -> None:
-        self.source, self.shape, self.dtype = source, tuple(source.shape), source.dtype
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        return np.asarray(self.source[start:stop])
-
-
-class ArrayRows(SlicedRows):
-    """Rows of an array of another library than NumPy, read as NumPy arrays.
-
-    Parameters
-    ----------
-    array : array
-        Any real dtype, on any device; dtypes that NumPy lacks are read as float32.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self.namespace = Namespace(namespace_of(array), device_of(array))
-        self.array = array.detach() if hasattr(array, "detach") else array
-        self.shape = tuple(array.shape)
-        # This reads one row in the thread that made the array. On a GPU that waits for the work
-        # that makes the array, so that other threads may read it afterwards.
-        self.dtype = to_numpy(self.array[:1, ...] if self.shape else self.array).dtype
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        return to_numpy(self.array[start:stop, ...])
-
-    def native_block(self, row_slice: slice) -> Any:
-        """Return rows as an array of their library."""
-        return self.array[row_slice, ...]
-
-    def assemble(
-        self, blocks: Iterable[tuple[slice, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Any:
-        """Return an array of the library of the rows, on their device."""
-        assert self.namespace is not None
-        xp = self.namespace.xp
-        if not has_float64(self.namespace):
-            dtype = np.dtype(np.float32)
-        parts = ((row_slice, self._native_values(values, dtype)) for row_slice, values in blocks)
-        if is_torch(self.array):
-            # Tensors can be written to, which takes half the memory of joining them.
-            out = xp.empty(shape, dtype=getattr(xp, dtype.name), device=self.namespace.device)
-            for row_slice, values in parts:
-                out[row_slice, ...] = values
-            return out
-        return xp.concat([values for _, values in parts])
-
-    def _native_values(self, values: Any, dtype: np.dtype[Any]) -> Any:
-        assert self.namespace is not None
-        if isinstance(values, np.ndarray):
-            return from_numpy(values.astype(dtype, copy=False), self.namespace)
-        return values
-
-
 class SelectedRows(SlicedRows):
     """Some rows of a source, in their order.
 
@@ -515,39 +487,36 @@ class SelectedRows(SlicedRows):
         All rows.
     mask : ndarray of shape (n_samples,), bool
         True for the rows that are kept.
+    weights : ndarray of shape (n_samples,), float64, default=None
+        Weights of all rows.
     """
 
-    def __init__(self, source: SlicedRows, mask: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        source: SlicedRows,
+        mask: NDArray[np.bool_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         self.source, self._indices = source, np.flatnonzero(mask)
+        self.weights = None if weights is None else weights[mask]
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
         self.namespace = source.namespace
-        # An instance takes the place of the class attribute.
-        self.reads_ahead = source.reads_ahead  # type: ignore[misc]
+        self.reads_ahead = source.reads_ahead
 
     def row_number(self, row: int) -> int | str:
         """Return the number of a selected row in its source."""
         return self.source.row_number(int(self._indices[row]))
 
-    def selected(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values that belong to the selected rows."""
-        selected: NDArray[Any] = values[self._indices]
-        return selected
-
     def native_block(self, row_slice: slice) -> Any:
         """Return selected rows as they are."""
-        if not isinstance(self.source, ArrayRows) or self.namespace is None:
+        if self.namespace is None:
             return self[row_slice]
-        indices = self.namespace.xp.asarray(self._indices[row_slice], device=self.namespace.device)
-        return self.namespace.xp.take(self.source.array, indices, axis=0)
-
-    def assemble(
-        self, blocks: Iterable[tuple[slice, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> Any:
-        """Return an array of the kind of the source."""
-        return self.source.assemble(blocks, shape, dtype)
+        return self.source.take(self._indices[row_slice])
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         wanted = self._indices[start:stop]
+        if len(wanted) and wanted[-1] - wanted[0] == len(wanted) - 1:
+            return np.asarray(self.source[int(wanted[0]) : int(wanted[-1]) + 1])
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         # Few selected rows may be spread over very many, so that they are read in pieces.
         for done in range(0, len(wanted), PIECE_ROWS):
@@ -560,35 +529,3 @@ class SelectedRows(SlicedRows):
                     block = np.asarray(self.source[int(first) : end])
                     out[done : done + len(piece)][here] = block[piece[here] - first]
         return out
-
-
-class ScaledRows(SlicedRows):
-    """Rows times a weight for each row, in float64.
-
-    Parameters
-    ----------
-    source : SlicedRows
-        The rows.
-    weights : ndarray of shape (n_samples,), float64
-        Their weights.
-    """
-
-    def __init__(self, source: SlicedRows, weights: NDArray[np.float64]) -> None:
-        self.source, self._weights = source, weights
-        self.shape, self.dtype = source.shape, np.dtype(np.float64)
-        # An instance takes the place of the class attribute.
-        self.reads_ahead = source.reads_ahead  # type: ignore[misc]
-
-    def row_number(self, row: int) -> int | str:
-        """Return the number under which the user knows a row."""
-        return self.source.row_number(row)
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.asarray(self.source[start:stop], np.float64)
-        scaled: NDArray[Any] = block * self._weights[start:stop, np.newaxis]
-        return scaled
-
-
-def on_accelerator(rows: SlicedRows) -> bool:
-    """Tell whether the rows lie on a device that sums them faster than the host."""
-    return rows.namespace is not None and is_accelerator(rows.namespace)

@@ -1,4 +1,4 @@
-"""What the subcommands do: from parsed arguments to files and printed results."""
+"""The subcommands that read feature files and detector files."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skdice import DICEDetector, LinearHead, load, shaping
+from skdice import shaping
 from skdice._compat.extras import import_extra
-from skdice._persistence import read_document
+from skdice._dice import DICEDetector
+from skdice._head import LinearHead
+from skdice._persistence import load, read_document, save
 from skdice._rows.sources import Sliceable
+from skdice.cli._arguments import ID_NAME
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
 from skdice.metrics import OODReport
 from skdice.metrics._report import CONVENTION, measure_scores
-
-# Among the sets of an evaluation.
-ID_NAME = "in-distribution"
 
 
 def fit(arguments: Namespace) -> None:
     """Fit a detector on a feature file and save it."""
     head: Any = arguments.head
     refuse_overwriting(arguments.output, arguments.features, head)
-    sparsity = 0.0 if head == "identity" else 0.7
+    # Features that are logits already have no weights to prune.
+    sparsity = 0.0 if head == "identity" else 0.1
     if head != "identity":
-        head = LinearHead.from_file(head, prefix=arguments.layer)
+        head = LinearHead.from_file(head, layer=arguments.layer)
     detector = DICEDetector(
         head,
         sparsity=sparsity if arguments.sparsity is None else arguments.sparsity,
-        shaping=parse_shaping(arguments.shaping),
+        shaping=make_shaping(arguments.shaping),
         score_func=arguments.score,
         contamination=arguments.contamination,
     )
-    with naming(arguments.features), opened(arguments) as features:
+    with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         detector.set_params(verbose=arguments.verbose).fit(features)
-    detector.set_params(verbose=0).save(arguments.output)
-    report(
+    save(detector.set_params(verbose=0), arguments.output)
+    print_result(
         arguments,
         {
             "output": str(arguments.output),
@@ -62,44 +63,67 @@ def calibrate(arguments: Namespace) -> None:
     output = arguments.output or arguments.detector
     refuse_overwriting(output, arguments.features)
     detector = load(arguments.detector)
-    with naming(arguments.features), opened(arguments) as features:
+    replaced = describe_threshold(detector)
+    method = arguments.method or ("quantile" if replaced is None else replaced["method"])
+    with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(
-            features, arguments.contamination, method=arguments.method
+            features, arguments.contamination, method=method
         )
-    detector.set_params(verbose=0).save(output)
-    report(
+    save(detector.set_params(verbose=0), output)
+    # `calibrate` was given this share, but does not set the parameter of the detector.
+    share = {} if arguments.contamination is None else {"contamination": arguments.contamination}
+    calibration = {**(describe_threshold(detector) or {}), **share}
+    sentence = f"{THRESHOLD.format(**calibration)}, from {n_rows:,} rows"
+    if replaced is not None:
+        sentence += f", replaces {THRESHOLD.format(**replaced)}"
+    print_result(
         arguments,
-        {"output": str(output), "rows": n_rows, "threshold": detector.offset_},
-        "threshold {threshold:.6g} from {rows:,} rows; wrote {output}",
+        {"output": str(output), "rows": n_rows, **calibration, "replaced": replaced},
+        f"{sentence}; wrote {{output}}",
     )
 
 
+THRESHOLD = "threshold {threshold:.6g} ({method}, contamination {contamination:g})"
+
+
+def describe_threshold(detector: DICEDetector) -> dict[str, Any] | None:
+    """Return a detector's threshold, its method and its contamination; None without a threshold."""
+    if not hasattr(detector, "offset_"):
+        return None
+    return {
+        "threshold": detector.offset_,
+        # Only a conformal calibration keeps its scores.
+        "method": "conformal" if hasattr(detector, "calibration_scores_") else "quantile",
+        "contamination": detector.contamination,
+    }
+
+
 def score(arguments: Namespace) -> None:
-    """Score a feature file, to a file or as lines of text."""
+    """Score a feature file. The scores are written to a file or to standard output."""
     if arguments.output is not None:
         refuse_overwriting(arguments.output, arguments.features, arguments.detector)
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
-    with naming(arguments.features), opened(arguments) as features:
-        score_rows(arguments, detector, features)
-
-
-def score_rows(arguments: Namespace, detector: DICEDetector, features: Sliceable) -> None:
-    """Write the scores of rows to a file or to standard output."""
-    if arguments.output is not None:
+    with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
+        if arguments.output is None:
+            print_scores(detector, features, as_json=arguments.json)
+            return
         n_rows = save_scores(arguments.output, detector, features)
-        report(
+        print_result(
             arguments,
             {"output": str(arguments.output), "rows": n_rows},
             "scored {rows:,} rows; wrote {output}",
         )
-        return
+
+
+def print_scores(detector: DICEDetector, features: Sliceable, *, as_json: bool) -> None:
+    """Print a line per row: the score, and the label if the detector has a threshold."""
     offset = getattr(detector, "offset_", None)
     row = 0
     for scores in detector._iterate_scores(features)[1]:
         for value in scores:
             label = None if offset is None else (1 if value - offset >= 0 else -1)
-            if arguments.json:
+            if as_json:
                 print(json.dumps({"row": row, "score": float(value), "label": label}))
             else:
                 print(value, *([] if label is None else [label]), sep="\t")
@@ -107,35 +131,32 @@ def score_rows(arguments: Namespace, detector: DICEDetector, features: Sliceable
 
 
 def evaluate(arguments: Namespace) -> None:
-    """Measure a saved detector on one in-distribution file and named OOD files."""
+    """Measure a saved detector on one in-distribution file and on named OOD files."""
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
-    files = dict(parse_named(each) for each in arguments.ood)
-    if len(files) < len(arguments.ood):
-        raise ValueError("--ood was given the same name twice")
     if arguments.png is not None:
-        if arguments.png.suffix != ".png":
-            raise ValueError(f"cannot draw {arguments.png}: expected a name that ends in .png")
-        import_extra("matplotlib", "plot")  # before the work, not after it
-        refuse_overwriting(arguments.png, arguments.detector, arguments.id, *files.values())
+        # A missing library must be found before the scores are computed.
+        import_extra("matplotlib", "plot")
+        refuse_overwriting(arguments.png, arguments.detector, arguments.id, *arguments.ood.values())
 
-    def scores_of(path: str) -> Any:
-        with naming(path):
+    def score_file(path: str) -> Any:
+        with file_name_in_errors(path):
             return detector.score_samples(open_rows(path, arguments.key))
 
-    id_scores = scores_of(arguments.id)
-    ood_scores = {name: scores_of(path) for name, path in files.items()}
+    id_scores = score_file(arguments.id)
+    ood_scores = {name: score_file(path) for name, path in arguments.ood.items()}
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
     report = OODReport({str(arguments.detector): result})
     if arguments.json:
-        (told,) = report.to_dict().values()
-        told = {"convention": "in-distribution is positive; fractions", **told}
-        print(json.dumps({name: each for name, each in told.items() if "accuracy" not in name}))
+        (figures,) = report.to_dict().values()
+        # Feature files have no labels, so the accuracy of the classifier is unknown.
+        known = {name: value for name, value in figures.items() if "accuracy" not in name}
+        print(json.dumps({"convention": "in-distribution is positive; fractions", **known}))
     else:
         print(f"{CONVENTION}:\n\n{report}")
         if threshold is not None:
             flagged = {ID_NAME: result.id_flagged}
-            flagged |= {name: each.flagged for name, each in result.sets.items()}
+            flagged |= {name: ood_set.flagged for name, ood_set in result.sets.items()}
             shares = ", ".join(f"{name} {share:.1%}" for name, share in flagged.items())
             print(f"\nflagged as out-of-distribution: {shares}")
     if arguments.png is not None:
@@ -154,6 +175,7 @@ def evaluate(arguments: Namespace) -> None:
 def inspect(arguments: Namespace) -> None:
     """Show what a detector file holds."""
     detector, document = load(arguments.detector), read_document(arguments.detector)
+    calibration = describe_threshold(detector) or {}
     facts = {
         "versions": document["versions"],
         "schema": document["schema"],
@@ -165,7 +187,8 @@ def inspect(arguments: Namespace) -> None:
         "rows_fitted": detector.n_samples_seen_,
         "kept_weights": int(detector.mask_.sum()),
         "weights": detector.mask_.size,
-        "threshold": getattr(detector, "offset_", None),
+        "threshold": calibration.get("threshold"),
+        "threshold_method": calibration.get("method"),
     }
     if arguments.json:
         print(json.dumps(facts, indent=2))
@@ -177,8 +200,8 @@ def inspect(arguments: Namespace) -> None:
         print(f"{name.replace('_', ' '):<{width}}  {'none' if value is None else value}")
 
 
-def report(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
-    """Tell what was done: on stdout with --json, else on stderr unless --quiet."""
+def print_result(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
+    """Print the facts to stdout with --json, or else the sentence to stderr unless --quiet."""
     if arguments.json:
         print(json.dumps(facts))
     elif not arguments.quiet:
@@ -186,13 +209,15 @@ def report(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
 
 
 @contextmanager
-def opened(arguments: Namespace) -> Iterator[Any]:
-    """Open the features of a command, with --scheduler as chunks that its workers read."""
+def open_rows_or_chunks(arguments: Namespace) -> Iterator[Any]:
+    """Open the feature file of a command; with --scheduler as a Dask array of the cluster."""
     if arguments.scheduler is None:
         yield open_rows(arguments.features, arguments.key)
         return
     if arguments.features == "-":
-        raise ValueError("--scheduler reads files that its workers see, not standard input")
+        raise ValueError(
+            "--scheduler needs a feature file that the workers can read, got standard input"
+        )
     distributed = import_extra("distributed", "dask")
     from skdice.io._distributed import distributed_features
 
@@ -204,24 +229,30 @@ def opened(arguments: Namespace) -> Iterator[Any]:
 
 
 def open_rows(path: str, key: str | None) -> Sliceable:
-    """Open a feature file; ``-`` is a .npy file on standard input."""
+    """Open a feature file. The path ``-`` means a .npy file on standard input."""
     if path != "-":
-        return open_features(path, key)
+        return open_features(path, key=key)
+    if sys.stdin is None:  # The shell closed it.
+        raise OSError(
+            "cannot read FEATURES from standard input: it is closed; "
+            "expected the contents of a .npy file"
+        )
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "stdin.npy"
         with spool.open("wb") as file:
             while content := sys.stdin.buffer.read(1 << 20):
                 file.write(content)
         try:
-            return open_features(spool, key)  # the mapping outlives the name
+            # The file stays readable after its name is removed, because it is mapped.
+            return open_features(spool, key=key)
         except ValueError as error:
             message = str(error).replace(str(spool), "standard input, which must be a .npy file")
             raise ValueError(message) from error
 
 
 @contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Put the name of the file before what is wrong with its rows."""
+def file_name_in_errors(path: str) -> Iterator[None]:
+    """Put the name of the file before an error about its rows, which does not name the file."""
     try:
         yield
     except ValueError as error:
@@ -229,43 +260,19 @@ def naming(path: str) -> Iterator[None]:
 
 
 def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
-    """Raise if nothing can be written there, or if it is one of the inputs."""
+    """Raise if `output` cannot be written, or if writing it would destroy or change an input."""
     check_output(output)
-    for each in map(Path, inputs):
-        if output.exists() and each.exists() and output.samefile(each):
+    for path in map(Path, inputs):
+        if output.exists() and path.exists() and output.samefile(path):
             raise ValueError(f"the output {output} is an input, which would be lost")
-        if each.is_dir() and output.parent.samefile(each):
-            raise ValueError(f"the output {output} lies in the folder {each}, which is an input")
+        if path.is_dir() and output.parent.samefile(path):
+            raise ValueError(f"the output {output} lies in the folder {path}, which is an input")
 
 
-def parse_named(text: str) -> tuple[str, str]:
-    """Split ``NAME=FILE``; without a name, the file's own is taken."""
-    if Path(text).exists():  # an equals sign may be part of its path
-        return Path(text).stem, text
-    name, equals, path = text.partition("=")
-    if name == ID_NAME:
-        raise ValueError(f"--ood {text}: the name {ID_NAME} is taken")
-    if equals and not (name and path):
-        raise ValueError(f"--ood {text}: expected NAME=FILE")
-    return (name, path) if equals else (Path(text).stem, text)
-
-
-def parse_shaping(text: str | None) -> Any:
-    """Return the shaping named in ``react`` or ``react:quantile=0.9``, as --shaping takes it."""
-    if text is None:
+def make_shaping(named: tuple[str, dict[str, float]] | None) -> Any:
+    """Return the shaping with a parsed name and options."""
+    if named is None:
         return None
-    name, _, options = text.partition(":")
-    classes = {each.lower(): getattr(shaping, each) for each in shaping.__all__}
-    if name.lower() not in classes:
-        raise ValueError(f"--shaping {text}: expected one of {', '.join(sorted(classes))}")
-    try:
-        values = {
-            key: float(value)
-            for key, value in (option.split("=") for option in options.split(",") if option)
-        }
-        return classes[name.lower()](**values)
-    except (TypeError, ValueError):
-        known = ", ".join(classes[name.lower()]().get_params())
-        raise ValueError(
-            f"--shaping {text}: expected {name}:NAME=NUMBER[,NAME=NUMBER] with names {known}"
-        ) from None
+    name, options = named
+    classes = {public.lower(): getattr(shaping, public) for public in shaping.__all__}
+    return classes[name](**options)

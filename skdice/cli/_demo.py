@@ -1,15 +1,17 @@
-"""``skdice demo``: measures which score, and how much pruning, suits a network."""
+"""``skdice demo`` measures which score and how much pruning suit a network."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice import DICEDetector, LinearHead
+from skdice._dice import DICEDetector
+from skdice._head import LinearHead
+from skdice._persistence import save
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import OODReport, compare
 from skdice.metrics._report import CONVENTION, SetResult
@@ -18,17 +20,17 @@ from skdice.shaping import ReAct
 FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
-# A mean AUROC that moves by less than this is not called a change.
+# The demo does not call a smaller change of the mean AUROC a gain or a loss.
 CLEAR_GAIN = 0.005
 
 PUBLISHED = """\
-Published, not measured here: on ImageNet-1k with ResNet-50, DICE at sparsity 0.7 takes the
-energy score's mean FPR95 / AUROC from 58.41 / 86.17 to 34.75 / 90.77, and DICE + ReAct to
-27.25 / 93.40 (Sun & Li, ECCV 2022, arXiv:2111.09805). Networks differ: measure yours."""
+Published, not measured here: on ImageNet-1k with ResNet-50, DICE at sparsity 0.7 improves the
+energy score's mean FPR95 / AUROC from 58.41 / 86.17 to 34.75 / 90.77, and DICE + ReAct improves
+it to 27.25 / 93.40 (Sun & Li, ECCV 2022, arXiv:2111.09805). Networks differ: measure yours."""
 
 
 def candidates(head: LinearHead) -> dict[str, DICEDetector]:
-    """Return the detectors of the table, unfitted, by name."""
+    """Return the unfitted detectors of the table by their names."""
     detectors = {
         "MSP": DICEDetector(head, sparsity=0, score_func="msp"),
         "MaxLogit": DICEDetector(head, sparsity=0, score_func="max_logit"),
@@ -44,18 +46,18 @@ def candidates(head: LinearHead) -> dict[str, DICEDetector]:
 
 
 def halves(rows: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Return the rows in two random halves: for validation and for testing."""
+    """Return two random halves of the rows, one for validation and one for testing."""
     order = rng.permutation(len(rows))
     return rows[order[::2]], rows[order[1::2]]
 
 
 def percent(result: SetResult) -> str:
-    """Return FPR95 / AUROC in percent."""
+    """Return FPR95 and AUROC in percent, separated by a slash."""
     return f"{100 * result.fpr95:.1f} / {100 * result.auroc:.1f}"
 
 
 def pruning_verdict(report: OODReport) -> str:
-    """Say in one line what pruning alone did to the mean AUROC."""
+    """Return one sentence about what pruning alone did to the mean AUROC."""
     quality_at = {
         sparsity: report.results[f"DICE, sparsity {sparsity:g}"].mean for sparsity in SPARSITIES
     }
@@ -76,9 +78,10 @@ def pruning_verdict(report: OODReport) -> str:
     )
 
 
-def run_demo(folder: Path) -> None:
-    """Run the demo, print what was seen, and write a picture and a detector to `folder`."""
+def demo(arguments: Namespace) -> None:
+    """Run the demo: print its measurements, and write a picture and a detector to a folder."""
     started = time.perf_counter()
+    folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     data = load_fashion_mnist_ood()
     rng = np.random.default_rng(0)
@@ -88,22 +91,28 @@ def run_demo(folder: Path) -> None:
     ood_test = {name: rows[1] for name, rows in ood_halves.items()}
 
     print(
-        "A ResNet trained on Fashion-MNIST. Out-of-distribution are handwritten digits (mnist,\n"
-        "and the smaller UCI digits) and textures (patches of photographs)."
+        "The network is a ResNet that was trained on Fashion-MNIST. The out-of-distribution sets\n"
+        "are handwritten digits (mnist, and the smaller UCI digits) and textures (patches of\n"
+        "photographs)."
     )
     print(
-        f"Fitted on {len(data.id_train):,} training rows of {data.head.n_features} features, "
-        f"{data.head.n_classes} classes.\n\n{CONVENTION}. ID flagged is the share of "
-        "in-distribution rows below a threshold set at 5 %\nof the training rows, which the "
-        "network knows. On the validation half:\n"
+        f"The detectors are fitted on {len(data.id_train):,} training rows of "
+        f"{data.head.n_features} features, {data.head.n_classes} classes.\n\n{CONVENTION}. "
+        "ID flagged is the share of in-distribution rows below a threshold that is set at 5 %\n"
+        "of the training rows, which the network knows. The validation half gives:\n"
     )
-    detectors = {name: each.fit(data.id_train) for name, each in candidates(data.head).items()}
+    detectors = {
+        name: detector.fit(data.id_train) for name, detector in candidates(data.head).items()
+    }
     table = compare(detectors, id_validation, ood_validation)
     print(table)
 
     results = table.results
     chosen = max(results, key=lambda name: results[name].mean.auroc)
-    print(f"\nBest mean AUROC: {chosen}. On the test half, which had no part in the choice:\n")
+    print(
+        f"\n{chosen} has the best mean AUROC. The test half, which had no part in the choice, "
+        "gives:\n"
+    )
     shown = dict.fromkeys(("Energy", "ReAct", chosen))
     on_test = compare({name: detectors[name] for name in shown}, id_test, ood_test)
     print(on_test)
@@ -124,7 +133,7 @@ def run_demo(folder: Path) -> None:
     print(f"\n{PUBLISHED}\n")
 
     detector_path = folder / "detector.safetensors"
-    detector.save(detector_path)
+    save(detector, detector_path)
     written = [str(detector_path)]
     try:
         from skdice.cli._pictures import draw_demo

@@ -1,4 +1,4 @@
-"""The ``extract`` command: from a saved classifier and its inputs to features and head."""
+"""``skdice extract`` takes features and head from a saved classifier and its inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from skdice._compat.extras import import_extra
 from skdice._rows.door import wrap
 from skdice._rows.sources import Sliceable
-from skdice.cli._commands import naming, open_rows, refuse_overwriting, report
+from skdice.cli._commands import file_name_in_errors, open_rows, print_result, refuse_overwriting
 from skdice.extraction import extract_features, load_program
 from skdice.extraction._images import ImageFolder, image_files
 from skdice.io._head_files import check_head_file, write_weight_and_bias
@@ -28,15 +28,13 @@ def extract(arguments: Namespace) -> None:
         check_head_file(arguments.head_output)
         outputs.append(arguments.head_output)
         if arguments.head_output.resolve() == arguments.output.resolve():
-            raise ValueError(f"{arguments.output} is named for the features and for the head")
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size is {arguments.batch_size}, expected 1 or more")
+            raise ValueError(f"--output and --head-output both name {arguments.output}")
     check_ending(arguments.output)
     for output in outputs:
         refuse_overwriting(output, arguments.model, arguments.data)
     model = load_program(arguments.model, arguments.layer, arguments.device)
     folder = Path(arguments.data)
-    # Of a program of one size of batch, only the last may be smaller.
+    # An exported program may take batches of one size only.
     batch_size = model.batch_rows or arguments.batch_size
     classes = None
     data: Any
@@ -52,7 +50,7 @@ def extract(arguments: Namespace) -> None:
         classes = data.classes
     else:
         data = ArrayBatches(open_rows(arguments.data, arguments.key), batch_size)
-    with naming(arguments.data), refusals_of_programs():
+    with file_name_in_errors(arguments.data), one_line_program_errors():
         extraction = extract_features(
             model,
             data,
@@ -63,7 +61,7 @@ def extract(arguments: Namespace) -> None:
     if arguments.head_output is not None:
         head = extraction.head
         write_weight_and_bias(arguments.head_output, head.weight, head.bias)
-    report(
+    print_result(
         arguments,
         {
             "output": str(arguments.output),
@@ -74,34 +72,37 @@ def extract(arguments: Namespace) -> None:
             "head": None if arguments.head_output is None else str(arguments.head_output),
             "labels": classes,
         },
-        "extracted {rows:,} rows of {features:,} features, which enter the layer {layer!r} of "
+        "extracted {rows:,} rows of {features:,} features, the inputs of layer {layer!r} with "
         "{classes:,} classes; wrote {output}",
     )
 
 
 def holds_shards(folder: Path) -> bool:
-    """Tell whether a folder holds feature files rather than images."""
-    return not image_files(folder) and any(is_shard(each) for each in folder.iterdir())
+    """Return whether a folder holds feature files and no images."""
+    return not image_files(folder) and any(is_shard(path) for path in folder.iterdir())
 
 
 @contextmanager
-def refusals_of_programs() -> Iterator[None]:
-    """Say in one line what a program has against its inputs."""
+def one_line_program_errors() -> Iterator[None]:
+    """Replace the long traceback that a program raises for wrong inputs by its reason."""
     try:
         yield
     except (RuntimeError, IndexError, AssertionError) as error:
+        # TorchScript ends its message with the reason, other programs start with it.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1 if "TorchScript" in str(error) else 0] if lines else type(error).__name__
-        raise ValueError(f"the program does not take these inputs: {reason}") from error
+        raise ValueError(f"the program does not accept these inputs: {reason}") from error
 
 
 class ArrayBatches:
-    """Batches of an array in a file, as tensors; narrow integers, such as token ids, widened.
+    """Batches of an array in a file, as tensors.
+
+    Integers other than uint8 become int64, because embeddings take no narrower token ids.
 
     Parameters
     ----------
     rows : source of rows
-        Inputs, with any number of axes.
+        Inputs of the model. The first axis counts the rows; there may be any number of others.
     batch_size : int
         Rows per batch.
     """

@@ -1,4 +1,4 @@
-"""Pictures that the command writes. Imported where one is asked for: needs matplotlib."""
+"""The plots that the command writes. This module needs matplotlib, so it is imported on demand."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 def draw_evaluation(path: Path, *, title: str, **scores: Any) -> None:
-    """Draw the histogram of an evaluation into a PNG file.
+    """Write the histogram of the scores of an evaluation to a PNG file.
 
     Parameters
     ----------
     path : Path
-        The file.
+        File to write.
     title : str
-        Over the axes.
+        Title of the plot.
     **scores
-        See `ScoreHistogramDisplay.from_scores`.
+        Arguments of `ScoreHistogramDisplay.from_scores`.
     """
     figure = bare_figure(7, 4)
     axes = figure.subplots()
@@ -42,20 +42,20 @@ def draw_demo(
     auroc: Mapping[str, list[float]],
     **scores: Any,
 ) -> None:
-    """Draw the picture of ``skdice demo`` into a PNG file.
+    """Write the plots of ``skdice demo`` to a PNG file.
 
     Parameters
     ----------
     path : Path
-        The file.
+        File to write.
     title : str
-        Over the histogram.
+        Title of the histogram.
     sparsities : list of float
-        Those at which the AUROC was measured.
+        Sparsities at which the AUROC was measured.
     auroc : mapping of str to list of float
-        For each method, the mean AUROC in percent at each sparsity.
+        Mean AUROC in percent at each sparsity, by the name of the method.
     **scores
-        See `ScoreHistogramDisplay.from_scores`.
+        Arguments of `ScoreHistogramDisplay.from_scores`.
     """
     figure = bare_figure(10, 4)
     left, right = figure.subplots(1, 2)

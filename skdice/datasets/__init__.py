@@ -1,4 +1,4 @@
-"""Real features that come with the package."""
+"""Data sets of real features that the package contains."""
 
 from skdice.datasets._fashion_mnist import load_fashion_mnist_ood
 

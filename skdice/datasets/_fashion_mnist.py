@@ -1,4 +1,4 @@
-"""Features of a Fashion-MNIST network and of real OOD images, embedded in the package."""
+"""The embedded data set: features of a Fashion-MNIST network and of real OOD images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OOD_SETS = ("mnist", "digits", "textures")
 def load_fashion_mnist_ood() -> Bunch:
     """Load penultimate features of a Fashion-MNIST network and of real OOD images.
 
-    The network is a small ResNet (three stages, 32 to 128 channels) with ReLU and global
-    average pooling, trained by ``benchmarks/embedded/train.py`` to 99.1 % accuracy on
-    the training images and 93.7 % on the test images. It was chosen by that recipe and
-    accuracy alone, before any detector had run on it. Rows were drawn at random.
+    The network is a small ResNet with three stages of 32 to 128 channels, ReLU and global
+    average pooling. The script ``benchmarks/embedded/train.py`` trained it to an accuracy of
+    99.1 % on the training images and 93.7 % on the test images. We chose the network by its
+    accuracy alone, before any detector had run on it. The rows are a random sample.
 
     Returns
     -------
@@ -28,17 +28,18 @@ def load_fashion_mnist_ood() -> Bunch:
         id_train : ndarray of shape (4000, 128), float16
             Features of Fashion-MNIST training images.
         id_train_labels : ndarray of shape (4000,), uint8
-            Their classes, 0 to 9.
+            The classes of the training images, 0 to 9.
         id_test : ndarray of shape (3000, 128), float16
             Features of Fashion-MNIST test images.
         id_test_labels : ndarray of shape (3000,), uint8
-            Their classes.
+            The classes of the test images, 0 to 9.
         ood : dict of str to ndarray of shape (n, 128), float16
-            ``"mnist"`` (1,500 handwritten digits), ``"digits"`` (1,000 of the UCI digits,
-            enlarged from 8 x 8 to 28 x 28) and ``"textures"`` (972 patches of 28 x 28 of
-            photographs of brick, grass and gravel).
+            Features of three OOD sets: ``"mnist"`` (1,500 handwritten digits), ``"digits"``
+            (1,000 of the UCI digits, enlarged from 8 x 8 to 28 x 28 pixels) and
+            ``"textures"`` (972 patches of 28 x 28 pixels from photographs of brick, grass
+            and gravel).
         DESCR : str
-            Origin and licence of every part.
+            The origin and the licence of every part.
 
     Examples
     --------

@@ -242,7 +242,7 @@ def attach(model: Any, detector: DICEDetector, layer: str | None = None) -> Any:
         )
     scorer, copied = detector.to_torch(), deepcopy(model).eval()
     if layer is None:
-        wanted = detector._resolve_head(detector.n_features_in_)
+        wanted = detector.head_
         layers = [
             name
             for name, module in copied.named_modules()

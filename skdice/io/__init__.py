@@ -1,4 +1,4 @@
-"""Feature files of any size: opened lazily, read in blocks of rows, never held in memory."""
+"""Feature files of any size, which are opened lazily and read in blocks of rows."""
 
 from skdice.io._open import open_features
 from skdice.io._save import save_features

@@ -10,22 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
+from skdice.io._archive import to_path
 from skdice.io._open import open_shard, shard_paths
 from skdice.io._sequential import SequentialRows
 
-# Of the rows of a chunk; a file that can only be read from its beginning is one chunk.
+# Size of the rows of a chunk. A file that can only be read from its beginning is one chunk.
 CHUNK_BYTES = 128 << 20
 
 
 def distributed_features(path: str | Path, key: str | None = None) -> Any:
     """Return a feature file, or a folder of them, as a Dask array that the workers read.
 
-    The client opens nothing: the path must be that of the files on the workers.
+    The client opens nothing: the path must name the files on the workers.
 
     Parameters
     ----------
-    path, key
-        As in `open_features`.
+    path : str or Path
+        A feature file, a folder or a pattern; see `open_features`.
+    key : str, default=None
+        Name of the array in each file; see `open_features`.
 
     Returns
     -------
@@ -33,10 +36,10 @@ def distributed_features(path: str | Path, key: str | None = None) -> Any:
         With chunks of known sizes, each a block of rows of one file.
     """
     dask, da = import_extra("dask", "dask"), import_extra("dask.array", "dask")
-    path = Path(path).absolute()
-    # One worker looks at the headers; looked at anew each time, as files change.
-    files, told = dask.delayed(_describe, pure=False)(path, key).compute()
-    for message in told:
+    path = to_path(path).absolute()
+    # One worker looks at the headers, and looks again at every call because files change.
+    files, messages = dask.delayed(_describe, pure=False)(path, key).compute()
+    for message in messages:
         warnings.warn(message, UserWarning, stacklevel=2)
     return da.from_array(
         files,
@@ -49,7 +52,7 @@ def distributed_features(path: str | Path, key: str | None = None) -> Any:
 
 
 class FileRows:
-    """Sliceable of files, opened by whoever reads them, for as long as that takes.
+    """Rows of files. The process that reads a block opens its file, and closes it afterwards.
 
     Parameters
     ----------
@@ -93,13 +96,13 @@ class FileRows:
         return block[:, columns]
 
     def __dask_tokenize__(self) -> Any:
-        # With their times, so that a file that was written anew is not taken for the old one.
+        # The times are part of the token, so that Dask does not take a new file for the old one.
         return self.paths, self.key, self.shape, self._times
 
 
 def _describe(path: Path, key: str | None) -> tuple[FileRows, list[str]]:
-    """Return the rows of a path, and what there is to warn of."""
-    with warnings.catch_warnings(record=True) as told:
+    """Return the rows of a path, and the messages of the warnings about them."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         files = FileRows(shard_paths(path), key)
-    return files, [str(each.message) for each in told]
+    return files, [str(warning.message) for warning in caught]

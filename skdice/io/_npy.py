@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,10 +13,11 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from skdice._rows.sources import Sliceable, SlicedRows
-from skdice.io._archive import Archive
+from skdice.io._archive import Archive, check_shape
 from skdice.io._column_major import ColumnMajorRows
+from skdice.io._mapped import map_file
 
-# Of plain numbers; those of many named fields, which may be longer, are no features.
+# A header for numbers fits easily. Only structured dtypes, which are not features, need more.
 MAX_HEADER_BYTES = 1 << 16
 
 
@@ -32,17 +35,22 @@ def read(path: Path) -> Archive:
 def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read a .npy header; refuse arrays of Python objects, whose content would be pickles."""
     version = npy_format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = npy_format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        # NumPy reads as much as the file asks for, up to 4 GB, before it looks at it.
-        length = file.read(4)
-        if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
-            raise ValueError(f"its header has {int.from_bytes(length, 'little')} bytes")
-        header = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
-        shape, fortran, dtype = npy_format.read_array_header_2_0(header)
-    else:
-        raise ValueError(f"version {version} of the .npy format is not known")
+    try:
+        if version == (1, 0):
+            shape, fortran, dtype = npy_format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            # NumPy reads as much as the file asks for, up to 4 GB, before it looks at it.
+            length = file.read(4)
+            n_bytes = int.from_bytes(length, "little")
+            if n_bytes > MAX_HEADER_BYTES:
+                raise ValueError(f"its header has {n_bytes} bytes")
+            header = io.BytesIO(length + file.read(n_bytes))
+            shape, fortran, dtype = npy_format.read_array_header_2_0(header)
+        else:
+            raise ValueError(f"version {version} of the .npy format is not known")
+    except MemoryError as error:
+        # Python's parser raises it for deeply nested text, whatever the memory.
+        raise ValueError("its header is too complex to be parsed") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are refused: they could run code")
     return shape, fortran, dtype
@@ -50,39 +58,48 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def map_array(
     path: Path, offset: int, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any]
-) -> NDArray[Any] | ColumnMajorRows:
-    """Map an array that lies uncompressed in a file, read-only; column-major ones are read."""
-    n_values = 1
-    for length in shape:  # in Python's integers, which do not overflow
-        n_values *= length
+) -> Sliceable:
+    """Return an array that lies uncompressed in a file: mapped, or read if it is column-major."""
+    n_values = math.prod(shape)
     if min(shape, default=0) < 0 or dtype.itemsize == 0:
         raise ValueError(f"its header has shape {shape} and dtype {dtype}")
     missing = offset + n_values * dtype.itemsize - path.stat().st_size
     if missing > 0:
         raise ValueError(f"it is truncated: {missing} bytes are missing")
-    if n_values == 0:
+    if n_values == 0:  # an empty region of a file cannot be mapped
+        check_shape("it", shape, dtype)
         return np.empty(shape, dtype)
     if fortran and len(shape) == 2 and min(shape) > 1:
         return ColumnMajorRows(path, path.open("rb"), offset, shape, dtype)
-    mapped: NDArray[Any] = np.memmap(path, dtype, "r", offset, shape)
-    return mapped
+    return map_file(path, offset, shape, dtype, fortran=fortran)
 
 
 def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
     """Write the features, block by block."""
     if len(arrays) > 1:
         raise ValueError(f".npy holds one array, got {', '.join(arrays)}")
+    (rows,) = arrays.values()
     with path.open("wb") as file:
-        write_array(file, next(iter(arrays.values())))
+        write_array(file, rows.shape, rows.dtype, rows.raw_blocks())
 
 
-def write_array(file: BinaryIO, rows: SlicedRows) -> None:
-    """Write header and rows to an open file, block by block."""
+def write_array(
+    file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
+) -> int:
+    """Write a header and blocks of rows to an open file; return the number of rows written."""
+    write_header(file, shape, dtype)
+    n_rows = 0
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype).data)
+        n_rows += len(block)
+    return n_rows
+
+
+def write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Write a .npy header. Its length does not depend on the number of rows."""
     header = {
-        "descr": npy_format.dtype_to_descr(rows.dtype),
+        "descr": npy_format.dtype_to_descr(dtype),
         "fortran_order": False,
-        "shape": tuple(map(int, rows.shape)),
+        "shape": tuple(map(int, shape)),
     }
     npy_format.write_array_header_1_0(file, header)
-    for block in rows.raw_blocks():
-        file.write(np.ascontiguousarray(block, rows.dtype).data)

@@ -1,4 +1,4 @@
-"""Opening feature files: by their ending, or many of them as one matrix."""
+"""Feature files opened by their ending, one file or many files as one matrix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skdice._rows.sources import Sliceable
 from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
-from skdice.io._archive import Archive, clean_errors
+from skdice.io._archive import Archive, clean_errors, require_file, to_path
 from skdice.io._shards import ShardedRows
 
 _READERS: dict[str, Callable[[Path], Archive]] = {
@@ -26,7 +26,7 @@ _READERS: dict[str, Callable[[Path], Archive]] = {
     ".bin": _torch.read,
 }
 
-# In a folder; a .bin may be anything.
+# The endings that are read in a folder. A .bin file there may be anything.
 _SHARDS = _READERS.keys() - {".bin"}
 
 
@@ -42,54 +42,55 @@ def open_archive(path: Path) -> Archive:
     """
     if path.suffix not in _READERS:
         raise ValueError(f"cannot read {path}: expected an ending of {_known()}")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if path.is_file():
-        with path.open("rb"):  # says so where it may not be read, which some libraries do not
-            pass
+    if path.suffix != ".zarr" or not path.is_dir():
+        require_file(path)
     with clean_errors(path):
         return _READERS[path.suffix](path)
 
 
-def open_features(path: str | Path, key: str | None = None) -> Sliceable:
+def open_features(path: str | Path, *, key: str | None = None) -> Sliceable:
     """Open a feature file, or a folder of them, without reading it into memory.
 
     Parameters
     ----------
     path : str or Path
         A .npy, .npz, .safetensors, .h5 or .hdf5, .zarr, .parquet, .pt or .pth file. A
-        folder, or a pattern with ``*``, is read as one matrix: the rows of its files one
-        after the other, in the sorted order of their names (so number them with leading
-        zeros). Where a compressed .npz or a .parquet file is read out of order, it is
-        read from its beginning again.
+        folder, or a pattern with ``*``, is read as one matrix: the rows of its files
+        follow each other in the sorted order of the file names (so number the files with
+        leading zeros). A compressed .npz or a .parquet file is read from its beginning
+        again if its rows are asked for out of order.
     key : str, default=None
         Name of the array in the file: of the features, or of labels or ids stored beside
-        them. None takes the only array, the one named ``"features"``, or the only
-        two-dimensional one; of a Parquet file its one fixed-size-list column, or else
-        all its numeric columns. Arrays in groups are named ``"group/name"`` in HDF5 and
-        Zarr, those in nested dictionaries ``"dict.name"`` in torch files.
+        them. None takes the only array, the array named ``"features"``, or the only
+        two-dimensional array; in a Parquet file it takes the one column of lists of
+        numbers, or else all numeric columns. Arrays in groups are named ``"group/name"``
+        in HDF5 and Zarr, arrays in nested dictionaries ``"dict.name"`` in torch files.
+        Text is read only by its key.
 
     Returns
     -------
     source of rows
-        With ``shape``, ``dtype`` and slicing of rows into arrays. `DICEDetector` takes it
-        wherever it takes an array. bfloat16 is read as float32.
+        An object with ``shape``, ``dtype`` and slicing of rows into arrays. A detector takes
+        it wherever it takes an array. bfloat16 is read as float32. The slices of a mapped
+        file (.npy, stored .npz, .safetensors) are views of the file, not copies.
 
     Raises
     ------
     ValueError
-        The ending is not known, the file is damaged or of another kind, it holds Python
-        objects, shards do not fit together, several arrays could be meant, or none has
-        that name (the message lists those it has).
+        The path is empty or is not a file, the ending is not known, the file is damaged or
+        of another kind, it holds Python objects, the shards do not fit together, several
+        arrays could be the features, or none has that name (the message lists the names).
+        Reading a slice raises it, too, if the file was cut short after it was opened.
     FileNotFoundError
-        There is no such file, or no file matches.
+        There is no such file, or no file matches the pattern.
     ImportError
         The library for the format is not installed; the message names the extra.
 
     Notes
     -----
     Opening never executes code from a file: object arrays and pickles are refused, and
-    torch files are read with ``weights_only``.
+    torch files are read with ``weights_only``. HDF5 and Zarr files are decoded by native
+    libraries that a file made for the purpose can crash: open them only if you trust them.
 
     Examples
     --------
@@ -103,7 +104,7 @@ def open_features(path: str | Path, key: str | None = None) -> Sliceable:
     >>> np.asarray(open_features(folder / "test.npz", key="labels")[:2])
     array([0, 1])
     """
-    path = Path(path)
+    path = to_path(path)
     paths = shard_paths(path)
     if paths == [path]:
         return open_shard(path, key)
@@ -115,14 +116,16 @@ def shard_paths(path: Path) -> list[Path]:
 
     Raises
     ------
-    ValueError, FileNotFoundError
-        As in `open_features`.
+    ValueError
+        The ending is not known.
+    FileNotFoundError
+        There is no such file, or the folder or pattern has no feature files.
     """
     is_shards = path.is_dir() and path.suffix != ".zarr"
     if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
         return [path]
     if path.is_dir():
-        shards = [each for each in path.iterdir() if is_shard(each)]
+        shards = [file for file in path.iterdir() if is_shard(file)]
     elif _is_pattern(path):
         shards = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     elif path.exists():
@@ -131,11 +134,11 @@ def shard_paths(path: Path) -> list[Path]:
         )
     else:
         raise FileNotFoundError(f"no such file: {path}")
-    shards = sorted(each for each in shards if not each.name.startswith("."))
+    shards = sorted(file for file in shards if not file.name.startswith("."))
     if not shards:
         raise FileNotFoundError(f"no feature files in {path}: expected some that end in {_known()}")
-    by_number = sorted(shards, key=lambda each: [int(n) for n in re.findall(r"\d+", each.name)])
-    if by_number != shards and len({re.sub(r"\d+", "", each.name) for each in shards}) == 1:
+    by_number = sorted(shards, key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)])
+    if by_number != shards and len({re.sub(r"\d+", "", file.name) for file in shards}) == 1:
         warnings.warn(
             f"the rows of {path} are in the sorted order of the file names, {shards[0].name}, "
             f"{shards[1].name}, ...: number the files with leading zeros to have another",
@@ -151,7 +154,7 @@ def open_shard(path: Path, key: str | None) -> Sliceable:
 
 
 def is_shard(path: Path) -> bool:
-    """Tell whether a file in a folder is taken for one of its shards."""
+    """Tell by its ending whether a file in a folder is read as a shard."""
     return path.suffix in _SHARDS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
-    "BF16": "<u2",  # the bits; converted block by block
+    "BF16": "<u2",  # the bits, which BFloat16Rows converts
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
@@ -41,7 +42,7 @@ def read(path: Path) -> Archive:
 def read_header(path: Path) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Return the entries by name, the offset of the data, and the metadata.
 
-    safetensors itself checks the file: sizes, offsets, order, and that nothing is missing.
+    safetensors itself checks the sizes, the offsets, their order, and that the file is whole.
     """
     with safe_open(path, framework="numpy"):
         pass
@@ -56,14 +57,9 @@ def _open(path: Path, name: str) -> Sliceable:
     entry = entries[name]
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"{name!r} has dtype {entry['dtype']}, which NumPy does not have")
-    array = map_array(
-        path,
-        data + entry["data_offsets"][0],
-        tuple(entry["shape"]),
-        False,
-        np.dtype(DTYPES[entry["dtype"]]),
-    )
-    return BFloat16Rows(array) if entry["dtype"] == "BF16" else array
+    offset, dtype = data + entry["data_offsets"][0], np.dtype(DTYPES[entry["dtype"]])
+    rows = map_array(path, offset, tuple(entry["shape"]), False, dtype)
+    return BFloat16Rows(rows) if entry["dtype"] == "BF16" else rows
 
 
 def write(
@@ -72,13 +68,13 @@ def write(
     """Write the arrays block by block; the format is a JSON header and the raw data."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
-    # The widest first, as the library does: every tensor is aligned to its own size.
+    # The widest dtypes come first, as in the library, so that every tensor is aligned.
     ordered = sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
     for name, rows in ordered:
         dtype = rows.dtype.newbyteorder("<")
         if dtype.str not in _NAMES:
             raise ValueError(f"{name!r} has dtype {rows.dtype}, which .safetensors does not have")
-        begin, end = end, end + dtype.itemsize * int(np.prod(rows.shape, dtype=np.int64))
+        begin, end = end, end + dtype.itemsize * math.prod(rows.shape)
         header[name] = {
             "dtype": _NAMES[dtype.str],
             "shape": list(map(int, rows.shape)),

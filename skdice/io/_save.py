@@ -1,4 +1,4 @@
-"""Writing feature files, block by block."""
+"""Feature files that are written block by block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from skdice._rows.door import wrap
 from skdice._rows.sources import SlicedRows
 from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
-from skdice.io._archive import FEATURES, clean_errors
+from skdice.io._archive import FEATURES, check_shape, clean_errors, to_path
 from skdice.io._atomic import replacing
 
 _WRITERS: dict[str, Callable[[Path, dict[str, SlicedRows]], None]] = {
@@ -36,16 +36,19 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
     Parameters
     ----------
     path : str or Path
-        The file; its ending chooses the format, as in `open_features`.
+        The file. Its ending chooses the format; see `open_features`.
     X : array or source of rows, of shape (n_samples, n_features)
-        The features, written in their dtype under the name ``"features"``.
+        The features. They are written in their dtype under the name ``"features"``.
     **beside : array of shape (n_samples, ...)
-        More arrays by name, such as ``labels=y``. Not in .npy, which holds one array.
+        More arrays by name, such as ``labels=y``. A .npy file cannot hold them.
 
     Raises
     ------
     ValueError
-        The ending is not known, or an array beside has another number of rows.
+        The path is empty, its ending is not known, or an array has another number of rows.
+    OSError
+        The file cannot be written, for example because the disk is full. Nothing is left
+        behind.
 
     Examples
     --------
@@ -57,14 +60,13 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
     >>> open_features(path).dtype
     dtype('float16')
     """
-    path = Path(path)
+    path = to_path(path)
     check_ending(path)
     if FEATURES in beside:
-        raise ValueError(
-            f"{FEATURES!r} is the name of X in the file; store the other under another"
-        )
+        raise ValueError(f"{FEATURES!r} is the name of X in the file; give the other array another")
     arrays = {name: wrap(rows) for name, rows in {FEATURES: X, **beside}.items()}
     for name, rows in arrays.items():
+        check_shape(name, rows.shape, rows.dtype)
         if rows.dtype.hasobject:
             raise ValueError(f"{name} has dtype {rows.dtype}: Python objects are not written")
         if rows.shape[0] != arrays[FEATURES].shape[0]:
@@ -76,6 +78,6 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raise if the ending of a name is that of no format."""
+    """Raise if the ending of `path` is not that of a format."""
     if path.suffix not in _WRITERS:
         raise ValueError(f"cannot write {path}: expected an ending of {', '.join(_WRITERS)}")

@@ -1,22 +1,19 @@
-"""Writing scores to a file, block by block, for more rows than memory."""
+"""Scores that are written to a file block by block, for more rows than memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib import format as npy_format
-from numpy.typing import NDArray
 
-from skdice._compat.extras import import_extra
+from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
+from skdice.io._npy import write_array, write_header
+from skdice.io._parquet import write_batches
 
 if TYPE_CHECKING:
     from skdice._dice import DICEDetector
-
-Blocks = Iterator[NDArray[Any]]
 
 
 def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
@@ -28,11 +25,11 @@ def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
     Parameters
     ----------
     path : str or Path
-        ``.npy``: the scores alone, of shape (n_samples,). ``.parquet``: the columns
-        ``score`` and, where the detector has a threshold, ``label`` (+1 in-distribution,
-        -1 out-of-distribution).
+        A file that ends in ``.npy`` holds the scores alone, of shape (n_samples,). A file
+        that ends in ``.parquet`` has the columns ``score`` and, if the detector has a
+        threshold, ``label`` (+1 in-distribution, -1 out-of-distribution).
     detector : DICEDetector
-        Fitted.
+        A fitted detector.
     X : array or source of rows, of shape (n_samples, n_features)
         Penultimate features.
 
@@ -44,7 +41,7 @@ def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
     Raises
     ------
     ValueError
-        The ending is neither, or a row cannot be scored.
+        The ending is not one of the two, or a row cannot be scored.
 
     Examples
     --------
@@ -61,42 +58,23 @@ def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
     >>> bool((np.load(path) == detector.score_samples(data.id_test)).all())
     True
     """
-    path = Path(path)
+    path = to_path(path)
     if path.suffix not in (".npy", ".parquet"):
         raise ValueError(f"cannot write scores to {path}: expected .npy or .parquet")
     dtype, blocks = detector._iterate_scores(X)
     with replacing(path) as temporary:
         if path.suffix == ".npy":
-            return _write_npy(temporary, blocks, dtype)
-        return _write_parquet(temporary, blocks, getattr(detector, "offset_", None), dtype)
-
-
-def _write_npy(path: Path, blocks: Blocks, dtype: np.dtype[Any]) -> int:
-    header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False}
-    n_rows = 0
-    with path.open("wb") as file:
-        npy_format.write_array_header_1_0(file, header | {"shape": (0,)})
-        for scores in blocks:
-            file.write(np.ascontiguousarray(scores).data)
-            n_rows += len(scores)
-        # Not known before of a Dask collection; NumPy leaves room for it to grow.
-        file.seek(0)
-        npy_format.write_array_header_1_0(file, header | {"shape": (n_rows,)})
-    return n_rows
-
-
-def _write_parquet(path: Path, blocks: Blocks, offset: float | None, dtype: np.dtype[Any]) -> int:
-    pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
-    fields = [("score", pa.from_numpy_dtype(dtype))]
-    if offset is not None:
-        fields.append(("label", pa.int8()))
-    schema = pa.schema(fields)
-    n_rows = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        for scores in blocks:
-            n_rows += len(scores)
-            columns = [pa.array(scores)]
-            if offset is not None:
-                columns.append(pa.array(np.where(scores - offset >= 0, 1, -1).astype(np.int8)))
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-    return n_rows
+            with temporary.open("wb") as file:
+                # A Dask collection does not know its number of rows before it is read.
+                n_rows = write_array(file, (0,), dtype, blocks)
+                file.seek(0)
+                write_header(file, (n_rows,), dtype)
+            return n_rows
+        offset = getattr(detector, "offset_", None)
+        if offset is None:
+            return write_batches(temporary, {"score": (dtype, ())}, ((block,) for block in blocks))
+        columns = {"score": (dtype, ()), "label": (np.dtype(np.int8), ())}
+        labelled = (
+            (block, np.where(block - offset >= 0, 1, -1).astype(np.int8)) for block in blocks
+        )
+        return write_batches(temporary, columns, labelled)

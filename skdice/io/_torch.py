@@ -1,9 +1,9 @@
-"""torch's .pt and .pth files: tensors alone, memory-mapped."""
+"""torch's .pt and .pth files of tensors, memory-mapped."""
 
 from __future__ import annotations
 
+import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -14,32 +14,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import MAPPED_BYTES, ArrayRows, SlicedRows
+from skdice._rows.sources import SlicedRows
+from skdice._rows.wrapped import MAPPED_BYTES, ArrayRows
 from skdice.io._archive import FEATURES, Archive, clean_errors
+from skdice.io._mapped import check_size
+from skdice.io._pieces import copy_rows
 
 
 class TorchFileRows(SlicedRows):
-    """A source of rows over a tensor in a file that is mapped into memory.
+    """A source of rows over a tensor in a file that torch maps into memory.
 
-    The file is mapped anew after every so many bytes: only that hands back its pages.
+    The pages of a mapping count as memory of the process until it ends, and torch has no
+    call that hands them back. So the file is mapped anew after every `MAPPED_BYTES`.
 
     Parameters
     ----------
     path : Path
         The file.
     name : str
-        Of the tensor.
+        Name of the tensor in the file.
     tensor : torch.Tensor
-        As it was loaded.
+        The tensor, mapped.
+    size : int
+        Size of the file when the tensor was mapped.
     """
 
-    def __init__(self, path: Path, name: str, tensor: Any) -> None:
+    def __init__(self, path: Path, name: str, tensor: Any, size: int) -> None:
         self._rows = ArrayRows(tensor)
         self.shape, self.dtype = self._rows.shape, self._rows.dtype
-        self._path, self._name, self._touched = path, name, 0
+        self._path, self._name, self._size, self._touched = path, name, size, 0
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         with clean_errors(self._path):
+            # Touching a mapped page beyond the end of the file would kill the process.
+            check_size(self._path.stat().st_size, self._size)
             rows = self._rows
             block = np.array(rows[start:stop])
             self._touched += block.nbytes
@@ -50,10 +58,11 @@ class TorchFileRows(SlicedRows):
 
 
 def read(path: Path) -> Archive:
-    """Return the tensors of a torch file; those in nested dictionaries by dotted names."""
-    tensors = _load(path)
+    """Return the tensors of a torch file; those in nested dictionaries have dotted names."""
+    size = path.stat().st_size
+    tensors = _load(path).items()
     return Archive(
-        path, {name: partial(TorchFileRows, path, name, each) for name, each in tensors.items()}
+        path, {name: partial(TorchFileRows, path, name, tensor, size) for name, tensor in tensors}
     )
 
 
@@ -61,14 +70,14 @@ def _load(path: Path) -> dict[str, Any]:
     """Return the tensors of a file by name, mapped."""
     torch = import_extra("torch", "torch")
     try:
-        # weights_only: tensors and containers of them, no other object is ever built.
+        # weights_only builds tensors and containers of tensors, and no other object.
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except pickle.UnpicklingError as error:
         raise ValueError(
-            "it is damaged, or holds more than tensors, which is refused as it could run code; of "
-            "a model, write torch.save(model.state_dict(), path)"
+            "it is damaged, or holds more than tensors, which is refused because it could run "
+            "code; of a model, write torch.save(model.state_dict(), path)"
         ) from error
     return {
         name or FEATURES: value
@@ -77,36 +86,45 @@ def _load(path: Path) -> dict[str, Any]:
     }
 
 
-def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and the value of each leaf of nested dictionaries."""
     if isinstance(content, Mapping):
         for key, value in content.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from _flatten(value, f"{path}.{key}" if path else str(key))
     else:
-        yield prefix, content
+        yield path, content
 
 
 def write(path: Path, arrays: dict[str, SlicedRows]) -> None:
-    """Write a dictionary of tensors, through files that are mapped rather than held."""
+    """Write a dictionary of tensors, through files that are mapped rather than held in memory.
+
+    The files lie beside `path`, in the hidden folder that `replacing` removes in any case.
+    """
     torch = import_extra("torch", "torch")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".skdice-") as folder:
-        tensors = {}
-        for position, (name, rows) in enumerate(arrays.items()):
-            dtype = rows.dtype.newbyteorder("=")
-            size = int(np.prod(rows.shape, dtype=np.int64))
-            kind = getattr(torch, str(dtype), None)
-            if kind is None:
-                raise ValueError(f"{name!r} has dtype {rows.dtype}, which torch does not have")
-            mapped = torch.empty(rows.shape, dtype=kind)
-            if size:
-                file = str(Path(folder) / str(position))
-                mapped = torch.from_file(file, shared=True, size=size, dtype=kind)
-                mapped = mapped.reshape(rows.shape)
-                start = 0
-                for block in rows.raw_blocks():
-                    native = np.array(block, dtype)
-                    mapped[start : start + len(block)] = torch.from_numpy(native)
-                    start += len(block)
-            tensors[name] = mapped
-        torch.save(tensors, path)
-        del tensors, mapped
+    tensors = {}
+    for name, rows in arrays.items():
+        kind = getattr(torch, str(rows.dtype.newbyteorder("=")), None)
+        if kind is None:
+            raise ValueError(f"{name!r} has dtype {rows.dtype}, which torch does not have")
+        tensors[name] = torch.empty(rows.shape, dtype=kind)
+        if size := tensors[name].numel():
+            file = path.with_name(f"{len(tensors)}.raw")
+            _reserve(file, tensors[name].nbytes)
+            flat = torch.from_file(str(file), shared=True, size=size, dtype=kind)
+            tensors[name] = flat.reshape(rows.shape)
+            copy_rows(rows, tensors[name].numpy())
+    # torch's own writer hides the number of an error such as a full disk. A Python file keeps it.
+    with path.open("wb") as output:
+        torch.save(tensors, output)
+
+
+def _reserve(file: Path, n_bytes: int) -> None:
+    """Make a file of a size, so that a full disk is an OSError before the file is mapped.
+
+    A write to a mapped page for which the disk has no room kills the process with SIGBUS.
+    """
+    with file.open("wb") as reserved:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(reserved.fileno(), 0, n_bytes)
+        else:
+            reserved.truncate(n_bytes)

@@ -20,7 +20,6 @@ from skdice._base import BaseDetector
 from skdice._compat.arrays import to_host
 from skdice._dice import BaseDICE
 from skdice._engines.layer import MaskedLayer
-from skdice._engines.run import iterate_values
 from skdice._rows.door import as_source
 from skdice._rows.sources import RowSource
 from skdice.metrics._rates import (
@@ -320,7 +319,7 @@ def _measure(
     rows = as_source(X_id)
     labels = _class_labels(y_id, rows, len(detector.mask_))
     head = detector.head_
-    layers = (MaskedLayer(head.weight, head.bias, None, None), detector._layer(None))
+    layers = (MaskedLayer(head.weight, head.bias, None, None), detector._logits_layer())
     accuracies = [_accuracy(detector, layer, rows, labels) for layer in layers]
     return DetectorResult(result.sets, result.id_flagged, *accuracies)
 
@@ -357,6 +356,7 @@ def _accuracy(
     detector: BaseDICE, layer: MaskedLayer, rows: RowSource, labels: NDArray[np.intp]
 ) -> float:
     right = 0
-    for row_slice, logits in iterate_values(layer, rows, detector._options()):
+    blocks = rows.iterate_values(detector._run(layer), n_columns=len(layer.weight))
+    for row_slice, logits in blocks:
         right += int((logits.argmax(axis=1) == labels[row_slice]).sum())
     return right / len(labels)

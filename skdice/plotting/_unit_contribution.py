@@ -155,7 +155,7 @@ class UnitContributionDisplay:
         mean, variance = {}, {}
         for name, X in sets.items():
             with naming(name), np.errstate(over="ignore", invalid="ignore"):
-                rows = detector._as_source(X, reset=False)
+                rows = detector._open(X, "score_samples")
                 moments = column_moments(
                     rows, describe(detector.shaping_, rows.shape[1]), detector.batch_size
                 )

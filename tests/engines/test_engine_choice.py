@@ -1,19 +1,21 @@
 """The engines of the CPU behind a detector: whichever is chosen, the results are the same."""
 
+import pickle
+import sys
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from reference import dice_scores
 from sklearn.preprocessing import FunctionTransformer
 
-import skdice._engines.computation
-import skdice._engines.scoring
-import skdice._path
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
 from skdice._compat import extras
+from skdice._engines import run as engine_run
+from skdice._engines.run import forced_engine
 from skdice.io import open_features, save_features
 from skdice.shaping import ASH, ReAct
 
@@ -21,14 +23,10 @@ TOLERANCE = {np.float16: 1e-5, np.float32: 1e-5, np.float64: 1e-12}
 
 
 @pytest.fixture
-def engine(monkeypatch):
-    """Return a function that has one engine chosen from then on."""
-
-    def choose(name):
-        monkeypatch.setattr(skdice._engines.computation, "choose_engine", lambda *shape: name)
-        monkeypatch.setattr(skdice._path, "choose_path_engine", lambda *shape: name)
-
-    return choose
+def engine():
+    """Return a function that has one engine of the CPU chosen from then on."""
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(forced_engine(name))
 
 
 def problem(dtype, n_classes=30, n_features=140):
@@ -179,11 +177,9 @@ def test_verbose_names_the_engine(engine, capsys):
 def test_without_numba_all_is_dense(engine, monkeypatch):
     head, X = problem(np.float32)
     engine("sparse")
-    for module in (skdice._engines.computation, skdice._path):
-        monkeypatch.setattr(module, "has_numba", lambda: False)
-    for module in (skdice._engines.scoring, skdice._path):
-        monkeypatch.setattr(module, "SparseLayer", None)  # would fail
-    monkeypatch.setattr(skdice._engines.scoring, "FewClassesLayer", None)
+    monkeypatch.setattr(engine_run, "has_numba", lambda: False)
+    # The packers of the other engines would raise.
+    monkeypatch.setitem(sys.modules, "numba", None)
     expected = DICEDetector(head, sparsity=0.5).fit(X).score_samples(X)
     np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
 
@@ -241,8 +237,8 @@ class Fitted(ReAct):
 class Shaped(ReAct):
     """Clips, and takes a root."""
 
-    def shape_block(self, block):
-        return np.sqrt(super().shape_block(block))
+    def transform(self, X):
+        return np.sqrt(super().transform(X))
 
 
 class Transformed(ReAct):
@@ -265,7 +261,7 @@ def test_what_is_derived_from_a_shaping_is_used_as_it_is(library, shaping):
     head, X = problem(np.float64)
     detector = DICEDetector(head, shaping=shaping).fit(X)
     rows = X if library == "numpy" else pytest.importorskip("torch").from_numpy(X)
-    logits = OWN[shaping](X, np.quantile(X, 0.9)) @ detector.coef_.T + detector.intercept_
+    logits = OWN[shaping](X, np.quantile(X, 0.99)) @ detector.coef_.T + detector.intercept_
     np.testing.assert_allclose(detector.logits(rows), logits, rtol=1e-10, atol=1e-10)
     if library == "torch":
         with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
@@ -337,22 +333,48 @@ def test_blocks_that_share_memory_do_not_mix(engine, score_func):
 
 
 def test_only_logits_that_are_done_with_share_memory():
+    """What a user's function is given, and what `logits` returns, stays as it is."""
     head, X = problem(np.float64)
-    arrays = head.weight, head.bias, None, X.dtype
-    expected = X[:50] @ head.weight.T + head.bias
-    layer = skdice._engines.scoring.masked_layer(*arrays, kept=False)
-    first = layer(X[:50])
-    np.testing.assert_array_equal(first, expected)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(layer, X[:50]).result()
-    assert np.shares_memory(first, layer(X[50:80]))
-    np.testing.assert_array_equal(other, expected)
-    # What a user's function is given, and what `logits` returns, stays as it is.
-    layer = skdice._engines.scoring.masked_layer(*arrays)
-    assert not np.shares_memory(layer(X[:50]), layer(X[:50]))
-    given = []
-    detector = DICEDetector(head, batch_size=500, score_func=lambda z: given.append(z) or z[:, 0])
+    kept = []
+    detector = DICEDetector(head, batch_size=500, score_func=lambda z: kept.append(z) or z[:, 0])
     detector.fit(X)
-    given.clear()
+    kept.clear()
     detector.score_samples(X)
-    np.testing.assert_array_equal(np.concatenate(given), detector.logits(X))
+    np.testing.assert_array_equal(np.concatenate(kept), detector.logits(X))
+
+
+def test_weights_are_packed_once_and_anew_after_a_fit(engine, monkeypatch):
+    pytest.importorskip("numba")
+    head, X = problem(np.float32)
+    packed = []
+    pack = engine_run.SparseLayer
+    monkeypatch.setattr(
+        engine_run, "SparseLayer", lambda *arrays: packed.append(1) or pack(*arrays)
+    )
+    engine("sparse")
+    detector = DICEDetector(head).fit(X)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(detector.score_samples, [X] * 8))
+    assert len(packed) == 1
+    assert all(np.array_equal(scores, results[0]) for scores in results)
+    copy = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(copy.score_samples(X), results[0])
+    assert len(packed) == 2
+    detector.set_params(sparsity=0.9).fit(X)
+    expected = dice_scores(head.weight, head.bias, X.mean(axis=0, dtype=float), X, 90)
+    np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-5)
+    # The arrays that were packed cannot be changed behind the engine's back.
+    for fitted in (detector, copy):
+        with pytest.raises(ValueError, match="read-only"):
+            fitted.coef_[0, 0] = 1
+
+
+def test_a_score_that_is_changed_after_the_fit_waits_for_the_next_fit():
+    """The threshold belongs to the score of the fit."""
+    head, X = problem(np.float32)
+    detector = DICEDetector(head).fit(X)
+    energies = detector.score_samples(X)
+    detector.set_params(score_func="msp")
+    for fitted in (detector, pickle.loads(pickle.dumps(detector))):
+        np.testing.assert_array_equal(fitted.score_samples(X), energies)
+    assert detector.fit(X).score_samples(X).max() <= 1

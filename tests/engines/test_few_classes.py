@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from skdice._engines import FewClassesLayer
-from skdice._engines.few import pack_few_classes
+from skdice._engines.few import FewClassesLayer, pack_few_classes
 from skdice._engines.kernels.layout import CLASSES
 
 DTYPES = [np.float32, np.float64]

@@ -12,6 +12,8 @@ import torch
 
 from skdice import DICEDetector, LinearHead
 from skdice._engines import torch as torch_engine
+from skdice._engines.layer import MaskedLayer
+from skdice._engines.torch import TorchEngine
 from skdice.io import open_features, save_features
 from skdice.shaping import ReAct
 
@@ -30,66 +32,63 @@ def problem():
     return head, X
 
 
-def squares(block):
-    return (block.double() ** 2).sum(1)
+def layer_of(head, score="energy"):
+    return MaskedLayer(head.weight, head.bias, None, score)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
-@pytest.mark.parametrize("block_rows", [1, 700, 10_000])
+@pytest.mark.parametrize("score", ["energy", None])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_blocks_from_the_host_come_in_order_and_whole(device, block_rows, dtype):
-    X = torch.randn(2100, 5).to(dtype)
-    sources = [X] if dtype == torch.bfloat16 else [X, X.numpy()]
-    for source in sources:
-        blocks = list(
-            torch_engine.blocks_from_host(
-                squares, source.__getitem__, 2100, block_rows, 5, dtype, torch.device(device)
-            )
-        )
-        assert [rows.start for rows, _ in blocks] == list(range(0, 2100, block_rows))
-        assert {result.device.type for _, result in blocks} == {"cpu"}
-        results = torch.cat([result for _, result in blocks])
-        torch.testing.assert_close(results, squares(X))
+def test_a_block_of_the_host_comes_back_to_the_host(problem, device, dtype, score):
+    head, X = problem
+    block = torch.from_numpy(X[:700]).to(dtype)
+    precision = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+    engine = TorchEngine(layer_of(head, score), torch.device(device), precision)
+    logits = block.double().numpy() @ head.weight.T.astype(float)
+    expected = logits if score is None else np.logaddexp.reduce(logits, axis=1)
+    for given in [block] if dtype == torch.bfloat16 else [block, block.numpy()]:
+        values = engine.compute_host(given)
+        assert type(values) is np.ndarray
+        assert values.dtype == precision
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+
+class LittleMemory(TorchEngine):
+    """A device whose memory is too small for blocks of more than `limit` rows."""
+
+    def __init__(self, limit, *arguments):
+        super().__init__(*arguments)
+        self.limit, self.sizes = limit, []
+
+    def _compute(self, block):
+        if len(block) > self.limit:
+            raise torch.OutOfMemoryError("out of memory")
+        self.sizes.append(len(block))
+        return super()._compute(block)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 64])
-def test_too_little_memory_halves_the_block_and_goes_on(limit):
-    sizes = []
-
-    def function(block):
-        if len(block) > limit:
-            raise torch.OutOfMemoryError("out of memory")
-        sizes.append(len(block))
-        return squares(block)
-
-    X = torch.randn(1000, 4)
-    halving = torch_engine.Halving(function, X.device)
+def test_too_little_memory_halves_the_block_and_goes_on(problem, limit):
+    head, X = problem
+    arguments = layer_of(head), torch.device("cpu"), np.dtype(np.float32)
+    engine, expected = LittleMemory(limit, *arguments), TorchEngine(*arguments)
     for rows in (slice(0, 700), slice(700, 1000)):
-        parts = list(halving(X.__getitem__, rows))
-        assert [part.start for part, _ in parts[1:]] == [part.stop for part, _ in parts[:-1]]
-        assert (parts[0][0].start, parts[-1][0].stop) == (rows.start, rows.stop)
-        results = torch.cat([result for _, result in parts])
-        torch.testing.assert_close(results, squares(X[rows]))
-    # Found once, the size is kept.
-    assert sizes[0] == max(sizes) > limit / 2
+        np.testing.assert_allclose(
+            engine.compute_host(X[rows]), expected.compute_host(X[rows]), rtol=1e-6
+        )
+    # The size that fits is kept for the next block.
+    assert engine.sizes[0] == max(engine.sizes) > limit / 2
 
 
-def test_a_single_row_that_does_not_fit_raises():
-    def function(block):
-        raise torch.OutOfMemoryError("out of memory")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("shapes")])
+def test_an_error_that_halving_does_not_mend_is_raised(problem, error):
+    class Broken(TorchEngine):
+        def _compute(self, block):
+            raise error
 
-    halving = torch_engine.Halving(function, torch.device("cpu"))
-    with pytest.raises(torch.OutOfMemoryError):
-        list(halving(torch.ones(8, 2).__getitem__, slice(0, 8)))
-
-
-def test_another_error_is_no_lack_of_memory():
-    def function(block):
-        raise RuntimeError("shapes do not match")
-
-    halving = torch_engine.Halving(function, torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="shapes"):
-        list(halving(torch.ones(8, 2).__getitem__, slice(0, 8)))
+    engine = Broken(layer_of(problem[0]), torch.device("cpu"), np.dtype(np.float32))
+    with pytest.raises(type(error), match=str(error)):
+        engine.compute_host(problem[1][:8])
 
 
 @pytest.mark.parametrize("name", ["cuda:0", "cuda", "mps"])

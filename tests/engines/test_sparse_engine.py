@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from skdice._engines.choice import choose_engine
+from skdice._compat.threads import available_threads
+from skdice._engines.costs import cheapest
 from skdice._engines.kernels.fused import FUSED_SCORES
 from skdice._engines.kernels.layout import COLUMN_BYTES
 from skdice._engines.sparse import BLOCK_CLASSES, PANEL_COLUMNS, SparseLayer, pack_head
-from skdice._engines.threads import available_threads
 
 DTYPES = [np.float32, np.float64]
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
@@ -313,7 +313,7 @@ def test_scores_are_right_where_the_kernel_cannot_be_cached(tmp_path):
     "use",
     [
         """
-from skdice._engines import SparseLayer
+from skdice._engines.sparse import SparseLayer
 layer = SparseLayer(np.eye(8, dtype=np.float32), np.zeros(8, np.float32))
 print(layer.scores(np.full((3, 8), 2, np.float32), 'max_logit'))
 """,
@@ -389,7 +389,7 @@ GRID = [
 def test_more_pruning_goes_from_dense_to_few_to_sparse(n_threads, dtype):
     for n_rows, n_features, n_classes in GRID:
         chosen = [
-            choose_engine(
+            cheapest(
                 n_rows,
                 n_features,
                 n_classes,
@@ -416,15 +416,15 @@ def test_a_handful_of_rows_is_never_worth_compiling(
     n_rows, n_features, n_classes, share, dtype, n_threads
 ):
     n_kept = round(share * n_features * n_classes)
-    chosen = choose_engine(n_rows, n_features, n_classes, n_kept, dtype, n_threads)
+    chosen = cheapest(n_rows, n_features, n_classes, n_kept, dtype, n_threads)
     assert chosen == "dense"
 
 
 def test_choosing_imports_no_numba():
     program = (
         "import sys, numpy as np\n"
-        "from skdice._engines.choice import choose_engine\n"
-        "choose_engine(20_000, 2048, 1000, 200_000, np.dtype('f4'), 2)\n"
+        "from skdice._engines.costs import cheapest\n"
+        "cheapest(20_000, 2048, 1000, 200_000, np.dtype('f4'), 2)\n"
         "print('numba' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -40,9 +40,9 @@ def test_bare_names(path):
     assert LinearHead.from_file(str(path)) == HEAD
 
 
-def test_prefix(path):
+def test_layer(path):
     write(path, {f"net.fc.{name}": each for name, each in STATE.items()})
-    assert LinearHead.from_file(path, prefix="net.fc") == HEAD
+    assert LinearHead.from_file(path, layer="net.fc") == HEAD
 
 
 def test_without_bias(path):
@@ -54,11 +54,11 @@ def test_convolution(path):
     assert LinearHead.from_file(write(path, {"weight": kernel})) == LinearHead(W)
 
 
-def test_wrong_prefix_lists_the_layers(path):
+def test_wrong_layer_lists_the_layers(path):
     write(path, {"fc.weight": W, "conv.weight": W})
-    for prefix in (None, "head"):
-        with pytest.raises(ValueError, match=r"layers in the file: conv, fc\. Name one with pre"):
-            LinearHead.from_file(path, prefix=prefix)
+    for layer in (None, "head"):
+        with pytest.raises(ValueError, match=r"layers in the file: conv, fc\. Name one with layer"):
+            LinearHead.from_file(path, layer=layer)
 
 
 def test_a_layer_of_another_shape_is_refused(path):
@@ -95,15 +95,15 @@ def test_bfloat16(tmp_path, suffix):
 def test_the_layer_that_can_be_meant_is_named(tmp_path):
     torch, path = pytest.importorskip("torch"), tmp_path / "checkpoint.pth"
     torch.save({"state_dict": {f"module.fc.{k}": v for k, v in tensors_of(STATE).items()}}, path)
-    with pytest.raises(ValueError, match=r"did you mean prefix='state_dict\.module\.fc'\?"):
-        LinearHead.from_file(path, prefix="fc")
+    with pytest.raises(ValueError, match=r"did you mean layer='state_dict\.module\.fc'\?"):
+        LinearHead.from_file(path, layer="fc")
 
 
 def test_nested_checkpoint(tmp_path):
     torch, path = pytest.importorskip("torch"), tmp_path / "checkpoint.pth"
     nested = {"epoch": 3, "state_dict": {f"module.fc.{k}": v for k, v in tensors_of(STATE).items()}}
     torch.save(nested, path)
-    assert LinearHead.from_file(path, prefix="state_dict.module.fc") == HEAD
+    assert LinearHead.from_file(path, layer="state_dict.module.fc") == HEAD
 
 
 def test_legacy_torch_format(tmp_path):
@@ -156,3 +156,18 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"pip install 'skdice\[torch\]'"):
         LinearHead.from_file(path)
+
+
+def test_the_layer_is_given_by_its_name_only(tmp_path):
+    path = write(tmp_path / "h.npz", {"fc.weight": W})
+    with pytest.raises(TypeError, match="positional"):
+        LinearHead.from_file(path, "fc")
+    with pytest.raises(TypeError, match="prefix"):
+        LinearHead.from_file(path, prefix="fc")
+
+
+def test_a_head_outlives_its_file(tmp_path):
+    path = write(tmp_path / "h.npz", {"weight": np.ones((500, 500))})
+    head = LinearHead.from_file(path)
+    path.write_bytes(b"")  # a view of the mapped file would kill the process now
+    assert head.weight.sum() == 250_000

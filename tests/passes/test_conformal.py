@@ -84,7 +84,7 @@ def test_scores_are_kept_with_the_detector_and_dropped_with_the_threshold(fashio
         detector.pvalues(fashion.id_test)
     detector.calibrate(fashion.id_test[:1000], method="conformal")
     expected = detector.pvalues(fashion.id_test)
-    detector.save(tmp_path / "d.safetensors")
+    skdice.save(detector, tmp_path / "d.safetensors")
     for copy in (skdice.load(tmp_path / "d.safetensors"), pickle.loads(pickle.dumps(detector))):
         np.testing.assert_array_equal(copy.pvalues(fashion.id_test), expected)
     for change in (

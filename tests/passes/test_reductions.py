@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from skdice._passes import mean as mean_pass
-from skdice._passes.mean import FeatureStatistics, add_rows, column_sums
+from skdice._passes.mean import FeatureStatistics, column_sums, gather_statistics
 from skdice._passes.quantiles import quantiles
+from skdice._rows.door import as_source
 
 pytest.importorskip("numba")
 from skdice._passes.sum_kernel import compiled_column_sums
@@ -28,7 +29,7 @@ matrices = st.sampled_from([np.float16, np.float32, np.float64]).flatmap(
 @given(matrices, st.floats(0, 1), st.integers(1, 7))
 def test_quantiles_equal_numpy(X, q, batch_size):
     flat = X.ravel().astype(np.float32 if X.dtype == np.float16 else X.dtype)
-    assert quantiles(X, [q, 0.5], batch_size=batch_size) == [
+    assert quantiles(as_source(X), [q, 0.5], batch_size=batch_size) == [
         float(np.quantile(flat, q)),
         float(np.quantile(flat, 0.5)),
     ]
@@ -49,7 +50,7 @@ def test_quantiles_of_every_kind_of_array(X):
     flat = X.ravel().astype(np.float32 if X.dtype.itemsize == 4 else np.float64)
     wanted = [0.0, 0.1, 0.37, 0.9, 1.0]
     with np.errstate(over="ignore"):
-        assert quantiles(X, wanted) == [float(np.quantile(flat, q)) for q in wanted]
+        assert quantiles(as_source(X), wanted) == [float(np.quantile(flat, q)) for q in wanted]
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"])
@@ -59,7 +60,7 @@ def mean_of(request):
         for block in blocks:
             compiled = request.param == "compiled"
             sums = compiled_column_sums(block) if compiled else column_sums(block, half=half)
-            running.add_sums(len(block), sums)
+            running._add_sums(len(block), sums, len(block))
         assert running.n_samples == sum(len(block) for block in blocks)
         return running.mean()
 
@@ -161,14 +162,12 @@ def test_large_sources_are_summed_by_compiled_code(monkeypatch):
     found = []
     for limit in (len(X) * 7, len(X) * 7 + 1):
         monkeypatch.setattr(mean_pass, "COMPILED_VALUES", limit)
-        running = FeatureStatistics(7)
-        add_rows(running, X, batch_size=100)
-        found.append(running.mean())
+        found.append(gather_statistics(as_source(X), batch_size=100).mean())
     np.testing.assert_allclose(*found, rtol=1e-15)
     np.testing.assert_allclose(found[0], exact_mean(X), rtol=1e-15)
     # Where numba is not installed, NumPy does it.
     monkeypatch.setattr(mean_pass, "COMPILED_VALUES", 0)
     monkeypatch.setattr(mean_pass, "has_numba", lambda: False)
     monkeypatch.delitem(sys.modules, "skdice._passes.sum_kernel")
-    add_rows(running, X)
+    gather_statistics(as_source(X))
     assert "skdice._passes.sum_kernel" not in sys.modules

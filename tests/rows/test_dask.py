@@ -354,8 +354,13 @@ def test_what_needs_rows_in_memory_says_so(data, sizes):
         sparsity_path(head, X, array, [0, 0.5])
     with pytest.raises(TypeError, match=message):
         LinearHead.from_class_means(array, y)
-    with pytest.raises(TypeError, match="transform takes rows in memory"):
-        ReAct().fit(X).transform(array)
+
+
+def test_shapings_transform_dask_collections_lazily(data):
+    _, X, _ = data
+    shaped = ReAct(0.3).fit(X).transform(da.from_array(X, chunks=(99, 12)))
+    assert isinstance(shaped, da.Array)
+    np.testing.assert_array_equal(shaped.compute(), np.minimum(X, np.quantile(X, 0.3)))
 
 
 def test_a_search_fitted_in_memory_scores_dask_collections(data):

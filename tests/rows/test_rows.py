@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from skdice._rows.sources import load_block
+from skdice._rows.sources import NumpyRows
 
 # Half precision is read as single.
 SPECIAL = [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 5e-324, -5e-324, 65504.0, -65504.0]
@@ -26,6 +26,6 @@ def test_the_first_value_that_is_not_finite_is_named_and_no_other(X):
     bad = np.argwhere(~np.isfinite(X))
     if len(bad):
         with pytest.raises(ValueError, match=f"in row {bad[0, 0]}, column {bad[0, 1]};"):
-            load_block(X, slice(0, len(X)))
+            NumpyRows(X).read_block(slice(0, len(X)))
     else:
-        np.testing.assert_array_equal(load_block(X, slice(0, len(X))), X)
+        np.testing.assert_array_equal(NumpyRows(X).read_block(slice(0, len(X))), X)
