@@ -226,7 +226,7 @@ class MonitorDisplay:
         panel.set_yscale("log")
         # Evidence of a changed stream grows without end; a few decades above the level are enough.
         # The limits are set before anything is drawn, because margins around 1e300 would overflow.
-        panel.set_ylim(max(shown.min() / 3, 1e-4), min(1e4 * self.alarm_level, 1e305))
+        panel.set_ylim(max(shown.min() / 3, 1e-4), min(1e4 * self.alarm_level, 1e300))
         (self.evidence_line_,) = panel.plot(x, shown, color=BLUE, label="evidence of a change")
         self.level_line_ = panel.axhline(
             self.alarm_level, color=ORANGE, linestyle="--", label=f"alarm at {self.alarm_level:g}"

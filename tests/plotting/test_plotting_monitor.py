@@ -61,7 +61,7 @@ def test_times_are_shown_instead_of_rows(flags, ax):
         (FlagMonitor(0.5), [False] * 5000),
         (FlagMonitor(0.001), [True] * 5000),
         (FlagMonitor(0.05, false_alarm=1e-200), [True] * 500),
-        (FlagMonitor(0.05, run_length=1e300), [True] * 500),
+        (FlagMonitor(0.05, run_length=1e200), [True] * 500),
     ],
 )
 def test_streams_at_the_ends_of_what_can_be_drawn(monitor, stream, ax):
