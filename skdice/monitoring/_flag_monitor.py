@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from copy import copy
 from math import exp, isfinite
 from numbers import Real
 from pathlib import Path
@@ -232,7 +231,7 @@ class FlagMonitor:
         if isinstance(flags, bool | np.bool_):
             self._add_one(bool(flags))
             return self
-        flags = self.flags_of(flags)
+        flags = self._flags_of(flags)
         if len(flags) == 1:
             self._add_one(bool(flags[0]))
             return self
@@ -244,35 +243,6 @@ class FlagMonitor:
             self.n_samples_ += len(block)
             self.n_flagged_ += int(np.count_nonzero(block))
         return self
-
-    def flags_of(self, flags: Any) -> NDArray[np.bool_]:
-        """Return the flags that `update` would count, and count nothing.
-
-        Parameters
-        ----------
-        flags : bool, int, or array-like of shape (n_samples,), or features
-            Whatever `update` takes.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), bool
-            True = flagged.
-        """
-        if self._detector is not None:
-            # Not np.ndim where there is a shape: it would read a whole file into memory.
-            ndim = len(flags.shape) if hasattr(flags, "shape") else np.ndim(flags)
-            if ndim == 2:
-                return flagged_rows(self._detector, flags)
-        return as_flags(flags)
-
-    def copy_settings(self) -> FlagMonitor:
-        """Return a new monitor with this rate, guarantee and detector, and no rows.
-
-        Returns
-        -------
-        FlagMonitor
-        """
-        return copy(self).reset()
 
     def reset(self) -> Self:
         """Forget all rows and the alarm; rate, guarantee and detector stay.
@@ -524,6 +494,15 @@ class FlagMonitor:
             raise ValueError(f"{path}: not the state of a FlagMonitor: not UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+    def _flags_of(self, flags: Any) -> NDArray[np.bool_]:
+        """Return the flags that `update` counts, True = flagged."""
+        if self._detector is not None:
+            # Not np.ndim where there is a shape: it would read a whole file into memory.
+            ndim = len(flags.shape) if hasattr(flags, "shape") else np.ndim(flags)
+            if ndim == 2:
+                return flagged_rows(self._detector, flags)
+        return as_flags(flags)
 
     def _add_one(self, flagged: bool) -> None:
         self.n_samples_ += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -156,11 +157,11 @@ class MonitorDisplay:
         """
         level = check_fraction(level, "level")
         n_points = check_count(n_points, "n_points", least=2)
-        judged = monitor.flags_of(flags)
+        judged = monitor._flags_of(flags)
         n_rows = len(judged)
         if not n_rows:
             raise ValueError("flags has no rows, expected at least one")
-        replay = monitor.copy_settings()
+        replay = copy(monitor).reset()  # the copy shares the detector, and gets a state of its own
         rows = np.unique(np.linspace(1, n_rows, n_points).astype(np.int64))
         values = []
         for part in np.split(judged, rows[:-1]):
