@@ -142,8 +142,8 @@ class MixtureEvidence:
 class ShiryaevRoberts:
     """Sum of the evidence of a change at any row so far, a mean over several changed rates.
 
-    On good rows the sum minus the number of rows is a martingale, so that on average at least
-    `run_length` good rows pass before it reaches `run_length`.
+    At the promised rate the sum minus the number of rows is a martingale, so that on average at
+    least `run_length` good rows pass before the sum reaches `run_length`.
 
     Parameters
     ----------

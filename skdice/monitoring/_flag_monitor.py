@@ -131,7 +131,7 @@ class FlagMonitor:
         self.run_length = run_length
         self.confidence: float | None = None
         self._detector: Any = None
-        self._calibration_digest: str | None = None
+        self._calibration: str | None = None
         self.reset()
 
     @classmethod
@@ -205,7 +205,7 @@ class FlagMonitor:
         monitor = cls(rate, false_alarm=false_alarm, run_length=run_length)
         monitor.confidence = confidence
         monitor._detector = detector
-        monitor._calibration_digest = str(calibration.digest)
+        monitor._calibration = _identity(detector)
         return monitor
 
     def update(self, flags: Any) -> Self:
@@ -387,7 +387,7 @@ class FlagMonitor:
             "false_alarm": self.false_alarm,
             "run_length": self.run_length,
             "confidence": self.confidence,
-            "calibration": self._calibration_digest,
+            "calibration": self._calibration,
             "n_samples": self.n_samples_,
             "n_flagged": self.n_flagged_,
             "alarm_row": self.alarm_row_,
@@ -434,20 +434,15 @@ class FlagMonitor:
                 monitor.alarm_row_ = row
             state = _check_state(content["evidence"], len(monitor._evidence.state))
             monitor._evidence = monitor._new_evidence(state)
-            digest = content["calibration"]
-            if not isinstance(digest, str | None):
-                raise ValueError(f"calibration is {digest!r}, expected a digest or null")
-            monitor._calibration_digest = digest
+            calibration = content["calibration"]
+            if not isinstance(calibration, str | None):
+                raise ValueError(f"calibration is {calibration!r}, expected text or null")
+            monitor._calibration = calibration
         except ValueError as error:
             raise ValueError(f"not the state of a FlagMonitor: {error}") from None
         if detector is not None:
-            found = str(calibration_of(detector).digest)
-            if found != digest:
-                raise ValueError(
-                    f"the monitor belongs to the calibration {digest}, but the detector has "
-                    f"the calibration {found}: the counts of one say nothing about the other"
-                )
             monitor._detector = detector
+            monitor._check_calibration()
         return monitor
 
     def save(self, path: str | Path) -> None:
@@ -501,8 +496,19 @@ class FlagMonitor:
             # Not np.ndim where there is a shape: it would read a whole file into memory.
             ndim = len(flags.shape) if hasattr(flags, "shape") else np.ndim(flags)
             if ndim == 2:
+                self._check_calibration()
                 return flagged_rows(self._detector, flags)
         return as_flags(flags)
+
+    def _check_calibration(self) -> None:
+        """Raise if the detector was calibrated anew, or is another one."""
+        given = _identity(self._detector)
+        if given != self._calibration:
+            raise ValueError(
+                f"the monitor belongs to the calibration {self._calibration}, but the detector "
+                f"has the calibration {given}: the counts of one say nothing about the other. "
+                "Make a new monitor by FlagMonitor.from_detector"
+            )
 
     def _add_one(self, flagged: bool) -> None:
         self.n_samples_ += 1
@@ -515,6 +521,13 @@ class FlagMonitor:
         if self.run_length is None:
             return MixtureEvidence(self.rate, self.false_alarm, state)
         return ShiryaevRoberts(self.rate, self.run_length, state)
+
+
+def _identity(detector: Any) -> str:
+    """Return text that differs between the thresholds of two calibrations."""
+    calibration = calibration_of(detector)
+    # The same scores may have been calibrated twice, for two contaminations.
+    return f"{calibration.digest}:{calibration.rank}"
 
 
 def _digest(content: dict[str, Any]) -> str:

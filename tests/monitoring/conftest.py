@@ -17,7 +17,7 @@ class StandIn(OutlierMixin, BaseEstimator):
             n_samples=len(scores),
             rank=rank,
             date="2026-01-01",
-            digest=f"digest of {rank} of {len(scores)}",
+            digest=f"digest of {len(scores)}",
         )
 
     def fit(self, X, y=None):

@@ -238,6 +238,7 @@ def false_alarm_rate(calibrated, n, rank, make):
     return alarms / 300
 
 
+@pytest.mark.slow
 def test_a_rate_kept_on_average_only_gives_false_alarms(calibrated):
     from_detector = false_alarm_rate(calibrated, 500, 25, FlagMonitor.from_detector)
     assert from_detector <= 0.06 + 3 * np.sqrt(0.06 * 0.94 / 300)
@@ -453,11 +454,21 @@ def test_a_loaded_monitor_takes_features_of_its_own_detector_only(calibrated, tm
     loaded = FlagMonitor.load(tmp_path / "state.json", detector=detector)
     assert loaded.update(rows).n_flagged_ == 6
     assert loaded.confidence == 0.95
-    with pytest.raises(ValueError, match="belongs to the calibration digest of 25 of 500, but"):
-        FlagMonitor.load(tmp_path / "state.json", detector=calibrated(400, 20))
+    for other in (calibrated(400, 20), calibrated(500, 24)):
+        with pytest.raises(ValueError, match=r"belongs to the calibration digest of 500:25, but"):
+            FlagMonitor.load(tmp_path / "state.json", detector=other)
     alone = FlagMonitor.load(tmp_path / "state.json")
     with pytest.raises(ValueError, match="Only a monitor that knows its detector"):
         alone.update(rows)
+
+
+def test_a_detector_that_is_calibrated_anew_needs_a_new_monitor(calibrated):
+    detector, rows = calibrated(), np.zeros((3, 1))
+    monitor = FlagMonitor.from_detector(detector).update(rows)
+    detector.calibration_ = calibrated(500, 17).calibration_
+    with pytest.raises(ValueError, match="the counts of one say nothing about the other"):
+        monitor.update(rows)
+    assert monitor.n_samples_ == 3
 
 
 def resealed(**changes):
