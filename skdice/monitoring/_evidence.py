@@ -18,7 +18,7 @@ from scipy.special import betaincc, expit, gammaln
 
 FloatArray = NDArray[np.float64]
 
-# `exp` of more overflows soon.
+# exp overflows for arguments above 709.
 LARGEST_EXPONENT = 700.0
 # The rates, as multiples of the promised one, that the Shiryaev-Roberts evidence looks for.
 RATE_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0)
@@ -58,7 +58,7 @@ class MixtureEvidence:
     def __init__(self, rate: float, false_alarm: float, state: list[float] | None = None) -> None:
         self.rate, self.b = rate, prior_of(rate)
         self.log_level = -log(false_alarm)
-        # log B(1, b) plus the log of the prior probability of (rate, 1).
+        # This is log B(1, b) plus the log of the prior probability of (rate, 1).
         self._log_norm = -log(self.b) + self.b * log1p(-rate)
         self._log_flagged, self._log_good = log(rate), log1p(-rate)
         (self.peak,) = [0.0] if state is None else state
@@ -99,7 +99,7 @@ class MixtureEvidence:
             - s * self._log_flagged
             - (t - s) * self._log_good
         )
-        # For what gammaln and lgamma may round differently.
+        # This slack covers the rounding in which gammaln and lgamma differ.
         bounds += 1e-9 + 1e-12 * t
 
         def value(i: Any) -> float:
@@ -199,7 +199,7 @@ class ShiryaevRoberts:
         With V = 1 + R and L the factor of a row, V <- 1 + L V. Divided by the product P of all
         factors so far, this is a running sum: V / P = V_0 + sum of 1 / P. It differs from
         `add_one` of each row by rounding alone: P has a logarithm of at most 10,000 in a block,
-        known to 2e-12, and V forgets earlier errors as fast as it forgets rows.
+        which is known to 2e-12, and V forgets earlier errors as fast as it forgets rows.
         """
         first = None
         for start in range(0, len(flags), 4096):
@@ -230,11 +230,11 @@ def rate_bounds(n_samples: int, n_flagged: int, b: float, level: float) -> tuple
     log_ratio = log_beta(1.0 + n_flagged, b + n_good) + log(b) + log1p(-level)
 
     def excess(logit: float) -> float:
-        # Of the rate q with this logit, log q and log (1 - q) without a loss of digits.
+        # In this form log q and log (1 - q) keep their digits for rates near 0 and near 1.
         log_q, log_rest = -np.logaddexp(0, -logit), -np.logaddexp(0, logit)
         return float(log_ratio - n_flagged * log_q - n_good * log_rest)
 
-    # At the observed share a mixture is no likelier than the best rate, so this is inside.
+    # The observed share is inside, because no mixture is likelier than the best single rate.
     end = LARGEST_EXPONENT
     inside = log(n_flagged / n_good) if n_flagged and n_good else (end if n_flagged else -end)
     low = float(expit(brentq(excess, -end, inside, xtol=1e-12))) if n_flagged else 0.0

@@ -30,9 +30,9 @@ from skdice.monitoring._flags import (
 )
 
 FORMAT, SCHEMA = "skdice.monitoring.FlagMonitor", 1
-# Rows that are taken at a time, so that the memory does not grow with the update.
+# Flags are taken in blocks of this size, so that the memory does not grow with an update.
 BLOCK_ROWS = 1 << 16
-# A state has a few hundred characters; a longer file is something else.
+# A state has a few hundred characters; a longer text is something else.
 MOST_CHARACTERS = 10_000
 
 
@@ -479,7 +479,7 @@ class FlagMonitor:
             The file is not the state of a monitor; the reasons are those of `from_json`.
         """
         path = Path(path)
-        if path.exists() and not path.is_file():  # a pipe would block
+        if path.exists() and not path.is_file():  # opening a named pipe would block
             raise ValueError(f"{path}: not a regular file")
         with path.open("rb") as file:
             data = file.read(MOST_CHARACTERS + 1)
@@ -554,7 +554,7 @@ def _read_content(text: Any) -> dict[str, Any]:
             f"reads schema {SCHEMA}: update skdice"
         )
     digest = content.pop("sha256", None)
-    # Another schema here can only be an alteration: there is none below 1.
+    # No version writes a schema below 1, so another schema here is an alteration.
     if schema != SCHEMA or digest != _digest(content):
         raise ValueError(f"{reason}: it was altered, because its digest does not match")
     names = set(json.loads(FlagMonitor(0.5).to_json())) - {"sha256"}

@@ -315,7 +315,7 @@ def test_a_million_rows_at_once_or_in_blocks(options):
     for part in np.array_split(flags, 37):
         parts.update(part)
     assert parts.alarm_row_ == whole.alarm_row_
-    # Beyond any float.
+    # The evidence is beyond any float.
     assert whole.evidence_ == parts.evidence_ == np.inf
     np.testing.assert_allclose(state_of(parts)["evidence"], state_of(whole)["evidence"], rtol=1e-9)
 
@@ -541,7 +541,7 @@ def test_a_mutated_state_is_refused_or_the_same(data):
         monitor = FlagMonitor.from_json("".join(characters))
     except ValueError:
         return
-    assert monitor.to_json() == text  # white space, say
+    assert monitor.to_json() == text  # only white space was changed
 
 
 def test_files_of_another_kind(tmp_path):

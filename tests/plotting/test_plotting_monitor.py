@@ -57,7 +57,7 @@ def test_times_are_shown_instead_of_rows(flags, ax):
     [
         (FlagMonitor(0.05), [True]),
         (FlagMonitor(0.05), [False]),
-        # Evidence of zero, and evidence beyond any float.
+        # The evidence of these is zero, or beyond any float.
         (FlagMonitor(0.5), [False] * 5000),
         (FlagMonitor(0.001), [True] * 5000),
         (FlagMonitor(0.05, false_alarm=1e-200), [True] * 500),
