@@ -5,12 +5,15 @@ draw; ``plot(ax=None)`` draws again on other axes. No setting of matplotlib is c
 are those of Okabe & Ito, and line styles tell the lines apart in grey.
 """
 
+from skdice.plotting._monitor import BatchTestDisplay, MonitorDisplay
 from skdice.plotting._roc_curve import OODRocCurveDisplay
 from skdice.plotting._score_histogram import ScoreHistogramDisplay
 from skdice.plotting._sparsity_curve import SparsityCurveDisplay
 from skdice.plotting._unit_contribution import UnitContributionDisplay
 
 __all__ = [
+    "BatchTestDisplay",
+    "MonitorDisplay",
     "OODRocCurveDisplay",
     "ScoreHistogramDisplay",
     "SparsityCurveDisplay",
