@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from skdice._compat.extras import import_extra
-from skdice._rows.sources import Sliceable, SlicedRows
+from skdice._rows.sources import BLOCK_BYTES, Sliceable, SlicedRows
 from skdice.io._archive import FEATURES, Archive
 from skdice.io._library import LibraryRows
 from skdice.io._pieces import chunk_rows, copy_rows
