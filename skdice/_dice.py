@@ -113,6 +113,11 @@ class BaseDICE(BaseDetector):
         module = detector_module(self._layer, getattr(self, "offset_", np.nan))
         return module.eval()
 
+    def _detector_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the `DICEDetector` that is fitted to the same state."""
+        parameters: dict[str, Any] = self.get_params(deep=False)
+        return parameters
+
     def _logits_layer(self) -> MaskedLayer:
         """Return the fitted layer without its score."""
         return replace(self._layer, score=None)

@@ -22,12 +22,11 @@ from sklearn.utils.validation import check_is_fitted
 from skdice import shaping as shaping_module
 from skdice._compat.arrays import to_numpy
 from skdice._compat.sklearn import validate_parameters
-from skdice._dice import DICEDetector
+from skdice._dice import BaseDICE, DICEDetector
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics
 from skdice._passes.threshold import Calibration
 from skdice._rows.door import wrap
-from skdice._search import DICEDetectorCV
 from skdice._version import __version__
 from skdice.io import _safetensors
 from skdice.io._archive import clean_errors, require_file, to_path
@@ -38,7 +37,7 @@ KIND = "skdice.DICEDetector"
 _SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
 
 
-def save(detector: DICEDetector | DICEDetectorCV, path: str | Path) -> None:
+def save(detector: BaseDICE, path: str | Path) -> None:
     """Write a fitted detector to a file that runs no code when it is loaded.
 
     The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
@@ -70,17 +69,13 @@ def save(detector: DICEDetector | DICEDetectorCV, path: str | Path) -> None:
     >>> detector = skdice.DICEDetector(data.head).fit(data.id_train)
     >>> skdice.save(detector, pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors")
     """
-    if type(detector) not in (DICEDetector, DICEDetectorCV):
+    # A derived class may do something else than its file would say.
+    if not isinstance(detector, BaseDICE) or not type(detector).__module__.startswith("skdice."):
         raise TypeError(
             f"save writes a DICEDetector or a DICEDetectorCV, got a {type(detector).__name__}"
         )
     check_is_fitted(detector)
-    parameters = detector.get_params(deep=False)
-    if isinstance(detector, DICEDetectorCV):
-        parameters = {
-            name: parameters.get(name, value)
-            for name, value in DICEDetector(detector.head).get_params(deep=False).items()
-        } | {"sparsity": detector.sparsity_, "shaping": detector.best_shaping_}
+    parameters = detector._detector_parameters()
     if not isinstance(detector.score_func, str):
         raise ValueError(
             f"score_func is {detector.score_func!r}: a function cannot be saved without saving "

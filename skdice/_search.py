@@ -477,6 +477,12 @@ class DICEDetectorCV(BaseDICE):
             self._fit_rows(X, y, None, sparsity=self.sparsity_, shaping=self.best_shaping_)
         return self
 
+    def _detector_parameters(self) -> dict[str, Any]:
+        parameters = self.get_params(deep=False)
+        chosen = {"sparsity": self.sparsity_, "shaping": self.best_shaping_}
+        names = DICEDetector(self.head).get_params(deep=False)
+        return {name: parameters[name] for name in names if name not in chosen} | chosen
+
     def _folds(
         self, labels: NDArray[np.int_], groups: ArrayLike | None
     ) -> list[tuple[NDArray[Any], NDArray[Any]]]:

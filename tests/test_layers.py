@@ -16,7 +16,8 @@ PACKAGE = Path(skdice.__file__).parent
 # other.
 LEVELS = [
     {"_version"},
-    {"_compat", "_scores", "_sparsify"},
+    {"_compat"},
+    {"_scores", "_sparsify"},
     {"_rows"},
     {"_passes", "io", "_engines"},
     {"shaping", "_head"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +12,8 @@ from skdice.io._atomic import replacing
 from skdice.io._npy import write_array, write_header
 from skdice.io._parquet import write_batches
 
-if TYPE_CHECKING:
-    from skdice._dice import DICEDetector
 
-
-def save_scores(path: str | Path, detector: DICEDetector, X: Any) -> int:
+def save_scores(path: str | Path, detector: Any, X: Any) -> int:
     """Score rows and write the result to a file, block by block.
 
     The file takes its name only when it is complete: an interrupted run leaves the old

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from skdice.monitoring import BatchTest, FlagMonitor
 from skdice.monitoring._batch import flag_limit
 from skdice.monitoring._flags import check_count, check_fraction
-from skdice.plotting._style import COLOURS, LEGEND_SIZE, obtain_axes, open_frame
+from skdice.plotting._style import COLOURS, LEGEND_SIZE, hide_open_spines, obtain_axes
 
 FloatArray = NDArray[np.float64]
 
@@ -234,7 +234,7 @@ class MonitorDisplay:
         )
         panel.set_ylabel("evidence")
         panel.tick_params(labelbottom=False)
-        open_frame(panel)
+        hide_open_spines(panel)
 
     def _draw_rate(self, panel: Any, x: Any) -> None:
         self.band_ = panel.fill_between(
@@ -263,7 +263,7 @@ class MonitorDisplay:
         panel.set_ylabel("flagged, %")
         if self.times is not None:
             panel.tick_params(axis="x", labelrotation=20)
-        open_frame(panel)
+        hide_open_spines(panel)
 
 
 class BatchTestDisplay:
@@ -421,5 +421,5 @@ class BatchTestDisplay:
         self.ax_.set_xlabel("batch" if self.times is None else "time")
         self.ax_.set_ylabel("flagged, %")
         self.ax_.legend(loc="upper left", ncols=2, **LEGEND)
-        open_frame(self.ax_)
+        hide_open_spines(self.ax_)
         return self

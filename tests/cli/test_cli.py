@@ -408,7 +408,8 @@ def test_inspect(run, files):
     ],
 )
 def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, message):
-    DICEDetector("identity", sparsity=0).fit(np.ones((3, 2))).save(files / "bad.safetensors")
+    narrow = DICEDetector("identity", sparsity=0).fit(np.ones((3, 2)))
+    skdice.save(narrow, files / "bad.safetensors")
     np.save(files / "nan.npy", [[1.0, 2.0], [np.nan, 0.0]])
     before = (files / "train.npy").read_bytes()
     code, out, err = run(*arguments)

@@ -40,7 +40,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     rows = np.random.default_rng(0).normal(size=(50, 4))
     np.save(folder / "rows.npy", rows)
-    DICEDetector("identity", sparsity=0).fit(rows).save(folder / "det.safetensors")
+    skdice.save(DICEDetector("identity", sparsity=0).fit(rows), folder / "det.safetensors")
     return folder
 
 

@@ -72,9 +72,8 @@ skdice.save(skdice.load("detector.safetensors"), "detector.safetensors")
 
 @pytest.fixture
 def folder(tmp_path):
-    DICEDetector(LinearHead(np.eye(3)), sparsity=0).fit(np.ones((4, 3))).save(
-        tmp_path / "detector.safetensors"
-    )
+    detector = DICEDetector(LinearHead(np.eye(3)), sparsity=0).fit(np.ones((4, 3)))
+    skdice.save(detector, tmp_path / "detector.safetensors")
     return tmp_path
 
 
