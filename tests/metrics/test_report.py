@@ -62,7 +62,7 @@ def test_a_report_of_files(problem, tmp_path):
 
 def test_a_report_on_a_detector_that_chose_its_sparsity(problem):
     head, train, test, labels, ood, _ = problem
-    chosen = DICEDetectorCV(head, [0.4], outliers=ood["near"], cv=2).fit(train)
+    chosen = DICEDetectorCV(head, sparsities=[0.4], cv=2).fit(train, outliers=ood["near"])
     fixed = DICEDetector(head, sparsity=0.4).fit(train)
     (found,), (expected,) = (
         evaluate(each, test, ood, y_id=labels).results.values() for each in (chosen, fixed)

@@ -120,7 +120,7 @@ def test_the_name_of_the_metric(fashion, labelled, ax, scoring, negate, expected
 def test_searches_that_have_no_sparsity_curve(fashion, fitted, labelled):
     with pytest.raises(NotFittedError):
         SparsityCurveDisplay.from_estimator(DICEDetectorCV(fashion.head))
-    with pytest.raises(TypeError, match=r"DICEDetector\(.* has no cv_results_: expected"):
+    with pytest.raises(TypeError, match=r"(?s)DICEDetector\(.* has no cv_results_: expected"):
         SparsityCurveDisplay.from_estimator(fitted)
     search = GridSearchCV(
         DICEDetector(fashion.head), {"score_func": ["energy"]}, scoring="roc_auc", cv=2

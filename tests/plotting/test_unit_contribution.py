@@ -82,7 +82,7 @@ def test_moments_do_not_depend_on_the_blocks(fashion, tmp_path, ax, dtype, shift
 
 
 def test_unit_contributions_of_a_detector_that_chose_its_sparsity(fashion, labelled, ax):
-    search = DICEDetectorCV(fashion.head, [0.7], cv=2).fit(*labelled)
+    search = DICEDetectorCV(fashion.head, sparsities=[0.7], cv=2).fit(*labelled)
     display = UnitContributionDisplay.from_estimator(
         search, *[labelled[0]] * 2, class_index=0, ax=ax
     )
