@@ -2,8 +2,7 @@
 Comparing scores: MSP, energy, ReAct, DICE
 ==========================================
 
-The common post-hoc scores are parameters of one detector, so that they can be compared on the same
-rows.
+The common post-hoc scores are parameters of one detector, so you can compare them on the same rows.
 """
 
 import matplotlib.pyplot as plt
@@ -27,8 +26,8 @@ detectors = {
     "DICE 0.7": DICEDetector(data.head, sparsity=0.7),
     "DICE 0.1 + ReAct": DICEDetector(data.head, sparsity=0.1, shaping=ReAct()),
 }
-for each in detectors.values():
-    each.fit(data.id_train)
+for detector in detectors.values():
+    detector.fit(data.id_train)
 
 # %%
 # The table shows FPR95 by the paper's rule and AUROC, in percent, with the in-distribution rows as
