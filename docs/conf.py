@@ -38,7 +38,7 @@ default_role = "py:obj"
 # A reference to a name of skdice that does not exist is an error. References to other projects are
 # not checked, because their inventories need a network.
 nitpick_ignore_regex = [("py:.*", r"(?!skdice\b).*")]
-# With `sphinx-build -t online` the build fetches the inventories of other projects and links to them.
+# `sphinx-build -t online` fetches the inventories of other projects and links to them.
 if tags.has("online"):  # noqa: F821
     intersphinx_mapping = {
         "matplotlib": ("https://matplotlib.org/stable/", None),

@@ -17,6 +17,7 @@ def link_terms(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.setup_extension("sphinx.ext.autodoc")  # It defines the event.
     # numpydoc rewrites the lines at the priority 500, and must not meet the markup.
     app.connect("autodoc-process-docstring", link_terms, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

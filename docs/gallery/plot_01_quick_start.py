@@ -2,11 +2,11 @@
 From features to flagged rows
 =============================
 
-This example fits a detector on in-distribution features, sets the threshold on unseen rows, and looks
-at the scores.
+This example fits a detector on in-distribution features, sets the threshold on unseen rows, and
+looks at the scores.
 
-The features come with the package. A small ResNet that was trained on Fashion-MNIST computed them, for
-its own images and for three sets of other images.
+The features come with the package. A small ResNet that was trained on Fashion-MNIST computed them,
+for its own images and for three sets of other images.
 """
 
 from skdice import DICEDetector
@@ -32,6 +32,6 @@ for name, features in {"fashion (unseen)": unseen, **data.ood}.items():
     print(f"{name:<17} {(detector.predict(features) == -1).mean():6.1%} flagged")
 
 # %%
-# The plot shows why. Most scores of digits lie left of the threshold, and the scores of textures lie on
-# both sides. Higher scores are more in-distribution.
+# The plot shows why. Most scores of digits lie left of the threshold, and the scores of textures
+# lie on both sides. Higher scores are more in-distribution.
 ScoreHistogramDisplay.from_estimator(detector, unseen, data.ood)

@@ -35,10 +35,10 @@ for detector in detectors.values():
 compare(detectors, data.id_test, data.ood)
 
 # %%
-# On this network DICE with a sparsity of 0.1 has the lowest FPR95 on every set, and ReAct changes little.
-# ASH and SCALE were made for networks with many more features. On this network SCALE is not much
-# better than chance, and ASH ranks outliers above good rows, so that its AUROC is far below 50 %.
-# On another network the order may be another one. The plot shows the curves of three scores:
+# On this network DICE with a sparsity of 0.1 has the lowest FPR95 on every set, and ReAct changes
+# little. ASH and SCALE were made for networks with many more features. On this network SCALE is not
+# much better than chance, and ASH ranks outliers above good rows, so that its AUROC is far below 50
+# %. On another network the order may be another one. The plot shows the curves of three scores:
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
 for ax, name in zip(axes, ("MSP", "energy", "DICE 0.1 + ReAct"), strict=True):
     OODRocCurveDisplay.from_estimator(detectors[name], data.id_test, data.ood, ax=ax)

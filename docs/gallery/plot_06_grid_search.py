@@ -2,10 +2,11 @@
 Searching over anything: GridSearchCV and pipelines
 ===================================================
 
-The detector is a scikit-learn estimator, so `GridSearchCV` can search over its parameters and over the
-parameters of its shaping.
+The detector is a scikit-learn estimator, so `GridSearchCV` can search over its parameters and over
+the parameters of its shaping.
 
-Known outliers are labelled -1. They are left out of every fit, and they count when a fold is scored.
+Known outliers are labelled -1. They are left out of every fit, and they count when a fold is
+scored.
 """
 
 import numpy as np

@@ -46,8 +46,8 @@ linear = LogisticRegression(max_iter=1000).fit(X_train, y_train)
 linear_head = LinearHead.from_estimator(linear)
 
 # %%
-# The unknown digits are much like the known ones, so they are hard to detect. Measure whether pruning
-# helps:
+# The unknown digits are much like the known ones, so they are hard to detect. Measure whether
+# pruning helps:
 of_network = {
     f"network, sparsity {p:g}": DICEDetector(head, sparsity=p).fit(hidden(X_train))
     for p in (0, 0.1, 0.7)

@@ -28,9 +28,9 @@ print(train.shape, train.dtype)
 detector = DICEDetector(data.head, sparsity=0.1, batch_size=500).fit(train)
 
 # %%
-# If the rows come from a loop of your own, `partial_fit` takes one block at a time. The mean is the same
-# to rounding, however the rows are split, and so is the mask. `partial_fit` sets no threshold, so
-# `calibrate` follows.
+# If the rows come from a loop of your own, `partial_fit` takes one block at a time. The mean is the
+# same to rounding, however the rows are split, and so is the mask. `partial_fit` sets no threshold,
+# so `calibrate` follows.
 streamed = DICEDetector(data.head, sparsity=0.1)
 for start in range(0, len(data.id_train), 700):
     streamed.partial_fit(data.id_train[start : start + 700])
@@ -38,8 +38,8 @@ print(np.abs(streamed.mean_activation_ - detector.mean_activation_).max())
 streamed.calibrate(open_features(folder / "heldout.npz"))
 
 # %%
-# `save_scores` writes scores while it computes them, so they need not fit in memory. The file gets its
-# name when it is complete.
+# `save_scores` writes scores while it computes them, so they need not fit in memory. The file gets
+# its name when it is complete.
 save_features(folder / "new.npy", np.concatenate([data.ood["mnist"], data.id_test]))
 print(save_scores(folder / "scores.npy", streamed, open_features(folder / "new.npy")), "rows")
 

@@ -5,8 +5,8 @@ From a torch model to a service
 This example extracts the features, fits and calibrates a detector, and attaches the detector to the
 model. The result is one module that returns logits and scores in one pass.
 
-The model is a small network that the example trains on the digits 0 to 7. The digits 8 and 9, and noise,
-are out-of-distribution for it.
+The model is a small network that the example trains on the digits 0 to 7. The digits 8 and 9, and
+noise, are out-of-distribution for it.
 """
 
 import matplotlib.pyplot as plt
@@ -46,20 +46,20 @@ accuracy = (model(heldout).argmax(1) == classes[900:]).float().mean().item()
 print(f"accuracy on held-out images {accuracy:.1%}")
 
 # %%
-# `extract_features` finds the classification layer: its output is the output of the model. A tensor is
-# cut into batches. A DataLoader may be given in its place.
+# `extract_features` finds the classification layer: its output is the output of the model. A tensor
+# is cut into batches. A DataLoader may be given in its place.
 extraction = extract_features(model, train)
 print(extraction.layer, extraction.head)
 
 # %%
-# On small networks pruning often hurts, so without known outliers this example prunes nothing, which
-# gives the energy score. Half of the held-out rows set the threshold, with a guarantee.
+# On small networks pruning often hurts, so without known outliers this example prunes nothing,
+# which gives the energy score. Half of the held-out rows set the threshold, with a guarantee.
 detector = DICEDetector(extraction.head, sparsity=0).fit(extraction.features)
 detector.calibrate(extract_features(model, heldout[::2]).features, method="conformal")
 
 # %%
-# The attached module takes the inputs of the model. It is a torch module, so you can save it or export
-# it to ONNX.
+# The attached module takes the inputs of the model. It is a torch module, so you can save it or
+# export it to ONNX.
 service = attach(model, detector)
 with torch.no_grad():
     for name, batch in {

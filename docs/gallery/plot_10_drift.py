@@ -30,9 +30,8 @@ textures = data.ood["textures"]
 stream[is_other] = textures[rng.integers(0, len(textures), is_other.sum())]
 
 # %%
-# The monitor takes any number of rows at a time. The calibration
-# promises 5 % on average over calibrations; the monitor takes the rate that this one keeps with
-# 95 % confidence, which is 6 %.
+# The monitor takes any number of rows at a time. The calibration promises 5 % on average over
+# calibrations; the monitor takes the rate that this one keeps with 95 % confidence, which is 6 %.
 monitor = FlagMonitor.from_detector(detector)
 for hour in np.split(stream, 30):
     monitor.update(hour)
@@ -42,8 +41,8 @@ print(monitor)
 
 # %%
 # A monitor makes one of two promises. The promise of `false_alarm` holds for ever, so each good row
-# makes the monitor a little slower to believe in a change. With `run_length`, false alarms do occur, but
-# 5,000 good rows or more pass on average before one, and a late change is found sooner.
+# makes the monitor a little slower to believe in a change. With `run_length`, false alarms do
+# occur, but 5,000 good rows or more pass on average before one, and a late change is found sooner.
 late = FlagMonitor.from_detector(detector, run_length=5000).update(stream)
 print(f"the drift begins at row {starts_at}")
 print(f"alarm with false_alarm=0.01: row {monitor.alarm_row_}, with run_length=5000: row ", end="")
