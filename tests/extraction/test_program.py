@@ -269,7 +269,10 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
             ("model.pt", "images", "-o", "x.npy", "--device", "cuda:99"),
             "device is 'cuda:99', but torch finds",
         ),
-        (("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"), "for the features and"),
+        (
+            ("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"),
+            "--output and --head-output both name x.npz",
+        ),
         (("model.pt", "images", "-o", "x.npy", "--std", "1", "nan", "1"), "numbers, and std above"),
         (("model.pt", "wide", "-o", "x.npy"), "mode I;16 has more than 8 bits"),
         (("model.pt", "flat.npy", "-o", "x.npy"), "the program does not accept these inputs: "),
