@@ -223,7 +223,7 @@ def test_the_command_from_images_to_a_detector(images, inputs, tmp_path, capsys,
     assert (code, *capsys.readouterr()) == (
         0,
         "",
-        "extracted 3 rows of 8 features, which enter the layer 'fc' of 5 classes; wrote x.npy\n",
+        "extracted 3 rows of 8 features, the inputs of layer 'fc' with 5 classes; wrote x.npy\n",
     )
     head = LinearHead.from_file("h.npz")
     np.testing.assert_array_equal(head.weight, model.fc.weight.detach())
@@ -269,11 +269,13 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
             ("model.pt", "images", "-o", "x.npy", "--device", "cuda:99"),
             "device is 'cuda:99', but torch finds",
         ),
-        (("model.pt", "images", "-o", "x.npy", "--batch-size", "0"), "--batch-size is 0"),
-        (("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"), "for the features and"),
+        (
+            ("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"),
+            "--output and --head-output both name x.npz",
+        ),
         (("model.pt", "images", "-o", "x.npy", "--std", "1", "nan", "1"), "numbers, and std above"),
         (("model.pt", "wide", "-o", "x.npy"), "mode I;16 has more than 8 bits"),
-        (("model.pt", "flat.npy", "-o", "x.npy"), "the program does not take these inputs: "),
+        (("model.pt", "flat.npy", "-o", "x.npy"), "the program does not accept these inputs: "),
         (("model.pt", "nan.npy", "-o", "x.npy"), "are not finite: look for NaN"),
     ],
 )

@@ -23,6 +23,7 @@ def run(*arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_file_of_gigabytes_takes_little_memory(tmp_path):
     done = run(BENCHMARKS / "large_file.py", "--rows", 250_000, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,6 +31,7 @@ def test_a_file_of_gigabytes_takes_little_memory(tmp_path):
     assert "score to a file" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer limits the address space")
 def test_mutated_files_give_a_clean_error_or_the_right_answer():
     done = run(BENCHMARKS / "fuzz.py", "--count", 1000, "--seed", 1, timeout=300)
