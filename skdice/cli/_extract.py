@@ -33,7 +33,7 @@ def extract(arguments: Namespace) -> None:
     check_ending(arguments.output)
     for output in outputs:
         refuse_overwriting(output, arguments.model, arguments.data)
-    model = load_program(arguments.model, arguments.layer, arguments.device)
+    model = load_program(arguments.model, layer=arguments.layer, device=arguments.device)
     folder = Path(arguments.data)
     # Of a program of one size of batch, only the last may be smaller.
     batch_size = model.batch_rows or arguments.batch_size
