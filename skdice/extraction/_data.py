@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from skdice._compat.arrays import to_numpy
 
@@ -74,7 +74,7 @@ def batches_of(data: Any, model: nn.Module) -> Iterable[Any]:
         return _dataset(data)
     if hasattr(data, "iloc"):
         raise TypeError(f"data is a {kind}, expected an array: give data.to_numpy()")
-    if hasattr(data, "shape") and hasattr(data, "dtype") and not isinstance(data, DataLoader):
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
         return Slices(data.shape[0], BATCH_ROWS, lambda rows: np.asarray(data[rows]))
     if not isinstance(data, Iterable):
         raise TypeError(
@@ -143,7 +143,7 @@ def _table(data: Any, model: nn.Module) -> Slices:
 
 def _dataset(data: Any) -> Iterable[Any]:
     """Return a loader of a torch data set, after a look at whether its samples make batches."""
-    if hasattr(data, "__getitem__") and len(data):
+    if not isinstance(data, IterableDataset) and len(data):
         sample = data[0]
         try:
             default_collate([sample])

@@ -65,7 +65,6 @@ def find_layer(model: nn.Module, call: Callable[[], Any]) -> str:
     raise ValueError(
         "no layer's output is the output of the model, nor its softmax, log-softmax, sigmoid or "
         f"quotient by a temperature; name the classification layer with layer=: {listed(likely)}"
-        + _adapter_advice(likely)
     )
 
 
@@ -125,8 +124,8 @@ def verify(
 def mismatch(layer: str, deviation: float, advice: str) -> ValueError:
     """Return the error for features and head that do not give the model's output."""
     return ValueError(
-        f"features and head of the layer {layer!r} give logits that are {100 * deviation:.3g} % off "
-        "the output of the model, and off the logits of its softmax, log-softmax, sigmoid or "
+        f"features and head of the layer {layer!r} give logits that are {100 * deviation:.3g} % "
+        "off the output of the model, and off the logits of its softmax, log-softmax, sigmoid or "
         f"temperature, expected at most {100 * LIMIT:g} %: {advice}"
     )
 
@@ -198,6 +197,10 @@ def _averaged(
     """Return the two layers whose mean is the model's output, or nothing."""
     sizes = {output.size for output in outputs}
     vectors = [name for name, each in samples.items() if each.ndim == 2 and each.size in sizes]
+    # The parts of an adapter are added up too, but are not heads.
+    vectors = [
+        name for name in vectors if not any(name.startswith(f"{other}.") for other in samples)
+    ]
     for pair in combinations(vectors, 2):
         mean = (samples[pair[0]] + samples[pair[1]]) / 2
         deviation = least_deviation(mean, outputs, eps)
@@ -231,11 +234,6 @@ def _advice(
         "layer is the classification layer all the same, wrap the model in a module that returns "
         "the output of the layer"
     )
-
-
-def _adapter_advice(likely: list[str]) -> str:
-    """Return a hint where the likely layers are parts of an adapter."""
-    return "; merge the adapters first" if any(".lora_" in f".{name}" for name in likely) else ""
 
 
 def _refuse_tied(model: nn.Module, found: str) -> None:
