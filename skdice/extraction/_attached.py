@@ -5,7 +5,7 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -121,4 +121,5 @@ def _layers_with(model: nn.Module, head: LinearHead) -> list[str]:
 
 def _is_recorded() -> bool:
     """Tell whether torch traces, compiles or exports the module."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+    return is_tracing() or torch.compiler.is_compiling()

@@ -60,7 +60,7 @@ def batches_of(data: Any, model: nn.Module) -> Iterable[Any]:
     """Return data of any kind in batches, for `split`."""
     kind = type(data).__name__
     if isinstance(data, Tensor):
-        return data.split(BATCH_ROWS) if len(data) else []
+        return Slices(len(data), BATCH_ROWS, lambda rows: data[rows])
     if isinstance(data, str | bytes | Path):
         raise TypeError(
             f"data is the {kind} {str(data)!r}, expected the data itself: open the file first, "

@@ -76,10 +76,9 @@ def resolve_layer(model: nn.Module, layer: str) -> str:
         for prefix in ("_orig_mod.", "module."):  # of the wrappers that were taken off
             layer = layer.removeprefix(prefix)
     if layer not in modules:
-        near = get_close_matches(layer, could_be)
-        if len(could_be) > N_LISTED:  # the head tends to be registered last
-            could_be = dict.fromkeys([*near, *reversed(could_be)])  # type: ignore[arg-type]
-        raise ValueError(f"the model has no layer {layer!r}; candidates: {listed(could_be)}")
+        # The layer that was meant has a similar name, or is registered last as most heads are.
+        likely = dict.fromkeys([*get_close_matches(layer, could_be), *reversed(could_be)])
+        raise ValueError(f"the model has no layer {layer!r}; candidates: {listed(likely)}")
     if layer not in could_be:
         inside = [name for name in could_be if name.startswith(f"{layer}.")]
         raise TypeError(
@@ -144,10 +143,10 @@ class Watch:
         self._calls[get_ident()] = []
 
     def __call__(
-        self, layer: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         """Keep the features; return logits and features together where they are pooled later."""
-        (features, *_) = (*args, *kwargs.values())
+        features: Tensor = next(iter((*args, *kwargs.values())))
         is_convolution = isinstance(plain_layer(layer), nn.Conv2d)
         is_pooled_after = features.ndim > 2 and not is_convolution
         if is_convolution:

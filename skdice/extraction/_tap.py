@@ -5,7 +5,8 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -136,8 +137,11 @@ class Tap:
 
     def _call(self, inputs: list[Any], keywords: dict[str, Any]) -> Any:
         # Compiled parts run as they were written, because compiled code does not call hooks.
+        # Nothing is compiled where the compiler was not imported, which takes seconds.
+        is_compiler_loaded = "torch._dynamo" in sys.modules
+        stance = torch.compiler.set_stance("force_eager") if is_compiler_loaded else nullcontext()
         # Not inference_mode: a tensor that the model makes and keeps could not be trained with.
-        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        with stance, torch.no_grad():
             return self.model(*inputs, **keywords)
 
 

@@ -340,7 +340,7 @@ def quantised():
         (Tied, None, ValueError, r"'decoder' shares its weight with embedding"),
         (quantised, None, ValueError, "no Linear or 1x1 Conv2d.*quantised"),
         (PerToken, "fc", ValueError, r"input of the layer 'fc' has shape \(50, 3, 8, 8\)"),
-        (Torchvision, "head", ValueError, r"no layer 'head'; candidates: squeeze, fc, auxiliary"),
+        (Torchvision, "head", ValueError, r"no layer 'head'; candidates: auxiliary, fc, squeeze"),
         (Torchvision, "bn", TypeError, r"'bn' is a BatchNorm2d, expected a Linear"),
         (Torchvision, "auxiliary", ValueError, r"'auxiliary' ran 0 times"),
         (lambda: "model", None, TypeError, "torch.nn.Module, got str"),
