@@ -194,6 +194,8 @@ def pretrained(name: str) -> nn.Module:
     config = getattr(transformers, f"{name}Config")(
         **{**TRANSFORMERS[name], "num_labels": N_CLASSES, "pad_token_id": 0}
     )
+    config.use_cache = False  # torch exports no cache of a decoder.
+    config.decoder_start_token_id = 0
     return getattr(transformers, f"{name}For{kind}Classification")(config)
 
 
