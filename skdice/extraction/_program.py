@@ -8,8 +8,8 @@ from __future__ import annotations
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +122,9 @@ def load(path: Path, layer: str | None, device: Any) -> ProgramClassifier:
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"cannot load {path}: it is not a program of torch; {HINT}") from error
     if any(name.endswith("/constants.pkl") for name in names):
-        with warnings.catch_warnings():
-            # torch announces the end of TorchScript, and has no other reader of these files.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            # torch has no types for this function.
-            script = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-        return _cut_script(script, str(path), layer)
+        return _cut_script(path, str(path), layer, device)
     if any("exported_program" in name or "/models/" in name for name in names):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own use of torch
-            exported = torch.export.load(path)
-        return _cut_exported(exported, str(path), layer, device)
+        return _cut_exported(path, str(path), layer, device)
     raise ValueError(f"cannot load {path}: it holds weights or data, but no program; {HINT}")
 
 
@@ -148,21 +140,33 @@ def from_memory(program: Any, layer: str | None, device: Any) -> ProgramClassifi
     device : torch.device, str or None
         Device to run on; None is the device of the program.
     """
-    tensors = [*program.state_dict().values(), torch.empty(0)]
-    device = torch.device(tensors[0].device if device is None else device)
-    if isinstance(program, torch.export.ExportedProgram):
-        # The pass that moves a program writes into it.
-        return _cut_exported(deepcopy(program), "the exported program", layer, device)
-    return _cut_script(deepcopy(program).to(device), "the TorchScript module", layer)
+    is_exported = isinstance(program, torch.export.ExportedProgram)
+    state = program.state_dict if is_exported else program.state_dict()
+    if device is None:
+        device = next((each.device for each in state.values()), "cpu")
+    # A copy by way of a file is the only one that torch makes of every program.
+    file = BytesIO()
+    save, cut = (torch.export.save, _cut_exported) if is_exported else (torch.jit.save, _cut_script)
+    with _without_warnings():
+        save(program, file)
+    file.seek(0)
+    return cut(file, f"the {type(program).__name__}", layer, torch.device(device))
 
 
-def _cut_script(script: Any, source: str, layer: str | None) -> ProgramClassifier:
-    if hasattr(script, "training"):  # A frozen module has no modes.
-        script = script.eval()
+def _without_warnings() -> Any:
+    """Silence torch on the end of TorchScript, and on its own use of torch."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def _cut_script(
+    file: Path | BytesIO, source: str, layer: str | None, device: torch.device
+) -> ProgramClassifier:
+    with _without_warnings():
+        # torch has no types for this function.
+        script = torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]
 
     def frozen() -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _without_warnings():
             return torch.jit.freeze(script, optimize_numerics=False)
 
     body = frozen()
@@ -195,8 +199,10 @@ def _cut_script(script: Any, source: str, layer: str | None) -> ProgramClassifie
 
 
 def _cut_exported(
-    exported: Any, source: str, layer: str | None, device: torch.device
+    file: Path | BytesIO, source: str, layer: str | None, device: torch.device
 ) -> ProgramClassifier:
+    with _without_warnings():
+        exported = torch.export.load(file)
     # The program may have been saved on another device.
     exported = move_to_device_pass(exported, device)
     body: Any = exported.module(check_guards=False)
@@ -270,16 +276,16 @@ def _choose(
     as_layer: Callable[[Any], _Layer | None],
     wanted: str | None,
 ) -> _Layer:
-    """Return the layer of that name, or the one that all ways back from the output meet first."""
+    """Return the layer of the wanted name, or the one that every way back from the output meets."""
     found = {each.name: each for each in _layers(outputs, enters, as_layer, beyond=bool(wanted))}
     if wanted is not None:
         if wanted not in found:
             raise ValueError(f"{source} has no layer {wanted!r}; candidates: {listed(found)}")
         return found[wanted]
     if len(found) != 1:
-        what = f"it has {len(found)}: {listed(found)}" if found else "it has none"
+        counted = f"it has {len(found)}: {listed(found)}" if found else "it has none"
         raise ValueError(
-            f"{source}: expected one Linear or 1x1 convolution that gives the output, but {what}"
+            f"{source}: expected one Linear or 1x1 convolution that gives the output, but {counted}"
             + "; name the classification layer with layer=" * bool(found)
         )
     return next(iter(found.values()))
@@ -292,7 +298,7 @@ def _layers(
     *,
     beyond: bool,
 ) -> Iterator[_Layer]:
-    """Yield the layers on the ways back from the outputs, the last ones or also those before."""
+    """Yield the last layers on the ways back from the outputs; with `beyond` all layers on them."""
     waiting, seen = list(outputs), set()
     while waiting:
         value = waiting.pop(0)

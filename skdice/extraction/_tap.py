@@ -47,6 +47,13 @@ class Tap:
             )
         if isinstance(model, _program.ProgramClassifier):
             layer = "head" if layer in (None, model.layer_name) else layer
+        if not candidates(model):
+            kinds = sorted({type(each).__name__ for each in model.modules()})
+            raise ValueError(
+                "the model has no Linear or 1x1 Conv2d with floating-point weights, and a "
+                f"quantised layer cannot be used; it has {', '.join(kinds)}. Of a program "
+                "that torch.export made, give the ExportedProgram itself"
+            )
         self.model = model
         self._layer = None if layer is None else resolve_layer(model, layer)
         self._head: LinearHead | None = None
@@ -107,13 +114,6 @@ class Tap:
             return self._call(copies, {key: _copied(value) for key, value in keywords.items()})
 
         if self._layer is None:
-            if not candidates(self.model):
-                kinds = sorted({type(each).__name__ for each in self.model.modules()})
-                raise ValueError(
-                    "the model has no Linear or 1x1 Conv2d with floating-point weights, and a "
-                    f"quantised layer cannot be used; it has {', '.join(kinds)}. Of a program "
-                    "that torch.export made, give the ExportedProgram itself"
-                )
             self._layer = find_layer(self.model, call)
         module, watch = self.model.get_submodule(self._layer), Watch(self._layer)
         handle = module.register_forward_hook(watch, with_kwargs=True)

@@ -1,6 +1,7 @@
 """Every kind of model, built by hand as its library builds it: features and head are right."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -253,6 +254,18 @@ class Decoder(nn.Module):
         return SimpleNamespace(logits=self.pool(self.score(hidden), input_ids), past=[hidden])
 
 
+class LastToken(nn.Module):
+    """A decoder without padding and without recurrence, which ONNX expresses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.mix, self.score = nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, ids):
+        return self.score(torch.tanh(self.mix(self.embedding(ids)).cumsum(1)))[:, -1]
+
+
 def padded():
     ids = TOKENS.clone()
     for row, n_tokens in enumerate(torch.arange(20) % 8 + 1):
@@ -274,6 +287,22 @@ def test_a_decoder_gives_the_features_of_the_token_that_it_pools(n_classes, tmp_
         np.testing.assert_array_equal(extraction.features, expected)
     output = check_attached(model, {"input_ids": ids}, extraction)
     assert torch.equal(output.logits, logits)
+
+
+def test_a_decoder_with_its_score_in_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, ids = LastToken().eval(), TOKENS
+    extraction = extract_features(model, ids)
+    detector = DICEDetector(extraction.head, sparsity=0.2).fit(extraction.features)
+    attached, path = attach(model, detector), tmp_path / "decoder.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(attached, (ids,), path, verbose=False)
+    logits, scores = onnxruntime.InferenceSession(path).run(None, {"ids": ids.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(ids), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores, detector.score_samples(extraction.features), rtol=1e-5)
 
 
 def test_a_mean_of_the_logits_of_all_tokens_is_that_of_the_features():

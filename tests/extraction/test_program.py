@@ -360,18 +360,22 @@ IN_MEMORY = {
 }
 
 
-@pytest.mark.parametrize("make", IN_MEMORY)
-@pytest.mark.parametrize("layer", [None, "fc"])
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [(make, None) for make in IN_MEMORY] + [("script", "fc"), ("trace", "fc"), ("export", "fc")],
+)
 def test_a_program_in_memory_needs_no_file(make, layer, inputs):
     model = made(Backbone)
     program = IN_MEMORY[make](model, inputs)
-    before = {name: each.clone() for name, each in program.state_dict().items()}
+    state = program.state_dict if make == "export" else program.state_dict()
+    before = {name: each.clone() for name, each in state.items()}
     found = extract_features(program, [inputs[:4], inputs[4:]], layer=layer)
     expected = extract_features(model, [inputs[:4], inputs[4:]])
     np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
     assert found.head == expected.head
-    assert found.layer == "fc"
-    for name, each in program.state_dict().items():
+    if make != "frozen":  # Freezing drops the names of layers.
+        assert found.layer == "fc"
+    for name, each in state.items():
         assert torch.equal(each, before[name])
 
 
