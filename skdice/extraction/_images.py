@@ -84,7 +84,7 @@ class ImageFolder:
         depths = {len(path.relative_to(folder).parts) for path in self.files}
         self.classes = None
         if depths == {2}:
-            # A folder without images counts as a class, so that the other classes keep their places.
+            # A folder without images counts as a class, so that the others keep their places.
             self.classes = sorted(
                 path.name
                 for path in folder.iterdir()

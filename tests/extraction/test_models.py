@@ -299,7 +299,8 @@ def test_a_decoder_with_its_score_in_onnx(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(attached, (ids,), path, verbose=False)
-    logits, scores = onnxruntime.InferenceSession(path).run(None, {"ids": ids.numpy()})
+    session = onnxruntime.InferenceSession(path)
+    logits, scores = session.run(None, {session.get_inputs()[0].name: ids.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(logits, model(ids), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scores, detector.score_samples(extraction.features), rtol=1e-5)

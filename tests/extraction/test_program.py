@@ -261,7 +261,7 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
         (("model.pt", "images", "-o", "images/x.npy"), "lies in the folder images"),
         (("model.pt", "images", "-o", "x.npy", "--head-output", "h.txt"), ".npz or .safetensors"),
         (("model.pt", "images", "-o", "x.npy", "--layer", "f"), "candidates: fc"),
-        (("model.pt", "empty", "-o", "x.npy"), "empty holds no image"),
+        (("model.pt", "empty", "-o", "x.npy"), "empty does not hold an image"),
         (("model.pt", "broken", "-o", "x.npy"), "cannot read the image broken/a.png"),
         (("model.pt", "images", "-o", "x.npy", "--resize", "8"), "at least the 224 pixels"),
         (("model.pt", "images", "-o", "x.npy", "--mean", "0.5"), "mean has 1 and std 3"),
