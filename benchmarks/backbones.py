@@ -58,7 +58,7 @@ TIMM = {
     "swin_tiny_patch4_window7_224": 224,
     "mixer_s32_224": 224,
     "poolformer_s12": 64,
-    "maxvit_rmlp_pico_rw_256": 256,
+    "pit_ti_224": 224,
     "xcit_nano_12_p16_224": 224,
     "levit_128s": 224,
     "ghostnet_100": 64,
@@ -169,7 +169,7 @@ def cases() -> Iterator[tuple[str, str, Callable[[], nn.Module], Any, str | None
         if name in DISTILLED:
             yield "timm", f"{name}, named", build, images, DISTILLED[name]
     for name, size in TORCHVISION.items():
-        options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         images = torch.rand(N_ROWS, 3, size, size)
         build = lambda name=name, options=options: torchvision.models.get_model(name, **options)  # noqa: E731
         yield "torchvision", name, build, images, None

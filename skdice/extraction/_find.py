@@ -12,13 +12,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skdice._compat.arrays import to_numpy
 from skdice._head import LinearHead
-from skdice.extraction._layers import candidates, listed, n_outputs
+from skdice.extraction._layers import candidates, eps_of, is_convolution, listed
 from skdice.extraction._outputs import LIMIT, least_deviation, logits_in, output_tensors
 
 # The layer is recognised by so many rows. All rows of all layers would need too much memory.
@@ -36,11 +35,7 @@ def find_layer(model: nn.Module, call: Callable[[], Any]) -> str:
         Runs the model on a batch, and returns its output.
     """
     samples, eps, outputs = _sample(model, call)
-    found = [
-        name
-        for name, sample in samples.items()
-        if (deviation := _sample_deviation(sample, outputs, eps)) is not None and deviation <= LIMIT
-    ]
+    found = [name for name, each in samples.items() if _gives(each, outputs, eps)]
     # A merged adapter gives the output of the layer inside it. Take the inner one.
     found = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
     if len(found) == 1:
@@ -98,9 +93,10 @@ def verify(
             "the logits of the first batch are not finite: look for NaN or infinity in the inputs, "
             "their mean and std, or the weights"
         )
-    tensors = [to_numpy(each) for each in output_tensors(output)]
+    sizes = (logits.size, len(logits))
+    tensors = [to_numpy(each) for each in output_tensors(output) if each.numel() in sizes]
     deviation = least_deviation(logits, tensors, eps)
-    if deviation is None:
+    if deviation == np.inf:
         warnings.warn(
             "the features could not be checked: the output of the model has no floating tensor "
             f"of shape {logits.shape}, which are the logits of the layer {layer!r}",
@@ -111,7 +107,12 @@ def verify(
         samples, sample_eps, outputs = _sample(model, call)
         pair = _averaged(samples, sample_eps, outputs)
         if layer not in pair:
-            raise mismatch(layer, deviation, _advice(model, layer, samples, sample_eps, outputs))
+            raise ValueError(
+                f"features and head of the layer {layer!r} give logits that are "
+                f"{100 * deviation:.3g} % off the output of the model, and off the logits of its"
+                " softmax, log-softmax, sigmoid or temperature, expected at most "
+                f"{100 * LIMIT:g} %: " + _advice(model, layer, samples, sample_eps, outputs)
+            )
         other = next(each for each in pair if each != layer)
         warnings.warn(
             f"the output of the model is the mean of the layers {layer!r} and {other!r}; features "
@@ -119,15 +120,6 @@ def verify(
             UserWarning,
             stacklevel=2,
         )
-
-
-def mismatch(layer: str, deviation: float, advice: str) -> ValueError:
-    """Return the error for features and head that do not give the model's output."""
-    return ValueError(
-        f"features and head of the layer {layer!r} give logits that are {100 * deviation:.3g} % "
-        "off the output of the model, and off the logits of its softmax, log-softmax, sigmoid or "
-        f"temperature, expected at most {100 * LIMIT:g} %: {advice}"
-    )
 
 
 def expected_logits(head: LinearHead, features: NDArray[Any]) -> NDArray[Any]:
@@ -143,10 +135,9 @@ def _sample(
 
     def hook(name: str) -> Any:
         def keep(layer: nn.Module, given: Any, output: Any) -> None:
-            is_convolution = output.ndim > 3 and output.shape[-1] != n_outputs(layer)
             rows = output[:N_ROWS]
             # A copy, because a later layer may write into the output.
-            rows = rows.mean((-2, -1)) if is_convolution else rows.clone()
+            rows = rows.mean((-2, -1)) if is_convolution(layer) else rows.clone()
             samples.setdefault(name, []).append(rows)
 
         return keep
@@ -157,10 +148,7 @@ def _sample(
         tensors = logits_in(call())
     once = {name: calls[0] for name, calls in samples.items() if len(calls) == 1}
     rows = [each[:N_ROWS] if each.ndim else each for each in tensors]
-    kinds = {each.dtype for each in (*once.values(), *rows) if each.is_floating_point()}
-    eps = max((float(torch.finfo(kind).eps) for kind in kinds), default=0.0)
-    if any(each.is_cuda for each in once.values()):
-        eps = max(eps, 2**-10)
+    eps = max(map(eps_of, (*once.values(), *rows)), default=0.0)
     return (
         {name: to_numpy(each) for name, each in once.items()},
         eps,
@@ -168,27 +156,25 @@ def _sample(
     )
 
 
-def _sample_deviation(
-    sample: NDArray[Any], outputs: list[NDArray[Any]], eps: float
-) -> float | None:
-    """Return the deviation of a layer's output, over all ways of pooling, from the model's."""
+def _gives(sample: NDArray[Any], outputs: list[NDArray[Any]], eps: float) -> bool:
+    """Tell whether a layer's output is one of the model's, pooled in one of the known ways."""
     if not sample.size or not np.isfinite(sample).all():
-        return None
-    pooled = [sample]
+        return False
+    pooled = [sample.reshape(-1, sample.shape[-1])]
     if sample.ndim > 2:
-        # Per token: the model returns the logits of one token of each row, or their mean.
+        # The head runs on every token: the model returns the logits of all tokens, which `Watch`
+        # refuses, the mean of their logits, or the logits of one token of each row.
+        outputs = [
+            each.reshape(pooled[0].shape) if each.shape == sample.shape else each
+            for each in outputs
+        ]
         tokens = sample.reshape(len(sample), -1, sample.shape[-1])
-        pooled = [tokens.mean(axis=1)]
+        pooled.append(tokens.mean(axis=1))
         for output in outputs:
-            if output.size == pooled[0].size:
+            if output.size == pooled[1].size:
                 distance = np.abs(tokens - output.reshape(len(tokens), 1, -1)).max(axis=2)
                 pooled.append(tokens[np.arange(len(tokens)), distance.argmin(axis=1)])
-            if output.shape == sample.shape:
-                # The model returns the logits of every token, which `Watch` refuses.
-                pooled.append(tokens.reshape(-1, sample.shape[-1]))
-                outputs = [*outputs, output.reshape(pooled[-1].shape)]
-    deviations = [least_deviation(each, outputs, eps) for each in pooled if each.ndim == 2]
-    return min((each for each in deviations if each is not None), default=None)
+    return any(least_deviation(each, outputs, eps) <= LIMIT for each in pooled)
 
 
 def _averaged(
@@ -203,8 +189,7 @@ def _averaged(
     ]
     for pair in combinations(vectors, 2):
         mean = (samples[pair[0]] + samples[pair[1]]) / 2
-        deviation = least_deviation(mean, outputs, eps)
-        if deviation is not None and deviation <= LIMIT:
+        if least_deviation(mean, outputs, eps) <= LIMIT:
             return pair
     return ()
 
@@ -221,13 +206,10 @@ def _advice(
     if adapter != layer:
         return f"the layer {adapter!r} adapts it: name that one, or merge the adapters"
     for name, sample in samples.items():
-        deviation = _sample_deviation(sample, outputs, eps)
-        if deviation is not None and deviation <= LIMIT:
+        if _gives(sample, outputs, eps):
             if name == layer:
-                return (
-                    f"its {type(model.get_submodule(layer)).__name__} does more than weight times "
-                    "features plus bias"
-                )
+                kind = type(model.get_submodule(layer)).__name__
+                return f"its {kind} does more than weight times features plus bias"
             return f"the output is that of the layer {name!r}"
     return (
         "the model changes the logits after that layer, by an activation or a second layer; if the "

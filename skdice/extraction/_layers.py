@@ -62,6 +62,11 @@ def n_outputs(module: nn.Module) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
+def is_convolution(module: nn.Module) -> bool:
+    """Tell whether a candidate classifies every position of a map."""
+    return isinstance(plain_layer(module), nn.Conv2d)
+
+
 def listed(names: Iterable[str]) -> str:
     """Return the first few names, and how many more there are."""
     names = list(names)
@@ -73,7 +78,7 @@ def resolve_layer(model: nn.Module, layer: str) -> str:
     """Return the name of a layer in the unwrapped model; raise where it cannot be the head."""
     modules, could_be = dict(model.named_modules()), candidates(model)
     if layer not in modules:
-        for prefix in ("_orig_mod.", "module."):  # of the wrappers that were taken off
+        for prefix in ("_orig_mod.", "module."):  # These are the wrappers that `unwrap` took off.
             layer = layer.removeprefix(prefix)
     if layer not in modules:
         # The layer that was meant has a similar name, or is registered last as most heads are.
@@ -147,17 +152,15 @@ class Watch:
     ) -> Tensor | None:
         """Keep the features; return logits and features together where they are pooled later."""
         features: Tensor = next(iter((*args, *kwargs.values())))
-        is_convolution = isinstance(plain_layer(layer), nn.Conv2d)
-        is_pooled_after = features.ndim > 2 and not is_convolution
-        if is_convolution:
+        is_pooled_after = features.ndim > 2 and not is_convolution(layer)
+        if is_convolution(layer):
             # Averaging over positions and a 1x1 convolution commute.
             kept = features.mean((-2, -1))
         else:
             kept = features if is_pooled_after else features.clone()
-        n_classes = output.shape[1 if is_convolution else -1]
-        eps = max(_eps(features), _eps(output))
+        eps = max(eps_of(features), eps_of(output))
         calls = self._calls.setdefault(get_ident(), [])
-        calls.append(_Call(layer, kept, n_classes, eps, is_pooled_after))
+        calls.append(_Call(layer, kept, n_outputs(layer), eps, is_pooled_after))
         return torch.cat([output, features], dim=-1) if is_pooled_after else None
 
     def take(self, output: Any) -> tuple[Any, Tensor, _Call]:
@@ -201,7 +204,7 @@ class Watch:
         return next((each.features for each in calls if each.is_pooled_after), None)
 
 
-def _eps(tensor: Tensor) -> float:
+def eps_of(tensor: Tensor) -> float:
     """Return the precision that a tensor was computed with."""
     if not tensor.is_floating_point():
         return 0.0

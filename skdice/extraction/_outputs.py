@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 
 # Logits may differ from the model's by this share of how much the model's vary between rows,
 # and in addition by the rounding of the largest logit.
@@ -15,7 +15,7 @@ LIMIT = 1e-3
 ROUNDING = 1e-5
 # A temperature is only fitted to more values than this, because it fits few values always.
 FEW_VALUES = 3
-NESTING = 6
+NESTING = 4
 
 
 def output_tensors(output: Any, depth: int = NESTING) -> Iterator[Any]:
@@ -60,11 +60,11 @@ def _members(output: Any) -> Iterator[tuple[Any, Any]]:
         yield from output.items()
     elif isinstance(output, list | tuple):
         yield from enumerate(output)
-    else:
+    elif not hasattr(output, "named_modules"):  # A reference to a model is not output.
         yield from getattr(output, "__dict__", {}).items()
 
 
-def least_deviation(logits: NDArray[Any], outputs: list[NDArray[Any]], eps: float) -> float | None:
+def least_deviation(logits: NDArray[Any], outputs: list[NDArray[Any]], eps: float) -> float:
     """Return how far logits are from the nearest of a model's outputs.
 
     Parameters
@@ -79,10 +79,10 @@ def least_deviation(logits: NDArray[Any], outputs: list[NDArray[Any]], eps: floa
 
     Returns
     -------
-    float or None
-        Largest difference, as a share of how much the output varies between rows; below
-        `LIMIT` the output is a known monotone function of the logits. None where no output can
-        be compared.
+    float
+        Largest difference, as a share of how much the output varies between rows; up to
+        `LIMIT` the output is a known monotone function of the logits. Infinity means that no
+        output can be compared.
     """
     deviations = []
     for output in outputs:
@@ -93,7 +93,7 @@ def least_deviation(logits: NDArray[Any], outputs: list[NDArray[Any]], eps: floa
         is_batch = len(logits) == 1 or output.shape[:1] == logits.shape[:1]
         if is_batch and output.dtype.kind == "f" and output.size == compared.size:
             deviations.append(_deviation(compared, output.reshape(compared.shape), eps))
-    return min(deviations) if deviations else None
+    return min(deviations, default=np.inf)
 
 
 def _deviation(logits: NDArray[Any], output: NDArray[Any], eps: float) -> float:
@@ -110,17 +110,33 @@ def _deviation(logits: NDArray[Any], output: NDArray[Any], eps: float) -> float:
         misfits.append(_misfit(*_differences(logits, output), rounding * size))
         if is_share and np.allclose(output.sum(axis=1), 1, atol=rounding):
             z, y = _differences(logits, np.log(np.maximum(output, tiny)))
-            shown = output >= tiny
-            misfits.append(_misfit(z * shown, y * shown, rounding * max(1, np.abs(y).max())))
+            is_shown = (output >= tiny) & (y < 0)
+            misfits.append(
+                _misfit_of_logs(is_shown, z, y, softmax(logits, axis=1), output, rounding)
+            )
     if is_share:
         # Near 0 and 1 the rounding of a sigmoid hides the logit.
-        shown = np.minimum(output, 1 - output) > 1e3 * eps
-        if shown.any():
-            y = logit(np.where(shown, output, 0.5))
-            misfits.append(_misfit(logits * shown, y, rounding * max(1, np.abs(y).max())))
-        else:
-            misfits.append(_misfit(expit(logits), output, rounding))
+        is_shown = np.minimum(output, 1 - output) > 1e3 * eps
+        y = logit(np.where(is_shown, output, 0.5))
+        misfits.append(_misfit_of_logs(is_shown, logits, y, expit(logits), output, rounding))
     return min(misfits)
+
+
+def _misfit_of_logs(
+    is_shown: NDArray[np.bool_],
+    z: NDArray[Any],
+    y: NDArray[Any],
+    expected: NDArray[Any],
+    output: NDArray[Any],
+    rounding: float,
+) -> float:
+    """Return the misfit of logarithms of probabilities, or of the probabilities themselves.
+
+    A probability that was rounded to 0 or 1 has lost its logarithm.
+    """
+    if np.count_nonzero(is_shown) <= FEW_VALUES:
+        return _misfit(expected, output, rounding)
+    return _misfit(z * is_shown, y * is_shown, rounding * max(1, np.abs(y).max()))
 
 
 def _differences(logits: NDArray[Any], output: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -141,5 +157,4 @@ def _misfit(z: NDArray[Any], y: NDArray[Any], rounding: float) -> float:
         return 0.0
     varied = np.abs(y - y.mean(axis=0)).max()
     # Rows that are all alike, or a single row, have only the differences between classes.
-    scale = varied if varied > rounding else np.abs(y).max()
-    return float(error / scale) if scale else np.inf
+    return float(error / (varied if varied > rounding else max(np.abs(y).max(), np.abs(z).max())))

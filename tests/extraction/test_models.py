@@ -165,6 +165,24 @@ def test_rows_that_barely_differ_do_not_hide_a_difference():
         extract_features(Shifted(), ROWS, layer="fc")
 
 
+@pytest.mark.parametrize("after", [lambda z: (900 * z).softmax(1), lambda z: (900 * z).sigmoid()])
+def test_probabilities_that_were_rounded_to_0_and_1_do_not_hide_a_difference(after):
+    class Wrong(Net):
+        def forward(self, x):
+            return self.after(self.fc(torch.relu(self.body(x))).flip(1))
+
+    with pytest.raises(ValueError, match="% off the output"):
+        extract_features(Wrong(after), ROWS, layer="fc")
+
+
+def test_maps_as_wide_as_there_are_classes_are_told_from_tokens():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1)
+    )
+    assert extract_features(model, torch.rand(10, 3, 4, 4)).layer == "2"
+
+
 def test_an_output_without_logits_is_named_as_unchecked():
     model = Net(lambda logits: logits.argmax(1))
     with pytest.warns(UserWarning, match=r"could not be checked.*shape \(40, 4\).*'fc'"):
