@@ -92,7 +92,10 @@ def least_deviation(logits: NDArray[Any], outputs: list[NDArray[Any]], eps: floa
             compared = logits[:, 1:] - logits[:, :1]
         is_batch = len(logits) == 1 or output.shape[:1] == logits.shape[:1]
         if is_batch and output.dtype.kind == "f" and output.size == compared.size:
-            deviations.append(_deviation(compared, output.reshape(compared.shape), eps))
+            # An output of NaN or infinity is not that of finite logits.
+            is_finite = bool(np.isfinite(output).all())
+            output = output.reshape(compared.shape)
+            deviations.append(_deviation(compared, output, eps) if is_finite else 1.0)
     return min(deviations, default=np.inf)
 
 

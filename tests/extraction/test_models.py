@@ -175,6 +175,24 @@ def test_probabilities_that_were_rounded_to_0_and_1_do_not_hide_a_difference(aft
         extract_features(Wrong(after), ROWS, layer="fc")
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_output_that_is_not_finite_is_not_that_of_finite_features(value):
+    model = Net(lambda logits: torch.where(logits > logits.mean(), logits, value))
+    with pytest.raises(ValueError, match="100 % off the output"):
+        extract_features(model, ROWS, layer="fc")
+
+
+def test_a_convolution_of_one_logit_has_two_rows_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 1, 1), nn.AdaptiveAvgPool2d(1)
+    )
+    images = torch.rand(10, 3, 6, 6)
+    extraction = extract_features(model, images)
+    assert extraction.head.weight.shape == (2, 6)
+    check_attached(model, images, extraction)
+
+
 def test_maps_as_wide_as_there_are_classes_are_told_from_tokens():
     torch.manual_seed(0)
     model = nn.Sequential(
