@@ -57,6 +57,7 @@ class Tap:
         self.model = model
         self._layer = None if layer is None else resolve_layer(model, layer)
         self._head: LinearHead | None = None
+        self._is_verified = False
         first = next(model.parameters(), None)
         self._home = torch.device("cpu") if first is None else first.device
         self._device = self._home if device is None else torch.device(device)
@@ -92,8 +93,10 @@ class Tap:
 
     @property
     def head(self) -> LinearHead:
-        """Copy of the classification layer, known after the first batch."""
-        assert self._head is not None
+        """Copy of the classification layer, known after the first batch or `use`."""
+        assert self._layer is not None
+        if self._head is None:
+            self._head = head_of(self.model.get_submodule(self._layer))
         return self._head
 
     def use(self, layer: str) -> None:
@@ -128,11 +131,10 @@ class Tap:
             handle.remove()
         output, caught, seen = watch.take(output)
         features = np.ascontiguousarray(to_numpy(caught))
-        if self._head is None:
-            head = head_of(module)
-            logits = expected_logits(head, features)
+        if not self._is_verified:
+            logits = expected_logits(self.head, features)
             verify(self.model, self._layer, logits, output, seen.eps, call)
-            self._head = head
+            self._is_verified = True
         return features, labels
 
     def _call(self, inputs: list[Any], keywords: dict[str, Any]) -> Any:

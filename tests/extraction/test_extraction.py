@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from skdice import DICEDetector, LinearHead
 from skdice.extraction import extract_features, iterate_features
 from skdice.extraction._data import digest_of
+from skdice.extraction._store import PartialStore
 from skdice.io import open_features
 
 IMAGES = torch.randn(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -268,6 +269,22 @@ def test_an_interrupted_extraction_goes_on(tmp_path):
     expected = extract_features(model, loader)
     np.testing.assert_array_equal(np.asarray(extraction.features[0:50]), expected.features)
     np.testing.assert_array_equal(extraction.labels, expected.labels)
+
+
+def test_an_extraction_interrupted_after_its_last_batch_goes_on(tmp_path, monkeypatch):
+    model, path = Torchvision(), tmp_path / "train.npy"
+
+    def interrupted(store):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialStore, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(model, IMAGES, out=path)
+    extraction = extract_features(model, IMAGES, out=path)
+    expected = extract_features(model, IMAGES)
+    np.testing.assert_array_equal(np.asarray(extraction.features[0:50]), expected.features)
+    assert extraction.head == expected.head
 
 
 def test_an_interrupted_extraction_of_something_else_is_refused(tmp_path):
