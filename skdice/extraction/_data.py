@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from skdice._compat.arrays import to_numpy
 
-# Rows that are run at a time where the data does not come in batches.
+# Data that does not come in batches is cut into batches of this many rows.
 BATCH_ROWS = 64
 # The digest of a batch takes about this many values of each input.
 DIGEST_VALUES = 4099
@@ -209,7 +209,7 @@ def _as_input(value: Any, dtype: torch.dtype | None, device: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         native = value.dtype.newbyteorder("=")
         if native.kind in "iu" and native != np.uint8:
-            native = np.dtype(np.int64)  # torch takes no narrower token ids
+            native = np.dtype(np.int64)  # An embedding takes no narrower token ids.
         value = torch.from_numpy(np.array(value, native))
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)

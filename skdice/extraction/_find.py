@@ -20,7 +20,7 @@ from skdice._head import LinearHead
 from skdice.extraction._layers import candidates, eps_of, is_convolution, listed
 from skdice.extraction._outputs import LIMIT, least_deviation, logits_in, output_tensors
 
-# The layer is recognised by so many rows. All rows of all layers would need too much memory.
+# The layer is recognised by this many rows, because all rows of all layers need too much memory.
 N_ROWS = 8
 
 
@@ -54,7 +54,7 @@ def find_layer(model: nn.Module, call: Callable[[], Any]) -> str:
             "layer=, whose logits are then not the model's"
         )
     sizes = {output.shape[-1] for output in outputs if output.ndim > 1}
-    # The head gives as many logits as the model, and runs late.
+    # The likely layers have as many outputs as the model has logits, and run late.
     latest = list(samples)[::-1]
     likely = sorted(latest, key=lambda name: samples[name].shape[1] not in sizes)
     raise ValueError(
@@ -136,7 +136,7 @@ def _sample(
     def hook(name: str) -> Any:
         def keep(layer: nn.Module, given: Any, output: Any) -> None:
             rows = output[:N_ROWS]
-            # A copy, because a later layer may write into the output.
+            # The rows are copied, because a later layer may write into the output.
             rows = rows.mean((-2, -1)) if is_convolution(layer) else rows.clone()
             samples.setdefault(name, []).append(rows)
 

@@ -31,7 +31,7 @@ def unwrap(model: Any) -> Any:
                 )
             model = model.module_
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # torch.compile(model)
+            model = model._orig_mod  # torch.compile made the wrapper.
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         else:
@@ -104,7 +104,7 @@ def head_of(module: nn.Module) -> LinearHead:
     if layer is module:
         return LinearHead.from_torch(module)
     assert layer is not None
-    # In single precision, so that the sum of the layer and its adapter is not rounded to less.
+    # The copies are in single precision, so that the sum of layer and adapter is not rounded more.
     adapted, layer = deepcopy(module).float().eval(), deepcopy(layer).float()
     n_features = layer.weight.shape[1]
     units = torch.eye(n_features, device=layer.weight.device)
@@ -154,7 +154,7 @@ class Watch:
         features: Tensor = next(iter((*args, *kwargs.values())))
         is_pooled_after = features.ndim > 2 and not is_convolution(layer)
         if is_convolution(layer):
-            # Averaging over positions and a 1x1 convolution commute.
+            # The mean may be taken before, because it commutes with a 1x1 convolution.
             kept = features.mean((-2, -1))
         else:
             kept = features if is_pooled_after else features.clone()

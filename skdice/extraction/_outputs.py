@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
 
-# Logits may differ from the model's by this share of how much the model's vary between rows,
-# and in addition by the rounding of the largest logit.
+# The logits may differ from the model's by the rounding of the largest logit, or else by this share
+# of how much the model's logits vary between rows.
 LIMIT = 1e-3
 ROUNDING = 1e-5
-# A temperature is only fitted to more values than this, because it fits few values always.
+# A temperature is only fitted to more values than this, because some temperature fits few values.
 FEW_VALUES = 3
 NESTING = 4
 

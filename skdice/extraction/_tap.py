@@ -112,7 +112,7 @@ class Tap:
         inputs, keywords, labels = split(batch, self.model, self._device)
 
         def call() -> Any:
-            # On copies, because a model may write into its inputs.
+            # The model gets copies, because it may write into its inputs.
             copies = [_copied(value) for value in inputs]
             return self._call(copies, {key: _copied(value) for key, value in keywords.items()})
 
@@ -142,7 +142,7 @@ class Tap:
         # Nothing is compiled where the compiler was not imported, which takes seconds.
         is_compiler_loaded = "torch._dynamo" in sys.modules
         stance = torch.compiler.set_stance("force_eager") if is_compiler_loaded else nullcontext()
-        # Not inference_mode: a tensor that the model makes and keeps could not be trained with.
+        # Do not use inference_mode: a tensor that the model keeps could not be trained with later.
         with stance, torch.no_grad():
             return self.model(*inputs, **keywords)
 
