@@ -21,7 +21,6 @@ EXEMPT = {
 # The docstrings of these objects are incomplete.
 INCOMPLETE = {
     "skdice.DICEDetectorCV",
-    "skdice.FeatureStatistics.add_sums",
     "skdice.FeatureStatistics.copy",
     "skdice.extraction.Extraction",
     "skdice.extraction.iterate_features",
@@ -32,11 +31,6 @@ INCOMPLETE = {
     "skdice.metrics.OODReport.to_markdown",
     "skdice.metrics.compare",
     "skdice.metrics.neg_fpr95_scorer",
-    *(
-        f"skdice.shaping.{name}.{method}"
-        for name in ("ASH", "ReAct", "Scale", "VRA")
-        for method in ("fit_rows", "n_pruned", "shape_block")
-    ),
 }
 
 

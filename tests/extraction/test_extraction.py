@@ -239,7 +239,7 @@ def test_into_a_file(tmp_path, ending, dtype):
     assert detector.n_samples_seen_ == 50
     labels = tmp_path / "train.labels.npy" if ending == ".npy" else path
     key = None if ending == ".npy" else "labels"
-    np.testing.assert_array_equal(np.asarray(open_features(labels, key)[0:50]), LABELS.numpy())
+    np.testing.assert_array_equal(np.asarray(open_features(labels, key=key)[0:50]), LABELS.numpy())
     assert not list(tmp_path.glob("*.partial"))
 
 
