@@ -319,7 +319,7 @@ class ViMDetector(BaseDetector):
         weight, bias = head.weight.astype(np.float64), head.bias.astype(np.float64)
         # Smaller singular values are the rounding of the weight, and would move the origin far.
         cutoff = max(weight.shape) * float(np.finfo(head.weight.dtype).eps)
-        origin = np.linalg.lstsq(weight, -bias, rcond=cutoff)[0]
+        origin: NDArray[np.float64] = np.linalg.lstsq(weight, -bias, rcond=cutoff)[0]
         moments = statistics.second_moments_about(origin)
         overflow = np.flatnonzero(~np.isfinite(moments).all(axis=0))
         if len(overflow):

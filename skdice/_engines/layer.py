@@ -206,7 +206,8 @@ class ViMLayer(FittedLayer):
     @property
     def row_size(self) -> int:
         """How many numbers a row takes while it is processed."""
-        return sum(self.weight.shape) + 2 * len(self.components)
+        n_classes, n_features = self.weight.shape
+        return n_features + n_classes + 2 * len(self.components)
 
 
 Layer = MaskedLayer | FDBDLayer | ViMLayer

@@ -438,7 +438,7 @@ def _sum_products(
 def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatistics:
     """Return the statistics of one block with second moments, computed where the block lies."""
     xp = namespace_of(block)
-    part = FeatureStatistics(block.shape[1], second_moments=True)
+    part = FeatureStatistics(int(block.shape[1]), second_moments=True)
     if isinstance(block, np.ndarray):
         sums = column_sums(block if weights is None else block * weights[:, np.newaxis])
         centred = block.astype(np.float64)
