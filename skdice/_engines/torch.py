@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdice._engines.layer import MaskedLayer
-from skdice._engines.module import DetectorModule, detector_module
+from skdice._engines.layer import Layer
+from skdice._engines.module import ScoringModule, detector_module
 
 # What a block and its logits occupy on a GPU: enough rows that a matrix product runs at its
 # full rate.
@@ -37,7 +37,7 @@ class TorchEngine:
 
     Parameters
     ----------
-    layer : MaskedLayer
+    layer : MaskedLayer, FDBDLayer or ViMLayer
         What is computed.
     device : torch.device
         Where it is computed.
@@ -45,14 +45,14 @@ class TorchEngine:
         float32 or float64: the precision of the results.
     """
 
-    def __init__(self, layer: MaskedLayer, device: torch.device, dtype: np.dtype[Any]) -> None:
+    def __init__(self, layer: Layer, device: torch.device, dtype: np.dtype[Any]) -> None:
         if dtype == np.float64 and device.type == "mps":
             raise ValueError("device 'mps' has no double precision: give it float32 rows")
         self.device = device
         self._dtype = torch.float64 if dtype == np.float64 else torch.float32
         self._returns_logits = layer.score is None
 
-        def on_device(weight: Any, bias: Any) -> DetectorModule:
+        def on_device(*arrays: Any) -> ScoringModule:
             # A module made in inference mode could not be used outside of it.
             with torch.inference_mode(False):
                 module = detector_module(layer).to(device, self._dtype)
@@ -60,7 +60,7 @@ class TorchEngine:
                 torch.cuda.synchronize(device)  # streams of other threads use the weights
             return module
 
-        key = ("torch", device, dtype, layer.score, layer.shaping)
+        key = ("torch", device, dtype, layer.settings)
         self._module = layer.packed_as(key, on_device)
         # Blocks of more rows do not fit on the device.
         self._most_rows: int | None = None
