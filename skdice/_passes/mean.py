@@ -364,10 +364,11 @@ def gather_statistics(
         Above 0, there is a progress bar.
     """
     if second_moments:
-        return rows.reduce(
+        statistics: FeatureStatistics = rows.reduce(
             partial(_sum_products, batch_size=batch_size, verbose=verbose),
             partial(_merged, second_moments=True),
         )
+        return statistics
     return rows.reduce(
         partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
     )
