@@ -2,6 +2,7 @@
 
 import warnings
 from functools import reduce
+from itertools import pairwise
 
 import hypothesis
 import numpy as np
@@ -152,22 +153,24 @@ def test_second_moments_do_not_depend_on_the_split(cuts, offset, weighted, seed)
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(300, 5)) * [1, 1, 1e-3, 10, 0] + offset
     weights = rng.integers(1, 5, 300).astype(float) if weighted else np.ones(300)
-    mean = np.average(X, axis=0, weights=weights)
-    expected = (X - mean).T @ ((X - mean) * weights[:, None])
+    near_zero = X - offset  # exact, so that the reference does not cancel
+    near_zero -= np.average(near_zero, axis=0, weights=weights)
+    expected = near_zero.T @ (near_zero * weights[:, None])
     edges = [0, *sorted(cuts), 300]
     parts = [
         FeatureStatistics(second_moments=True).add(
             X[start:stop], sample_weight=weights[start:stop] if weighted else None
         )
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for start, stop in pairwise(edges)
     ]
     rng.shuffle(parts)
     merged = reduce(FeatureStatistics.merge, parts, FeatureStatistics(second_moments=True))
-    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-    assert merged.n_samples == 300
-    # Features of this offset have this relative precision in double precision themselves.
-    allowed = 1e-12 * scale + 300 * (offset * 1e-15) ** 2 + 1e-9 * np.finfo(float).eps
-    assert (np.abs(merged.scatter - expected) <= allowed + 2e-9 * (offset >= 1e3) * scale).all()
+    deviation = np.sqrt(np.diag(expected) / 300)
+    # A value of this size is off by so much itself.
+    rounding = 4 * np.finfo(float).eps * (offset + 10)
+    error = np.abs(merged.scatter - expected)
+    allowed = np.add.outer(deviation, deviation) * rounding + 1e-12 * np.outer(deviation, deviation)
+    assert (error <= weights.sum() * (allowed + rounding**2)).all()
     copied = merged.copy()
     np.testing.assert_array_equal(copied.scatter, merged.scatter)
 

@@ -285,7 +285,8 @@ class FeatureStatistics:
                 "FeatureStatistics(second_moments=True)"
             )
         distance = self.mean() - np.asarray(origin)
-        return self.scatter / self.sum_of_weights + np.outer(distance, distance)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the moments
+            return self.scatter / self.sum_of_weights + np.outer(distance, distance)
 
     def copy(self) -> FeatureStatistics:
         """Return an independent copy."""
