@@ -302,8 +302,8 @@ class ViMDetector(BaseDetector):
             return 1000 if n_features >= 2048 else 512 if n_features >= 768 else n_features // 2
         if self.n_components >= n_features:
             raise ValueError(
-                f"n_components is {self.n_components}, expected less than the number of features "
-                f"({n_features}): no residual would be left"
+                f"n_components is {self.n_components}, expected less than "
+                f"n_features = {n_features}: no residual would be left"
             )
         return int(self.n_components)
 
