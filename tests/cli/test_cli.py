@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import skdice
-from skdice import DICEDetector, shaping
+from skdice import DICEDetector, FDBDDetector, ViMDetector, shaping
 from skdice._scores import SCORES
 from skdice.cli import _arguments, main
 from skdice.io import save_features
