@@ -157,7 +157,7 @@ class FDBDLayer(FittedLayer):
     @property
     def row_size(self) -> int:
         """How many numbers a row takes while it is processed."""
-        n_classes, n_features = self.weight.shape
+        n_classes, n_features = map(int, self.weight.shape)
         return 2 * n_features + 3 * n_classes
 
 
@@ -206,7 +206,7 @@ class ViMLayer(FittedLayer):
     @property
     def row_size(self) -> int:
         """How many numbers a row takes while it is processed."""
-        n_classes, n_features = self.weight.shape
+        n_classes, n_features = map(int, self.weight.shape)
         return n_features + n_classes + 2 * len(self.components)
 
 

@@ -61,13 +61,17 @@ class ScoringModule(nn.Module):
             return uncast_linear(features, weight, bias)
         return nn.functional.linear(features, weight, bias)
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        raise NotImplementedError
+
     @torch.jit.export
     def is_ood(self, features: Tensor) -> Tensor:
         """Tell for each row whether it is out-of-distribution: (n,), bool.
 
         A row with a feature or a score that is not finite is, where there is a threshold.
         """
-        scores = self.forward(features)
+        scores: Tensor = self.forward(features)
         sound = features.isfinite().all(1) & scores.isfinite()
         below = scores < self.threshold.to(scores.dtype)
         return (below | ~sound) & ~self.threshold.isnan()
@@ -297,7 +301,9 @@ def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.linear(features, weight, bias)
 
 
-def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule:
+def detector_module(
+    layer: Layer, threshold: float = torch.nan, dtype: np.dtype[Any] | None = None
+) -> ScoringModule:
     """Return the module of a layer.
 
     Parameters
@@ -306,6 +312,9 @@ def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule
         What is computed; a layer without a score becomes a module that scores by energy.
     threshold : float
         Threshold on the scores; NaN where there is none.
+    dtype : dtype, default=None
+        Precision of the fitted arrays beside the head; None takes that of the head, because not
+        every device has double precision.
 
     Raises
     ------
@@ -317,6 +326,7 @@ def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule
     single = exact.float()
     differs = bool((single < exact) | (single > exact))
     limit = exact if differs else single
+    dtype = layer.weight.dtype if dtype is None else dtype
     if isinstance(layer, MaskedLayer):
         return _masked_module(layer, limit)
     if isinstance(layer, FDBDLayer):
@@ -325,16 +335,24 @@ def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule
         boundaries = np.zeros((0, 0)) if arrays.boundaries is None else arrays.boundaries
         centred = none if arrays.centred is None else arrays.centred
         squares = np.zeros(0) if arrays.squares is None else arrays.squares
-        tensors = map(_tensor, (arrays.mean, boundaries, centred, squares))
-        coef, intercept = _tensor(layer.weight), _tensor(layer.bias)
-        return FDBDModule(coef, intercept, limit, *tensors, arrays.least_distance)
-    coef, intercept, components, shift = map(_tensor, layer.arrays)
+        return FDBDModule(
+            _tensor(layer.weight),
+            _tensor(layer.bias),
+            limit,
+            _tensor(arrays.mean, dtype),
+            _tensor(boundaries, dtype),
+            _tensor(centred, dtype),
+            _tensor(squares, dtype),
+            arrays.least_distance,
+        )
+    coef, intercept = map(_tensor, (layer.weight, layer.bias))
+    components, shift = (_tensor(array, dtype) for array in (layer.components, layer.shift))
     alpha = torch.nan if layer.alpha is None else layer.alpha
     return ViMModule(coef, intercept, limit, components, shift, alpha)
 
 
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))
+def _tensor(array: Any, dtype: Any = None) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype))
 
 
 def _masked_module(layer: MaskedLayer, threshold: Tensor) -> DetectorModule:

@@ -55,7 +55,7 @@ class TorchEngine:
         def on_device(*arrays: Any) -> ScoringModule:
             # A module made in inference mode could not be used outside of it.
             with torch.inference_mode(False):
-                module = detector_module(layer).to(device, self._dtype)
+                module = detector_module(layer, dtype=dtype).to(device, self._dtype)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)  # streams of other threads use the weights
             return module

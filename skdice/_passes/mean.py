@@ -285,7 +285,8 @@ class FeatureStatistics:
                 "FeatureStatistics(second_moments=True)"
             )
         distance = self.mean() - np.asarray(origin)
-        return self.scatter / self.sum_of_weights + np.outer(distance, distance)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the moments
+            return self.scatter / self.sum_of_weights + np.outer(distance, distance)
 
     def copy(self) -> FeatureStatistics:
         """Return an independent copy."""
@@ -364,10 +365,11 @@ def gather_statistics(
         Above 0, there is a progress bar.
     """
     if second_moments:
-        return rows.reduce(
+        statistics: FeatureStatistics = rows.reduce(
             partial(_sum_products, batch_size=batch_size, verbose=verbose),
             partial(_merged, second_moments=True),
         )
+        return statistics
     return rows.reduce(
         partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
     )
