@@ -1,4 +1,4 @@
-"""What every fitted detector does: score, decide, calibrate, and give p-values."""
+"""The base of all detectors, which scores, decides, calibrates and gives p-values."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     # The fitted state in the form that `run` computes.
     _layer: MaskedLayer
-    # Library and device of the fitted arrays, which X must have, too; None for NumPy's.
+    # Library and device of the fitted arrays, which X must have as well; None stands for NumPy.
     _fit_namespace: str | None = None
     head_: LinearHead
     offset_: float
@@ -111,8 +111,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
         scores = rows.collect(self._run())
         if is_dask(scores):
-            # Conformal scores are kept with the detector; others stay on the workers, where they
-            # are looked at several times.
+            # Conformal scores are kept with the detector. Other scores stay in the memory of the
+            # workers, because several passes read them.
             scores = scores.compute() if method == "conformal" else scores.persist()
         else:
             scores = to_numpy(scores)
@@ -224,7 +224,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> Any:
-        """Tell for each row whether it is in-distribution.
+        """Predict for each row whether it is in-distribution.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Any:
-        """Fit on X and tell for each of its rows whether it is in-distribution.
+        """Fit on X and predict for each of its rows whether it is in-distribution.
 
         Parameters
         ----------
@@ -278,7 +278,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _run(self, layer: Any = None) -> BlockValues:
         """Return the function from rows to the slice and the scores of each block; it pickles.
 
-        Another layer than the fitted one gives its values in place of the scores.
+        Given another layer than the fitted one, the function returns the values of that layer.
         """
         options = Options(self.device, self.batch_size, self.n_jobs, self.verbose)
         return partial(run, self._layer if layer is None else layer, options=options)
@@ -321,7 +321,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         method : str
             Name of the method that uses the fitted state; empty for one that sets it.
         reset : bool
-            True if X tells the number and the names of the features.
+            True if the number and the names of the features are taken from X.
         """
         if method:
             if not hasattr(self, "_layer"):
@@ -331,7 +331,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         rows = as_source(X)
         is_known = not reset and type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
         if not (is_known and rows.shape[1] == self.n_features_in_):
-            # Not by check_array, which would pull a lazy source into memory.
+            # Skip check_array, because it would pull a lazy source into memory.
             names = feature_names_source(X, rows)
             validate_data(self, names, reset=reset, skip_check_array=True)
         return rows
@@ -352,7 +352,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back all that was set on the estimator if the block fails."""
+        """Undo all changes of the estimator if the block fails."""
         before = self.__dict__.copy()
         try:
             yield
@@ -387,8 +387,11 @@ def _documentation_address() -> str:
         addresses = metadata("skdice").get_all("Project-URL") or []
     except PackageNotFoundError:
         return ""
-    found = [each.partition(", ")[2] for each in addresses if each.startswith("Documentation,")]
-    return found[0].rstrip("/") if found else ""
+    for labelled_address in addresses:
+        label, _, address = labelled_address.partition(", ")
+        if label == "Documentation":
+            return str(address).rstrip("/")
+    return ""
 
 
 def _block_pvalues(
@@ -400,7 +403,7 @@ def _block_pvalues(
 
 
 def _counted(blocks: Iterator[FloatArray], sizes: list[int]) -> Iterator[FloatArray]:
-    """Yield the blocks, and append the number of rows of each to `sizes`."""
+    """Yield the blocks, and append the number of rows of every block to `sizes`."""
     for block in blocks:
         sizes.append(len(block))
         yield block

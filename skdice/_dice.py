@@ -48,7 +48,7 @@ FloatArray = NDArray[np.floating[Any]]
 # locks, because a lock cannot be pickled.
 _LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
-# Arrays of the library of X, where `array_api_dispatch` is on.
+# These attributes are arrays of the library of X while `array_api_dispatch` is on.
 FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
 
@@ -88,9 +88,10 @@ class BaseDICE(BaseDetector):
     def to_torch(self) -> Any:
         """Return a torch module that scores features as this detector does.
 
-        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` tells which
-        rows are out-of-distribution; rows that are not finite count as such, because the module
-        cannot refuse them. ``threshold`` is a buffer, NaN where there is none. The module can be
+        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
+        rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
+        because the module cannot refuse it. ``threshold`` is a buffer, which is NaN if the
+        detector has no threshold. The module can be
         scripted and exported to ONNX. Rows in double precision are scored in double precision,
         all others in single precision.
 
@@ -214,7 +215,7 @@ class BaseDICE(BaseDetector):
         self._fit_namespace = namespace_name(X)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays are pickled as NumPy's, so that they can be loaded on a machine without the device.
+        # Pickle NumPy arrays, because the pickle may be loaded on a machine without the device.
         state: dict[str, Any] = dict(super().__getstate__())
         arrays: dict[str, Any] = {
             name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
@@ -223,7 +224,7 @@ class BaseDICE(BaseDetector):
         arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
         state.pop("_fit_namespace", None)
         if "_layer" in state:
-            # The layer holds the fitted arrays again, and what engines packed.
+            # Only the score is kept of the layer, which is made anew from the fitted arrays.
             state["_layer"] = state["_layer"].score
         return state | arrays
 
@@ -234,7 +235,7 @@ class BaseDICE(BaseDetector):
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
-    """Tell whether the shaping learns nothing, so that blocks of rows are enough for it."""
+    """Return True if the shaping learns nothing, else raise: it would need all rows at once."""
     shaping = detector.shaping
     # Do not use check_is_fitted here: for a Pipeline it only looks at the last step.
     if (
@@ -254,7 +255,7 @@ class DICEDetector(BaseDICE):
     """Out-of-distribution detector by directed sparsification (DICE).
 
     This is novelty detection in scikit-learn's terms: the detector is fitted on penultimate
-    features of in-distribution inputs, and scores others. It ranks the weights of
+    features of in-distribution inputs, and scores other inputs. It ranks the weights of
     the classifier's last linear layer by their mean contribution, prunes the smallest,
     and scores a row by the energy of the logits that remain. Higher scores are more
     in-distribution. With ``sparsity=0`` it is exactly the energy score; the other
@@ -287,16 +288,16 @@ class DICEDetector(BaseDICE):
     device : {None, "auto", "cpu", "cuda", "cuda:1", "mps"}, default=None
         Where rows are scored. None follows the input: a torch tensor is scored on its
         device, everything else by NumPy. A GPU is fed with rows of any source block by
-        block. ``"auto"`` takes one if torch finds one. A function as `score_func` and a
+        block. ``"auto"`` uses a GPU if torch finds one. A function as `score_func` and a
         shaping of another library are computed by NumPy in any case.
     batch_size : int, default=None
-        Rows per block; None chooses them so that a block stays in cache. Changes
+        Rows per block; None chooses them so that a block stays in cache. The number changes
         results by rounding at most.
     n_jobs : int, default=None
         Threads that work on blocks of rows. None is 1 unless in a
         `joblib.parallel_config` context, -1 is all processors. The matrix product
-        itself uses the threads of NumPy's BLAS in any case; where the sparse engine takes
-        its place, None is as many as those.
+        itself uses the threads of NumPy's BLAS in any case. Where a compiled kernel replaces
+        it, None means as many threads as the BLAS would use.
     verbose : int, default=0
         Above 0, progress bars on stderr.
 
@@ -321,7 +322,7 @@ class DICEDetector(BaseDICE):
         ``decision_function(X) = score_samples(X) - offset_``. The smallest score with
         more than `contamination` of the rows at or below it. Not set by `partial_fit`.
     contamination_ : float
-        The contamination in force: that of `calibrate` after a call of it.
+        The contamination of the threshold in force, which `fit` or `calibrate` set last.
     calibration_ : Calibration
         Record of the last `calibrate`, with the attributes `method`, `contamination`,
         `confidence`, `n_samples`, `rank`, `date` and `digest`.
@@ -364,8 +365,8 @@ class DICEDetector(BaseDICE):
     References
     ----------
     Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
-    ECCV 2022, arXiv:2111.09805. Of the scores: energy arXiv:2010.03759, MaxLogit
-    arXiv:1911.11132, MSP arXiv:1610.02136, GEN Liu, Lochman & Zach, CVPR 2023.
+    ECCV 2022, arXiv:2111.09805. The scores are from arXiv:2010.03759 (energy),
+    arXiv:1911.11132 (MaxLogit), arXiv:1610.02136 (MSP) and Liu, Lochman & Zach, CVPR 2023 (GEN).
 
     Examples
     --------
@@ -499,9 +500,9 @@ class DICEDetector(BaseDICE):
             self._statistics = statistics
             if statistics.n_samples == 0:  # only outliers so far
                 return self
-            # A shaping that learns nothing needs one row, which tells it the number of features.
+            # A shaping that learns nothing is fitted on one row, for the number of features.
             mean_row = as_source(statistics.mean()[None])
-            # The threshold of an earlier fit belongs to another mask, and goes.
+            # `_prune` also removes the threshold of an earlier fit, which belongs to another mask.
             self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
             if get_config()["array_api_dispatch"]:
                 self._follow(X)
@@ -510,7 +511,7 @@ class DICEDetector(BaseDICE):
     def _merge(
         self, statistics: FeatureStatistics, X: FeatureStatistics, y: Any, sample_weight: Any
     ) -> int:
-        """Merge statistics of other rows into those so far; return the number of features."""
+        """Merge the statistics X into the detector's own; return the number of features."""
         for name, given in (("y", y), ("sample_weight", sample_weight)):
             if given is not None:
                 raise ValueError(

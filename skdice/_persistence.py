@@ -1,8 +1,8 @@
 """Saving a fitted detector to a file that runs no code when it is loaded.
 
-The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both
-tells an altered file from a whole one (it is no signature: whoever can write the file
-can write the digest). To change what is stored, raise SCHEMA and keep the old reader.
+The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both reveals
+an altered file. The digest is not a signature, because whoever can write the file can also
+write the digest. To change the stored content, raise SCHEMA and keep the old reader.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def save(detector: BaseDICE, path: str | Path) -> None:
     Parameters
     ----------
     detector : DICEDetector or DICEDetectorCV
-        Fitted. The result of a search is written as a `DICEDetector` with the best sparsity.
+        A fitted detector. The result of a search is written as a `DICEDetector` with the best
+        sparsity.
     path : str or Path
         The file, such as ``detector.safetensors``.
 
@@ -69,7 +70,7 @@ def save(detector: BaseDICE, path: str | Path) -> None:
     >>> detector = skdice.DICEDetector(data.head).fit(data.id_train)
     >>> skdice.save(detector, pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors")
     """
-    # A derived class may do something else than its file would say.
+    # A derived class is refused, because it may compute something else than the loaded detector.
     if not isinstance(detector, BaseDICE) or not type(detector).__module__.startswith("skdice."):
         raise TypeError(
             f"save writes a DICEDetector or a DICEDetectorCV, got a {type(detector).__name__}"
@@ -135,7 +136,7 @@ def load(path: str | Path) -> DICEDetector:
     Returns
     -------
     DICEDetector
-        Fitted; its results are those of the saved one, bit for bit.
+        A fitted detector, whose results equal those of the saved detector bit for bit.
 
     Raises
     ------
@@ -173,8 +174,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)
-        except Exception as error:  # whatever a file of any kind leads the library to
-            raise ValueError(f"it is damaged, or no detector file ({error})") from error
+        except Exception as error:  # a file of another format can cause any error in the library
+            raise ValueError(f"it is damaged, or not a detector file ({error})") from error
         if "skdice" not in metadata:
             raise ValueError("it is a .safetensors file, but holds no skdice detector")
         document: dict[str, Any] = json.loads(metadata["skdice"])
@@ -268,7 +269,7 @@ def _number(name: str, encoded: Any) -> float:
 
 
 def _encode(value: Any) -> Any:
-    """Return a parameter or fitted number as JSON has it; infinities as text."""
+    """Return a parameter or fitted number as a JSON value; infinities become text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""What an engine computes: shape the features, multiply them by the masked weight, score."""
+"""The layer that an engine computes: a shaping, the masked weight, and a score of the logits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Packed = TypeVar("Packed")
 class PackedWeights:
     """The weights of a fitted layer in the layouts that engines have asked for so far.
 
-    A service that scores small batches packs its weights once instead of at every call. Nothing
-    that is computed depends on it: pickles leave it out, and it forgets all once the arrays of the
-    layer are other ones. It is safe to use from several threads.
+    A service that scores small batches packs its weights once instead of at every call. No result
+    depends on this memory: pickles leave it out, and it is emptied when the layer has other arrays.
+    It is safe to use from several threads.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class PackedWeights:
         self._lock = threading.RLock()
 
     def get(self, arrays: tuple[Any, ...], key: Hashable, pack: Callable[[], Packed]) -> Packed:
-        """Return the packed arrays of a key, which `pack` makes if there are none yet."""
+        """Return the packed arrays of a key; `pack` makes them if they are not there yet."""
         with self._lock:
             if len(arrays) != len(self._arrays) or any(
                 new is not old for new, old in zip(arrays, self._arrays, strict=True)
