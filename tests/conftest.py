@@ -60,6 +60,14 @@ def small():
 
 
 @pytest.fixture(scope="session")
+def wide():
+    """A head and ReLU-like features of several blocks, float32: (head, features)."""
+    rng = np.random.default_rng(5)
+    head = LinearHead(rng.normal(size=(30, 64)).astype(np.float32))
+    return head, np.maximum(rng.normal(size=(5000, 64)), 0).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
 def fitted(fashion):
     return DICEDetector(fashion.head, sparsity=0.7).fit(fashion.id_train)
 

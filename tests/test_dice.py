@@ -229,18 +229,6 @@ def test_partial_fit_follows_a_changed_shaping(small):
     np.testing.assert_allclose(detector.score_samples(X), expected.score_samples(X), rtol=1e-12)
 
 
-def test_calibrate_on_held_out_rows(small):
-    head, X = small
-    detector = DICEDetector(head).fit(X[:100])
-    mask = detector.mask_.copy()
-    detector.calibrate(X[100:], contamination=0.25)
-    assert (detector.predict(X[100:]) == -1).sum() == 25
-    np.testing.assert_array_equal(detector.mask_, mask)
-    assert detector.get_params()["contamination"] == 0.05
-    detector.calibrate(X[100:])
-    assert (detector.predict(X[100:]) == -1).sum() == 5
-
-
 @pytest.mark.parametrize(
     ("dtype", "scored"),
     [
@@ -483,14 +471,6 @@ def test_bad_features_are_named_at_fit(small, change, message):
     for method in ("fit", "partial_fit"):
         with pytest.raises(ValueError, match=message):
             getattr(DICEDetector(head), method)(change(X))
-
-
-@pytest.mark.parametrize("share", [0, -0.1, 0.51, float("nan"), "many"])
-def test_bad_contamination_of_calibrate_is_named(small, share):
-    head, X = small
-    detector = DICEDetector(head).fit(X)
-    with pytest.raises(ValueError, match=f"contamination is {share!r}"):
-        detector.calibrate(X, share)
 
 
 def test_only_outliers_is_an_error_that_says_why(small):

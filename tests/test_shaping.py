@@ -7,6 +7,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from skdice import DICEDetector
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 RNG = np.random.default_rng(5)
@@ -146,3 +147,46 @@ def test_bad_rows_are_named(transformer):
     for method in (transformer.fit, transformer.fit(X).transform):
         with pytest.raises(ValueError, match="NaN in row 250, column 4"):
             method(bad)
+
+
+class Fitted(ReAct):
+    """Clips at a value of its own."""
+
+    def fit(self, X, y=None):
+        super().fit(X)
+        self.threshold_ = 0.25
+        return self
+
+
+class Shaped(ReAct):
+    """Clips, and takes a root."""
+
+    def transform(self, X):
+        return np.sqrt(super().transform(X))
+
+
+class Transformed(ReAct):
+    """Clips, and squares."""
+
+    def transform(self, X):
+        return super().transform(X) ** 2
+
+
+OWN = {
+    Fitted(): lambda X, c: np.minimum(X, 0.25),
+    Shaped(): lambda X, c: np.sqrt(np.minimum(X, c)),
+    Transformed(): lambda X, c: np.minimum(X, c) ** 2,
+}
+
+
+@pytest.mark.parametrize("shaping", OWN, ids=repr)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_what_is_derived_from_a_shaping_is_used_as_it_is(small, library, shaping):
+    head, X = small
+    detector = DICEDetector(head, shaping=shaping).fit(X)
+    rows = X if library == "numpy" else pytest.importorskip("torch").from_numpy(X)
+    logits = OWN[shaping](X, np.quantile(X, 0.99)) @ detector.coef_.T + detector.intercept_
+    np.testing.assert_allclose(detector.logits(rows), logits, rtol=1e-10, atol=1e-10)
+    if library == "torch":
+        with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
+            detector.to_torch()

@@ -1,56 +1,119 @@
+"""Mean activations: sums that do not depend on blocks, and statistics that can be merged."""
+
+import pickle
 import sys
+from functools import reduce
 from math import fsum
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from skdice import DICEDetector, FeatureStatistics
 from skdice._passes import mean as mean_pass
-from skdice._passes.mean import FeatureStatistics, column_sums, gather_statistics
-from skdice._passes.quantiles import quantiles
+from skdice._passes.mean import column_sums, gather_statistics
 from skdice._rows.door import as_source
+from skdice.shaping import ReAct
 
 pytest.importorskip("numba")
 from skdice._passes.sum_kernel import compiled_column_sums
-from skdice._passes.threshold import score_threshold
 
-anything = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1.0])
-matrices = st.sampled_from([np.float16, np.float32, np.float64]).flatmap(
-    lambda dtype: arrays(
-        dtype,
-        st.tuples(st.integers(1, 20), st.integers(1, 4)),
-        elements=st.floats(-6e4, 6e4, width=16) if dtype == np.float16 else anything,
+
+@pytest.fixture
+def signed():
+    rng = np.random.default_rng(5)
+    return (rng.normal(size=(3000, 12)) * 10.0 ** rng.integers(-3, 6, 12)).astype(np.float32)
+
+
+def statistics_of(blocks):
+    return [FeatureStatistics().add(block) for block in blocks]
+
+
+def test_any_merge_tree_agrees(signed):
+    rng = np.random.default_rng(0)
+    expected = signed.astype(np.float64).mean(axis=0)
+    for n_blocks in (1, 2, 30, 700):
+        parts = statistics_of(np.array_split(signed, n_blocks))
+        rng.shuffle(parts)
+        forward = reduce(lambda left, right: left.copy().merge(right), parts)
+        while len(parts) > 1:
+            parts = [
+                reduce(lambda a, b: a.copy().merge(b), parts[i : i + 3])
+                for i in range(0, len(parts), 3)
+            ]
+        for each in (forward, parts[0]):
+            assert each.n_samples == len(signed)
+            np.testing.assert_allclose(each.mean(), expected, rtol=1e-12)
+
+
+def test_a_detector_takes_statistics_in_place_of_rows(small):
+    head, X = small
+    whole = DICEDetector(head, shaping=ReAct(threshold=1.0)).fit(X)
+    merged = reduce(FeatureStatistics.merge, statistics_of(np.split(X, [1, 60])))
+    detector = DICEDetector(head, shaping=ReAct(threshold=1.0)).partial_fit(merged)
+    assert detector.n_samples_seen_ == len(X)
+    assert detector.n_features_in_ == 12
+    np.testing.assert_allclose(detector.mean_activation_, whole.mean_activation_, rtol=1e-12)
+    np.testing.assert_array_equal(detector.mask_, whole.mask_)
+    assert detector.calibrate(X).offset_ == whole.offset_
+    # What was given stays as it was, and rows and further statistics go on from there.
+    detector.partial_fit(X[:10]).partial_fit(merged)
+    assert detector.n_samples_seen_ == 2 * len(X) + 10
+    assert merged.n_samples == len(X)
+
+
+def test_statistics_are_small_to_send(signed):
+    content = pickle.dumps(FeatureStatistics().add(signed))
+    assert len(content) < 2 * 8 * 12 + 400
+    loaded = pickle.loads(content)
+    np.testing.assert_array_equal(loaded.mean(), FeatureStatistics().add(signed).mean())
+
+
+def test_half_precision_and_integers(signed):
+    half = np.arange(24, dtype=np.float16).reshape(8, 3)
+    np.testing.assert_array_equal(
+        FeatureStatistics().add(half).mean(), half.mean(axis=0, dtype=float)
     )
-)
+    np.testing.assert_array_equal(FeatureStatistics().add([[1, 2], [3, 6]]).mean(), [2, 4])
 
 
-@given(matrices, st.floats(0, 1), st.integers(1, 7))
-def test_quantiles_equal_numpy(X, q, batch_size):
-    flat = X.ravel().astype(np.float32 if X.dtype == np.float16 else X.dtype)
-    assert quantiles(as_source(X), [q, 0.5], batch_size=batch_size) == [
-        float(np.quantile(flat, q)),
-        float(np.quantile(flat, 0.5)),
-    ]
+def test_no_rows_add_nothing():
+    statistics = FeatureStatistics().add(np.empty((0, 3))).add(np.ones((2, 3)))
+    statistics.merge(FeatureStatistics()).merge(FeatureStatistics(3))
+    assert repr(statistics) == "FeatureStatistics(n_samples=2, n_features=3)"
+    with pytest.raises(ValueError, match="no rows yet"):
+        FeatureStatistics(3).mean()
 
 
-@pytest.mark.parametrize(
-    "X",
-    [
-        np.arange(60).reshape(12, 5),
-        np.random.default_rng(0).normal(size=(300, 40)).astype(">f4"),
-        np.asfortranarray(np.random.default_rng(1).normal(size=(301, 7))),
-        np.full((9, 3), -2.5),
-        np.array([[1e308, -1e308, 5e-324]]),
-    ],
-    ids=["integers", "big-endian", "fortran", "constant", "extremes"],
-)
-def test_quantiles_of_every_kind_of_array(X):
-    flat = X.ravel().astype(np.float32 if X.dtype.itemsize == 4 else np.float64)
-    wanted = [0.0, 0.1, 0.37, 0.9, 1.0]
-    with np.errstate(over="ignore"):
-        assert quantiles(as_source(X), wanted) == [float(np.quantile(flat, q)) for q in wanted]
+def test_bad_blocks_are_refused_and_leave_no_trace():
+    statistics = FeatureStatistics().add(np.ones((2, 3)))
+    bad = np.ones((4, 3))
+    bad[2, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN in row 2, column 1"):
+        statistics.add(bad)
+    for wrong in (np.ones((2, 4)), np.empty((0, 4))):
+        with pytest.raises(ValueError, match="4 features, but those before have 3"):
+            statistics.add(wrong)
+    with pytest.raises(ValueError, match="4 features, but those before have 3"):
+        statistics.merge(FeatureStatistics(4))
+    assert statistics.n_samples == 2
+    np.testing.assert_array_equal(statistics.mean(), np.ones(3))
+
+
+def test_a_detector_refuses_statistics_that_do_not_fit(small):
+    head, X = small
+    with pytest.raises(ValueError, match="X has 3 features, but the head expects 12"):
+        DICEDetector(head).partial_fit(FeatureStatistics(3))
+    with pytest.raises(ValueError, match="no number of features"):
+        DICEDetector(head).partial_fit(FeatureStatistics())
+    with pytest.raises(ValueError, match="leave it out"):
+        DICEDetector(head).partial_fit(FeatureStatistics().add(X), np.ones(len(X)))
+    detector = DICEDetector(head).partial_fit(X)
+    with pytest.raises(ValueError, match="3 features, but those before have 12"):
+        detector.partial_fit(FeatureStatistics(3))
+    assert detector.n_samples_seen_ == len(X)
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"])
@@ -136,25 +199,6 @@ def test_half_precision_rows_sum_exactly(mean_of):
     X[0], X[-1] = 65504, -65504
     rows = X.astype(np.float32)
     assert list(mean_of(rows[:77], rows[77:], half=True)) == exact_mean(rows)
-
-
-@given(st.integers(1, 400), st.floats(0, 0.5, exclude_min=True), st.randoms())
-def test_threshold_flags_exactly_the_share(n, contamination, random):
-    scores = np.array(random.sample(range(10 * n), n), dtype=float)
-    below = int((scores < score_threshold(scores, contamination)).sum())
-    assert below / n <= contamination < (below + 1) / n
-
-
-@pytest.mark.parametrize(
-    ("share", "below"), [(0.05, 5), (0.29, 29), (0.07, 7), (0.5, 50), (1e-9, 0)]
-)
-def test_threshold_by_hand(share, below):
-    assert score_threshold(np.arange(100.0)[::-1], share) == below
-
-
-def test_threshold_with_ties_is_the_smallest_with_more_than_the_share_at_or_below():
-    assert score_threshold(np.array([1.0, 1.0, 1.0, 2.0]), 0.25) == 1
-    assert score_threshold(np.array([1.0, 1.0, 2.0, 2.0]), 0.5) == 2
 
 
 def test_large_sources_are_summed_by_compiled_code(monkeypatch):

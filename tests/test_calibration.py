@@ -1,4 +1,4 @@
-"""Calibration with a guarantee for future rows, and conformal p-values."""
+"""Calibration: the threshold, its guarantee for future rows, its record, and p-values."""
 
 import pickle
 
@@ -88,9 +88,9 @@ def test_scores_are_kept_with_the_detector_and_dropped_with_the_threshold(fashio
     for copy in (skdice.load(tmp_path / "d.safetensors"), pickle.loads(pickle.dumps(detector))):
         np.testing.assert_array_equal(copy.pvalues(fashion.id_test), expected)
     for change in (
-        lambda each: each.calibrate(fashion.id_test),
-        lambda each: each.fit(fashion.id_train),
-        lambda each: each.partial_fit(fashion.id_train),
+        lambda detector: detector.calibrate(fashion.id_test),
+        lambda detector: detector.fit(fashion.id_train),
+        lambda detector: detector.partial_fit(fashion.id_train),
     ):
         changed = change(skdice.load(tmp_path / "d.safetensors"))
         assert not hasattr(changed, "calibration_scores_")
@@ -104,3 +104,37 @@ def test_after_a_search(fashion):
     assert detector.pvalues(fashion.id_test[500:]).shape == (2500,)
     detector.fit(fashion.id_train[:500], outliers=outliers)
     assert not hasattr(detector, "calibration_scores_")
+
+
+def test_calibrate_on_held_out_rows(small):
+    head, X = small
+    detector = DICEDetector(head).fit(X[:100])
+    mask = detector.mask_.copy()
+    detector.calibrate(X[100:], contamination=0.25)
+    assert (detector.predict(X[100:]) == -1).sum() == 25
+    np.testing.assert_array_equal(detector.mask_, mask)
+    assert detector.get_params()["contamination"] == 0.05
+    detector.calibrate(X[100:])
+    assert (detector.predict(X[100:]) == -1).sum() == 5
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 0.51, float("nan"), "many"])
+def test_bad_contamination_of_calibrate_is_named(small, share):
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    with pytest.raises(ValueError, match=f"contamination is {share!r}"):
+        detector.calibrate(X, share)
+
+
+def test_a_dask_array_calibrates_as_its_rows_in_memory_do(small):
+    da = pytest.importorskip("dask.array")
+    head, X = small
+    array = da.from_array(X, chunks=(33, 12))
+    expected = DICEDetector(head).fit(X).calibrate(X, method="conformal")
+    detector = DICEDetector(head).fit(X).calibrate(array, method="conformal")
+    np.testing.assert_allclose(detector.calibration_scores_, expected.calibration_scores_)
+    assert isinstance(detector.calibration_scores_, np.ndarray)
+    values = expected.pvalues(array)
+    assert values.dtype == np.float64
+    assert values.chunks == (array.chunks[0],)
+    np.testing.assert_allclose(values.compute(), expected.pvalues(X), atol=1 / 200)
