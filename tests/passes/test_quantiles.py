@@ -44,3 +44,14 @@ def test_quantiles_of_every_kind_of_array(X):
     wanted = [0.0, 0.1, 0.37, 0.9, 1.0]
     with np.errstate(over="ignore"):
         assert quantiles(as_source(X), wanted) == [float(np.quantile(flat, q)) for q in wanted]
+
+
+@given(matrices, st.data())
+def test_quantiles_of_rows_with_integer_weights_equal_those_of_repeated_rows(X, data):
+    weights = data.draw(st.lists(st.integers(0, 4), min_size=len(X), max_size=len(X)).filter(any))
+    q = data.draw(st.floats(0, 1))
+    repeated = np.repeat(X, weights, axis=0).ravel()
+    repeated = repeated.astype(np.float64 if X.dtype == np.float64 else np.float32)
+    source = as_source(X).inliers(None, np.array(weights, float))
+    found = quantiles(source, [q, 0.5], batch_size=data.draw(st.integers(1, 7)))
+    assert found == [float(np.quantile(repeated, q)), float(np.quantile(repeated, 0.5))]
