@@ -1,6 +1,9 @@
 """Calibration: the threshold, its guarantee for future rows, its record, and p-values."""
 
 import pickle
+from dataclasses import FrozenInstanceError, replace
+from datetime import UTC, datetime
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -138,3 +141,79 @@ def test_a_dask_array_calibrates_as_its_rows_in_memory_do(small):
     assert values.dtype == np.float64
     assert values.chunks == (array.chunks[0],)
     np.testing.assert_allclose(values.compute(), expected.pvalues(X), atol=1 / 200)
+
+
+def test_fit_states_its_contamination_and_no_calibration(detector):
+    detector.set_params(contamination=0.2).fit(np.arange(20.0)[:, None])
+    assert detector.contamination_ == 0.2
+    assert detector.offset_ == 4
+    assert not hasattr(detector, "calibration_")
+    detector.set_params(contamination=0.4)
+    assert detector.contamination_ == 0.2  # the parameter waits for the next fit
+
+
+@pytest.mark.parametrize(
+    ("method", "contamination", "rank"),
+    # 20 rows: floor(0.2 * 20) rows below the threshold, or floor(0.2 * 21) with a guarantee.
+    [("quantile", 0.2, 5), ("conformal", 0.2, 4), ("quantile", None, 2), ("conformal", None, 1)],
+)
+def test_the_record_of_a_calibration(detector, method, contamination, rank, tmp_path):
+    rows = np.random.default_rng(0).permutation(np.arange(20.0))[:, None]
+    start = datetime.now(UTC).replace(microsecond=0)
+    detector.calibrate(rows, contamination, method=method)
+    record = detector.calibration_
+    assert record.method == method
+    assert record.contamination == detector.contamination_ == (contamination or 0.05)
+    assert record.confidence is None
+    assert record.n_samples == 20
+    assert record.rank == rank
+    assert detector.offset_ == np.sort(rows.ravel())[rank - 1]
+    assert start <= datetime.fromisoformat(record.date) <= datetime.now(UTC)
+    assert record.digest == sha256(rows.astype("<f8").tobytes()).hexdigest()
+    with pytest.raises(FrozenInstanceError):
+        record.rank = 1
+    skdice.save(detector, tmp_path / "d.safetensors")
+    for copy in (skdice.load(tmp_path / "d.safetensors"), pickle.loads(pickle.dumps(detector))):
+        assert copy.calibration_ == record
+        assert copy.contamination_ == detector.contamination_
+
+
+@pytest.mark.parametrize("method", ["quantile", "conformal"])
+def test_the_record_goes_with_its_threshold(detector, method):
+    rows = np.arange(40.0)[:, None]
+    record = detector.calibrate(rows, 0.2, method=method).calibration_
+    with pytest.raises(ValueError, match="contamination is 2"):
+        detector.calibrate(rows, 2, method=method)
+    assert detector.calibration_ is record
+    detector.partial_fit(rows)
+    for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
+        assert not hasattr(detector, name)
+    detector.calibrate(rows, 0.2, method=method).fit(rows)
+    assert detector.contamination_ == 0.05
+    assert not hasattr(detector, "calibration_")
+
+
+@pytest.mark.parametrize("method", ["quantile", "conformal"])
+@pytest.mark.parametrize("kind", ["tensor", "Dask", "Dask of unknown sizes", "blocks"])
+def test_the_digest_is_the_same_for_every_source(detector, kind, method):
+    rows = np.random.default_rng(1).normal(size=(300, 1))
+    expected = detector.calibrate(rows, method=method).calibration_
+    if kind == "tensor":
+        source = pytest.importorskip("torch").from_numpy(rows)
+    elif kind == "blocks":
+        source = rows
+        detector.set_params(batch_size=7, n_jobs=2)
+    else:
+        source = pytest.importorskip("dask.array").from_array(rows, chunks=(70, 1))
+        if kind == "Dask of unknown sizes":
+            source = source[source[:, 0] > -np.inf]
+    found = detector.calibrate(source, method=method).calibration_
+    assert replace(found, date=expected.date) == expected
+    # Another order of the rows is another calibration.
+    assert detector.calibrate(rows[::-1], method=method).calibration_.digest != expected.digest
+
+
+def test_scores_in_single_precision_have_a_digest_of_their_own(detector):
+    rows = np.arange(30, dtype=np.float32)[:, None]
+    record = detector.calibrate(rows).calibration_
+    assert record.digest == sha256(rows.astype("<f4").tobytes()).hexdigest()

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -190,3 +192,44 @@ def test_what_is_derived_from_a_shaping_is_used_as_it_is(small, library, shaping
     if library == "torch":
         with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
             detector.to_torch()
+
+
+def in_numpy(X):
+    return X
+
+
+def in_torch(X):
+    return pytest.importorskip("torch").from_numpy(X)
+
+
+def in_strict(X):
+    strict = pytest.importorskip("array_api_strict")
+    return strict.asarray(X, device=strict.Device("device1"))
+
+
+def in_dask(X):
+    return pytest.importorskip("dask.array").from_array(X, chunks=(70, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shaping", [ReAct(0.7), VRA(), ASH(0.5), Scale(0.5)], ids=repr)
+@pytest.mark.parametrize("library", [in_numpy, in_torch, in_strict, in_dask])
+def test_features_are_transformed_in_their_own_kind(small, library, shaping, dtype):
+    rows = small[1].astype(dtype)
+    expected = clone(shaping).fit_transform(rows)
+    tolerance = 1e-6 if dtype == np.float32 else 1e-14
+    source = library(rows)
+    with config_context(array_api_dispatch=library is in_strict):
+        # With the dispatch on, scikit-learn wants the library of fit in transform as well.
+        for fitted_on in [source] if library is in_strict else [rows, source]:
+            shaped = clone(shaping).fit(fitted_on).transform(source)
+            assert type(shaped) is type(source)
+            assert shaped.dtype == source.dtype
+            assert shaped.shape == source.shape
+            if library is in_dask:
+                assert shaped.chunks == ((70, 70, 60), (12,))
+                shaped = shaped.compute()
+            elif library is not in_numpy:
+                assert shaped.device == source.device
+                shaped = np.from_dlpack(shaped)
+            np.testing.assert_allclose(shaped, expected, rtol=tolerance)

@@ -1,7 +1,6 @@
 """The choice of an engine: the results are the same whichever engine of the CPU is chosen."""
 
 import pickle
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -172,14 +171,15 @@ def test_verbose_names_the_engine(engine, capsys):
         assert f"scores, {name} engine" in capsys.readouterr().err
 
 
-def test_without_numba_all_is_dense(engine, monkeypatch):
+@pytest.mark.usefixtures("without_numba")
+def test_without_numba_all_is_dense(engine, capsys):
     head, X = problem(np.float32)
-    engine("sparse")
-    monkeypatch.setattr(engine_run, "has_numba", lambda: False)
-    # The packers of the other engines would raise.
-    monkeypatch.setitem(sys.modules, "numba", None)
-    expected = DICEDetector(head, sparsity=0.5).fit(X).score_samples(X)
-    np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
+    for name in ("dense", "sparse", "few"):
+        engine(name)
+        detector = DICEDetector(head, sparsity=0.5, verbose=1).fit(X)
+        expected = detector.score_samples(X)
+        assert "scores, dense engine" in capsys.readouterr().err
+        np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dense", "sparse", "few"])

@@ -209,9 +209,12 @@ def test_large_sources_are_summed_by_compiled_code(monkeypatch):
         found.append(gather_statistics(as_source(X), batch_size=100).mean())
     np.testing.assert_allclose(*found, rtol=1e-15)
     np.testing.assert_allclose(found[0], exact_mean(X), rtol=1e-15)
-    # Where numba is not installed, NumPy does it.
+
+
+@pytest.mark.usefixtures("without_numba")
+def test_large_sources_are_summed_without_numba_too(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(1003, 7)).astype(np.float32)
     monkeypatch.setattr(mean_pass, "COMPILED_VALUES", 0)
-    monkeypatch.setattr(mean_pass, "has_numba", lambda: False)
     monkeypatch.delitem(sys.modules, "skdice._passes.sum_kernel")
-    gather_statistics(as_source(X))
+    np.testing.assert_allclose(gather_statistics(as_source(X)).mean(), exact_mean(X), rtol=1e-15)
     assert "skdice._passes.sum_kernel" not in sys.modules
