@@ -15,12 +15,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skdice._compat.versions import show_versions
     from skdice._dice import DICEDetector
+    from skdice._ensemble import ConformalEnsemble
     from skdice._head import LinearHead
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
     from skdice._search import DICEDetectorCV, sparsity_path
 
 __all__ = [
+    "ConformalEnsemble",
     "DICEDetector",
     "DICEDetectorCV",
     "FeatureStatistics",
@@ -34,6 +36,7 @@ __all__ = [
 # Names are imported when they are first used (PEP 562), because importing this package must not
 # import scikit-learn: the `skdice` command prints its help and its errors without it.
 _MODULES = {
+    "ConformalEnsemble": "skdice._ensemble",
     "DICEDetector": "skdice._dice",
     "DICEDetectorCV": "skdice._search",
     "FeatureStatistics": "skdice._passes.mean",

@@ -38,6 +38,7 @@ def test_importing_skdice_imports_no_extra():
 
 def test_public_names():
     assert skdice.__all__ == [
+        "ConformalEnsemble",
         "DICEDetector",
         "DICEDetectorCV",
         "FeatureStatistics",

@@ -101,7 +101,7 @@ def choose(layer: MaskedLayer | LayerPath, rows: SlicedRows, options: Options) -
             return _torch_engine(layer, rows, options, device)
         if rows.namespace is not None and options.device in (None, "auto"):
             return _array_engine(layer, rows, options, rows.namespace)
-    return _cpu_engine(layer, rows, options)
+    return choose_for_cpu(layer, rows, options)
 
 
 @contextmanager
@@ -163,7 +163,8 @@ def _array_engine(
     return Engine(name, compute, slices, native=True)
 
 
-def _cpu_engine(layer: MaskedLayer, rows: SlicedRows, options: Options) -> Engine:
+def choose_for_cpu(layer: MaskedLayer, rows: SlicedRows, options: Options) -> Engine:
+    """Return the engine that computes a layer from NumPy blocks of the rows."""
     n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
     slices = rows.slices(options.batch_size, sum(layer.weight.shape) * dtype.itemsize)
     name: CPUEngine = "dense"
