@@ -479,8 +479,8 @@ class DICEDetector(BaseDICE):
             X, y or a parameter is refused, for the reasons that `fit` names. The detector is
             left as it was.
         AttributeError
-            The shaping has to learn from all rows at once, as a quantile does, so there
-            is no partial fit.
+            The shaping has to learn from all rows at once, as a quantile does, so a partial fit
+            is not possible.
         """
         self._validate_parameters(X)
         with _LOCKS_GUARD:

@@ -17,8 +17,8 @@ def _controller() -> ThreadpoolController:
 def block_threads(n_jobs: int | None) -> int:
     """Return how many threads of this process work on blocks of rows.
 
-    The number is that of joblib, but at most the processors of this machine, because joblib's
-    context may name a cluster with many more.
+    The number is that of joblib, but at most a positive `n_jobs`, or else the processors of this
+    machine, because joblib's context may name a cluster with many more.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ def available_threads() -> int:
     """Return how many threads a matrix product of NumPy takes at most, at the moment.
 
     The number follows ``threadpoolctl.threadpool_limits``, the variables that limit a BLAS,
-    joblib's limit on the threads of its workers, and the processors that the process may use. The smallest
-    limit counts where several libraries have one. Where no BLAS is known, such as Apple's,
-    the limits of OpenMP count.
+    joblib's limit on the threads of its workers, and the processors that the process may use. The
+    smallest limit counts if several libraries have one. The limits of OpenMP count if the BLAS is
+    not known, as Apple's is not.
     """
     pools = _controller().info()
     limits = [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]

@@ -27,7 +27,7 @@ SPARSE = {
 }
 # Those of the engine for few classes are per multiplication, logit, feature and row.
 FEW = {4: (0.0198, 1.21, 0.009, 14.0), 8: (0.0456, 0.466, 0.0105, 26.4)}
-# If one core scores the rows in less than this by matrix products, the dense engine always does.
+# Rows that one core scores in less than this by matrix products are left to the dense engine.
 # Otherwise the first call of a process may pay half a second for the import of numba, and the first
 # call of an installation a few seconds for the compilation; all further calls gain.
 LEAST_DENSE_NANOSECONDS = 50e6
@@ -90,7 +90,7 @@ def cheapest_for_path(
     if dense < LEAST_DENSE_NANOSECONDS:
         return "dense"
     dense = len(n_kept) * np.dot(DENSE[size], dense_counts(*shape, n_threads))
-    # The weights that a sparsity keeps are added to the logits of the higher sparsity before it.
+    # A sparsity only adds its further weights to the logits of the next higher sparsity.
     added = np.diff(n_kept, prepend=0)
     sparse = sum(
         np.dot(SPARSE[size], sparse_counts(*shape, int(n_added), n_threads)) for n_added in added

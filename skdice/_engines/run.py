@@ -198,7 +198,7 @@ def choose_for_cpu(layer: MaskedLayer, rows: SlicedRows, options: Options) -> En
         _kernel_threads(layer, rows, options, len(slices)),
         # Only the engine for few classes multiplies every feature by every weight: the sparse
         # engine skips features without a weight, and a matrix library may skip zeros. With a
-        # shaping it does not hold either, because a shaping may clip a feature that is not finite.
+        # shaping no engine guarantees it, because a shaping may clip a feature that is not finite.
         nonfinite_propagates=name == "few"
         and layer.shaping is None
         and (layer.score is None or is_fused),

@@ -123,8 +123,9 @@ def rows_below(n: int, contamination: float) -> int:
 def conformal_rank(n: int, contamination: float) -> int:
     """Return the rank k of the calibration score that is the conformal threshold.
 
-    Of n exchangeable scores and one more, the last is below the k-th smallest of the n with
-    probability k / (n + 1) at most: k is the largest with ``k / (n + 1) <= contamination``.
+    If n + 1 scores are exchangeable, the last score is below the k-th smallest of the first n with
+    probability k / (n + 1) at most. The rank is the largest k with
+    ``k / (n + 1) <= contamination``.
 
     Parameters
     ----------

@@ -303,7 +303,8 @@ class SlicedRows:
             self.native_block if native else partial(self.read_block, validate=validate)
         )
         n_threads = min(len(slices), n_threads)
-        # A single block needs no threads and no bar, whose start takes longer than a single row.
+        # A single block is computed without threads and bar, because starting these takes longer
+        # than scoring a single row.
         if (len(slices) == 1 and not verbose) or not self.reads_ahead:
             for row_slice in slices:
                 yield row_slice, function(load(row_slice))
