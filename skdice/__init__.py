@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     from skdice._compat.versions import show_versions
     from skdice._dice import DICEDetector
     from skdice._ensemble import ConformalEnsemble
+    from skdice._fdbd import FDBDDetector
     from skdice._head import LinearHead
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
     from skdice._search import DICEDetectorCV, sparsity_path
+    from skdice._vim import ViMDetector
 
 __all__ = [
     "ConformalEnsemble",
     "DICEDetector",
     "DICEDetectorCV",
+    "FDBDDetector",
     "FeatureStatistics",
     "LinearHead",
+    "ViMDetector",
     "load",
     "save",
     "show_versions",
@@ -39,8 +43,10 @@ _MODULES = {
     "ConformalEnsemble": "skdice._ensemble",
     "DICEDetector": "skdice._dice",
     "DICEDetectorCV": "skdice._search",
+    "FDBDDetector": "skdice._fdbd",
     "FeatureStatistics": "skdice._passes.mean",
     "LinearHead": "skdice._head",
+    "ViMDetector": "skdice._vim",
     "load": "skdice._persistence",
     "save": "skdice._persistence",
     "show_versions": "skdice._compat.versions",

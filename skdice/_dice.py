@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
-from skdice._base import BaseDetector
-from skdice._compat.arrays import (
-    Namespace,
-    device_of,
-    from_numpy,
-    keeps_namespace,
-    namespace_name,
-    namespace_of,
-    to_host,
-    to_numpy,
-)
-from skdice._compat.extras import import_extra
-from skdice._compat.sklearn import Interval, MatchingOptions, StrOptions
-from skdice._engines.devices import CUDA_DEVICE, DEVICES
+from skdice._base import BaseDetector, checked_mean
+from skdice._compat.sklearn import Interval, StrOptions
 from skdice._engines.layer import MaskedLayer
-from skdice._head import LinearHead, as_linear_head
-from skdice._passes.mean import FeatureStatistics, check_weights, gather_statistics
+from skdice._head import LinearHead
+from skdice._passes.mean import FeatureStatistics
 from skdice._rows.door import as_source
-from skdice._rows.sources import RowSource
 from skdice._scores import SCORES
 from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
 
 FloatArray = NDArray[np.floating[Any]]
-
-# One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
-# locks, because a lock cannot be pickled.
-_LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
-_LOCKS_GUARD = threading.Lock()
-# These attributes are arrays of the library of X while `array_api_dispatch` is on.
-FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
 
 class BaseDICE(BaseDetector):
@@ -67,7 +43,8 @@ class BaseDICE(BaseDetector):
     intercept_: FloatArray
     contribution_threshold_: float
     shaping_: Any
-    _statistics: FeatureStatistics
+    _layer: MaskedLayer
+    _fitted_arrays = ("mean_activation_", "mask_", "coef_", "intercept_")
 
     def logits(self, X: ArrayLike) -> Any:
         """Return the logits of the masked layer.
@@ -84,35 +61,6 @@ class BaseDICE(BaseDetector):
         return self._open(X, "logits").collect(
             self._run(self._logits_layer()), n_columns=len(self.mask_)
         )
-
-    def to_torch(self) -> Any:
-        """Return a torch module that scores features as this detector does.
-
-        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
-        rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
-        because the module cannot refuse it. ``threshold`` is a buffer, which is NaN if the
-        detector has no threshold. The module can be
-        scripted and exported to ONNX. Rows in double precision are scored in double precision,
-        all others in single precision.
-
-        Returns
-        -------
-        torch.nn.Module
-            In evaluation mode, on the CPU.
-
-        Raises
-        ------
-        ValueError
-            `score_func` is a function, or `shaping` is not one of `skdice.shaping`.
-        ImportError
-            torch is not installed.
-        """
-        check_is_fitted(self)
-        import_extra("torch", "torch")
-        from skdice._engines.module import detector_module
-
-        module = detector_module(self._layer, getattr(self, "offset_", np.nan))
-        return module.eval()
 
     def _detector_parameters(self) -> dict[str, Any]:
         """Return the parameters of the `DICEDetector` that is fitted to the same state."""
@@ -133,36 +81,18 @@ class BaseDICE(BaseDetector):
         shaping: Any,
     ) -> None:
         """Measure the mean, prune the head, fit the shaping, and set the threshold."""
-        rows = self._open(X, reset=True)
-        head = as_linear_head(self.head, rows.shape[1])
-        weights = None if sample_weight is None else check_weights(sample_weight, rows)
-        inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = self._gather(inliers)
-        if statistics.n_samples == 0:
-            raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
+        head, inliers, statistics = self._measure(X, y, sample_weight)
         if shaping is not None:
             shaping = fit_shaping(shaping, inliers, self.verbose)
         self._prune(head, statistics, sparsity, shaping)
         self._set_threshold(inliers)
-        if get_config()["array_api_dispatch"]:
-            self._follow(X)
-
-    def _gather(self, rows: RowSource) -> FeatureStatistics:
-        return gather_statistics(
-            rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose
-        )
+        self._follow(X)
 
     def _prune(
         self, head: LinearHead, statistics: FeatureStatistics, sparsity: float, shaping: Any
     ) -> None:
         """Set the fitted state from the statistics of all in-distribution rows."""
-        mean_activation = statistics.mean()
-        overflow = np.flatnonzero(~np.isfinite(mean_activation))
-        if len(overflow):
-            raise ValueError(
-                f"the mean activation of feature {overflow[0]} is {mean_activation[overflow[0]]}: "
-                "the sum of its values exceeds the range of float64"
-            )
+        mean_activation = checked_mean(statistics)
         contributions = contribution(head.weight, mean_activation)
         ((mask, threshold),) = threshold_masks(contributions, [sparsity])
         empty = np.flatnonzero(~mask.any(axis=1))
@@ -205,28 +135,12 @@ class BaseDICE(BaseDetector):
             shaping = describe(shaping, self.coef_.shape[1])
         self._layer = MaskedLayer(self.coef_, self.intercept_, shaping, score_func)
 
-    def _follow(self, X: Any) -> None:
-        """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not keeps_namespace(X):
-            return
-        namespace = Namespace(namespace_of(X), device_of(X))
-        for name in FITTED_ARRAYS:
-            setattr(self, name, from_numpy(getattr(self, name), namespace))
-        self._fit_namespace = namespace_name(X)
-
     def __getstate__(self) -> dict[str, Any]:
-        # Pickle NumPy arrays, because the pickle may be loaded on a machine without the device.
-        state: dict[str, Any] = dict(super().__getstate__())
-        arrays: dict[str, Any] = {
-            name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
-        }
-        head = state["head"]
-        arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
-        state.pop("_fit_namespace", None)
+        state = super().__getstate__()
         if "_layer" in state:
             # Only the score is kept of the layer, which is made anew from the fitted arrays.
             state["_layer"] = state["_layer"].score
-        return state | arrays
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -381,16 +295,10 @@ class DICEDetector(BaseDICE):
     ('5%', '91%')
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "head": "no_validation",
+    _parameter_constraints: ClassVar[dict[str, Any]] = BaseDetector._parameter_constraints | {
         "sparsity": [Interval(Real, 0, 1, closed="left")],
         "shaping": [BaseEstimator, None],
         "score_func": [StrOptions(set(SCORES)), callable],
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "device": [None, MatchingOptions(DEVICES, CUDA_DEVICE)],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "n_jobs": [Integral, None],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -483,20 +391,8 @@ class DICEDetector(BaseDICE):
             is not possible.
         """
         self._validate_parameters(X)
-        with _LOCKS_GUARD:
-            lock = _LOCKS.setdefault(self, threading.RLock())
-        with lock, self._unchanged_on_error():
-            statistics = FeatureStatistics()
-            if hasattr(self, "_statistics"):
-                statistics.merge(self._statistics)
-            if isinstance(X, FeatureStatistics):
-                n_features = self._merge(statistics, X, y, sample_weight)
-            else:
-                rows = self._open(X, reset=statistics.n_features is None)
-                n_features = rows.shape[1]
-                weights = None if sample_weight is None else check_weights(sample_weight, rows)
-                statistics.merge(self._gather(rows.inliers(y, weights)))
-            head = as_linear_head(self.head, n_features)
+        with self._locked():
+            head, statistics = self._accumulate(X, y, sample_weight)
             self._statistics = statistics
             if statistics.n_samples == 0:  # only outliers so far
                 return self
@@ -504,22 +400,5 @@ class DICEDetector(BaseDICE):
             mean_row = as_source(statistics.mean()[None])
             # `_prune` also removes the threshold of an earlier fit, which belongs to another mask.
             self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
-            if get_config()["array_api_dispatch"]:
-                self._follow(X)
+            self._follow(X)
         return self
-
-    def _merge(
-        self, statistics: FeatureStatistics, X: FeatureStatistics, y: Any, sample_weight: Any
-    ) -> int:
-        """Merge the statistics X into the detector's own; return the number of features."""
-        for name, given in (("y", y), ("sample_weight", sample_weight)):
-            if given is not None:
-                raise ValueError(
-                    f"{name} is given with statistics, which have no rows: leave it out"
-                )
-        if X.n_features is None:
-            raise ValueError("the statistics have no rows and no number of features")
-        statistics.merge(X)
-        if not hasattr(self, "n_features_in_"):
-            self.n_features_in_ = X.n_features
-        return X.n_features

@@ -1,11 +1,11 @@
-"""The layer that an engine computes: a shaping, the masked weight, and a score of the logits."""
+"""The layer that an engine computes: the fitted state of a detector, as arrays and numbers."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,46 @@ class PackedWeights:
         return ()
 
 
+class FittedLayer:
+    """Base of the layers that engines compute from the features and a linear layer.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight of the linear layer.
+    bias : ndarray of shape (n_classes,)
+        Bias of the linear layer.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    packed: PackedWeights
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of the layer, which engines convert and pack."""
+        return self.weight, self.bias
+
+    @property
+    def settings(self) -> tuple[Hashable, ...]:
+        """The settings besides the arrays on which the values depend."""
+        return ()
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers a row takes while it is processed."""
+        return sum(self.weight.shape)
+
+    def packed_as(self, key: Hashable, pack: Callable[..., Packed]) -> Packed:
+        """Return the arrays packed for a key; `pack` packs them once."""
+        arrays = self.arrays
+        return self.packed.get(arrays, key, lambda: pack(*arrays))
+
+
 @dataclass(frozen=True, eq=False)
-class MaskedLayer:
+class MaskedLayer(FittedLayer):
     """A masked linear layer with a shaping before it and a score after it.
 
     Parameters
@@ -81,9 +119,98 @@ class MaskedLayer:
         """Whether every engine can compute the layer: it holds no function of the user."""
         return not callable(self.score) and (self.shaping is None or self.shaping.is_portable)
 
-    def packed_as(self, key: Hashable, pack: Callable[[FloatArray, FloatArray], Packed]) -> Packed:
-        """Return the weight and bias in the layout of a key, packed once."""
-        return self.packed.get((self.weight, self.bias), key, lambda: pack(self.weight, self.bias))
+    @property
+    def settings(self) -> tuple[Hashable, ...]:
+        """The settings besides the arrays on which the values depend."""
+        return self.score, self.shaping
+
+
+@dataclass(frozen=True, eq=False)
+class FDBDLayer(FittedLayer):
+    """A linear layer, and the mean that distances to its decision boundaries are divided by.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight.
+    bias : ndarray of shape (n_classes,)
+        Bias.
+    mean : ndarray of shape (n_features,), float64
+        Mean of the in-distribution features.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    mean: FloatArray
+    packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    score: ClassVar[str] = "fdbd"
+    shaping: ClassVar[None] = None
+    is_portable: ClassVar[bool] = True
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of the layer, which engines convert and pack."""
+        return self.weight, self.bias, self.mean
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers a row takes while it is processed."""
+        n_classes, n_features = self.weight.shape
+        return 2 * n_features + 3 * n_classes
+
+
+@dataclass(frozen=True, eq=False)
+class ViMLayer(FittedLayer):
+    """A linear layer, and the directions of the features in which in-distribution rows vary least.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight.
+    bias : ndarray of shape (n_classes,)
+        Bias.
+    components : ndarray of shape (n_residual, n_features), float64
+        Orthonormal directions. The residual of features h is ``components @ h + shift``.
+    shift : ndarray of shape (n_residual,), float64
+        The residual of the zero vector.
+    alpha : float or None
+        The score is the energy minus alpha times the norm of the residual. With None, the values
+        of a row are the three numbers that alpha and the score come from: the largest logit, the
+        energy and the norm of the residual.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    components: FloatArray
+    shift: FloatArray
+    alpha: float | None = None
+    packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    score: ClassVar[str] = "vim"
+    shaping: ClassVar[None] = None
+    is_portable: ClassVar[bool] = True
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of the layer, which engines convert and pack."""
+        return self.weight, self.bias, self.components, self.shift
+
+    @property
+    def settings(self) -> tuple[Hashable, ...]:
+        """The settings besides the arrays on which the values depend."""
+        return (self.alpha,)
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers a row takes while it is processed."""
+        n_classes, n_features = self.weight.shape
+        return n_features + n_classes + 2 * len(self.components)
+
+
+Layer = MaskedLayer | FDBDLayer | ViMLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +238,11 @@ class LayerPath:
     masks: Sequence[NDArray[np.bool_]]
     shaping: Activation | None
     score: Score
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers a row takes while it is processed."""
+        return sum(self.weight.shape)
 
     @property
     def is_portable(self) -> bool:

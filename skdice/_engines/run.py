@@ -21,8 +21,9 @@ from skdice._engines.costs import cheapest, cheapest_for_path
 from skdice._engines.dense import array_engine, dense_engine, dense_path_engine
 from skdice._engines.devices import torch_device
 from skdice._engines.few import FewClassesLayer
+from skdice._engines.geometric import geometric_engine
 from skdice._engines.kernels.fused import FUSED_SCORES, FusedScore
-from skdice._engines.layer import LayerPath, MaskedLayer
+from skdice._engines.layer import Layer, LayerPath, MaskedLayer
 from skdice._engines.logits import score_logits
 from skdice._engines.sparse import TILE_ROWS, SparseLayer
 from skdice._rows.sources import SlicedRows, scoring_dtype
@@ -77,7 +78,7 @@ class Engine:
     finish: Callable[[], None] | None = None
 
 
-def choose(layer: MaskedLayer | LayerPath, rows: SlicedRows, options: Options) -> Engine:
+def choose(layer: Layer | LayerPath, rows: SlicedRows, options: Options) -> Engine:
     """Return the engine that computes a layer for the rows of a source.
 
     Rows of torch or another array library are computed where they lie; other rows by NumPy or
@@ -86,7 +87,7 @@ def choose(layer: MaskedLayer | LayerPath, rows: SlicedRows, options: Options) -
 
     Parameters
     ----------
-    layer : MaskedLayer or LayerPath
+    layer : MaskedLayer, FDBDLayer, ViMLayer or LayerPath
         The layer that is computed.
     rows : SlicedRows
         Source of the blocks.
@@ -131,7 +132,7 @@ def _torch_device(rows: SlicedRows, options: Options) -> Any:
     return home if device is None else device
 
 
-def _torch_engine(layer: MaskedLayer, rows: SlicedRows, options: Options, device: Any) -> Engine:
+def _torch_engine(layer: Layer, rows: SlicedRows, options: Options, device: Any) -> Engine:
     from skdice._engines.torch import STAGING_THREADS, TorchEngine
 
     engine = TorchEngine(layer, device, scoring_dtype(rows.dtype))
@@ -150,29 +151,35 @@ def _torch_engine(layer: MaskedLayer, rows: SlicedRows, options: Options, device
         slices,
         n_threads=STAGING_THREADS if staged else 1,
         native=True,
-        finish=engine.free if from_host else Engine.finish,
+        finish=engine.free if from_host else None,
     )
 
 
-def _array_engine(
-    layer: MaskedLayer, rows: SlicedRows, options: Options, namespace: Namespace
-) -> Engine:
+def _array_engine(layer: Layer, rows: SlicedRows, options: Options, namespace: Namespace) -> Engine:
     name = namespace.xp.__name__.removeprefix("array_api_compat.")
-    compute = array_engine(layer, namespace, scoring_dtype(rows.dtype))
+    dtype = scoring_dtype(rows.dtype)
+    if isinstance(layer, MaskedLayer):
+        compute = array_engine(layer, namespace, dtype)
+    else:
+        compute = geometric_engine(layer, dtype, namespace)
     slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
     return Engine(name, compute, slices, native=True)
 
 
-def choose_for_cpu(layer: MaskedLayer, rows: SlicedRows, options: Options) -> Engine:
+def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
     """Return the engine that computes a layer from NumPy blocks of the rows."""
     n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
-    slices = rows.slices(options.batch_size, sum(layer.weight.shape) * dtype.itemsize)
+    slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
     name: CPUEngine = "dense"
     # A service scores a few rows at a time, for which comparing the costs would take too long.
-    if n_rows > FEW_ROWS:
+    if isinstance(layer, MaskedLayer) and n_rows > FEW_ROWS:
         name = _cheapest_for_cpu(layer, rows, options, len(slices))
-    if name == "dense":
-        compute = dense_engine(layer, dtype, reuses_memory=len(slices) > 1)
+    if name == "dense" or not isinstance(layer, MaskedLayer):
+        compute: Callable[[Any], Any]
+        if isinstance(layer, MaskedLayer):
+            compute = dense_engine(layer, dtype, reuses_memory=len(slices) > 1)
+        else:
+            compute = geometric_engine(layer, dtype)
         # A task of a cluster has one thread, because other tasks work beside it.
         parallel = len(slices) > 1 and rows.reads_ahead
         n_threads = block_threads(options.n_jobs) if parallel else 1
@@ -262,19 +269,19 @@ def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
     return Engine("sparse engine", compute, slices, n_threads if path.is_portable else 1)
 
 
-def _row_bytes(layer: MaskedLayer | LayerPath, rows: SlicedRows) -> int:
+def _row_bytes(layer: Layer | LayerPath, rows: SlicedRows) -> int:
     """Return the memory that a row and its logits take while it is processed."""
-    return sum(layer.weight.shape) * scoring_dtype(rows.dtype).itemsize
+    return layer.row_size * scoring_dtype(rows.dtype).itemsize
 
 
 def run(
-    layer: MaskedLayer | LayerPath, rows: SlicedRows, options: Options
+    layer: Layer | LayerPath, rows: SlicedRows, options: Options
 ) -> Iterator[tuple[slice, Any]]:
     """Yield the slice and the logits or scores of each block of rows, in order.
 
     Parameters
     ----------
-    layer : MaskedLayer or LayerPath
+    layer : MaskedLayer, FDBDLayer, ViMLayer or LayerPath
         The layer that is computed.
     rows : SlicedRows
         The rows.

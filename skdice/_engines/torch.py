@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skdice._engines.layer import MaskedLayer
-from skdice._engines.module import DetectorModule, detector_module
+from skdice._engines.layer import Layer
+from skdice._engines.module import ScoringModule, detector_module
 
 # A block and its logits take this much memory of a GPU. These are enough rows for a matrix product
 # to run at its full rate.
@@ -39,7 +39,7 @@ class TorchEngine:
 
     Parameters
     ----------
-    layer : MaskedLayer
+    layer : MaskedLayer, FDBDLayer or ViMLayer
         The layer that is computed.
     device : torch.device
         The device that computes it.
@@ -47,14 +47,14 @@ class TorchEngine:
         Precision of the results, float32 or float64.
     """
 
-    def __init__(self, layer: MaskedLayer, device: torch.device, dtype: np.dtype[Any]) -> None:
+    def __init__(self, layer: Layer, device: torch.device, dtype: np.dtype[Any]) -> None:
         if dtype == np.float64 and device.type == "mps":
             raise ValueError("device 'mps' has no double precision: give it float32 rows")
         self.device = device
         self._dtype = torch.float64 if dtype == np.float64 else torch.float32
         self._returns_logits = layer.score is None
 
-        def on_device(weight: Any, bias: Any) -> DetectorModule:
+        def on_device(*arrays: Any) -> ScoringModule:
             # A module made in inference mode could not be used outside of it.
             with torch.inference_mode(False):
                 module = detector_module(layer).to(device, self._dtype)
@@ -62,7 +62,7 @@ class TorchEngine:
                 torch.cuda.synchronize(device)  # because streams of other threads use the weights
             return module
 
-        key = ("torch", device, dtype, layer.score, layer.shaping)
+        key = ("torch", device, dtype, layer.settings)
         self._module = layer.packed_as(key, on_device)
         # The most rows that fit on the device; None until a block does not fit.
         self._most_rows: int | None = None
