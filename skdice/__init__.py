@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skdice._compat.versions import show_versions
     from skdice._dice import DICEDetector
-    from skdice._ensemble import ConformalEnsemble
+    from skdice._ensemble import ConformalEnsemble, make_ensemble
     from skdice._fdbd import FDBDDetector
     from skdice._head import LinearHead
     from skdice._passes.mean import FeatureStatistics
@@ -32,6 +32,7 @@ __all__ = [
     "LinearHead",
     "ViMDetector",
     "load",
+    "make_ensemble",
     "save",
     "show_versions",
     "sparsity_path",
@@ -48,6 +49,7 @@ _MODULES = {
     "LinearHead": "skdice._head",
     "ViMDetector": "skdice._vim",
     "load": "skdice._persistence",
+    "make_ensemble": "skdice._ensemble",
     "save": "skdice._persistence",
     "show_versions": "skdice._compat.versions",
     "sparsity_path": "skdice._search",

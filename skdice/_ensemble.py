@@ -19,8 +19,10 @@ from skdice._base import BaseDetector
 from skdice._compat.arrays import is_dask, keeps_namespace, namespace_name, to_host
 from skdice._compat.extras import import_extra
 from skdice._compat.sklearn import Composition, Interval, StrOptions, VisualBlock
+from skdice._dice import DICEDetector
 from skdice._engines.run import Options
 from skdice._engines.together import Member, run_together
+from skdice._fdbd import FDBDDetector
 from skdice._passes.reference import (
     Combination,
     ReferenceDistribution,
@@ -28,6 +30,8 @@ from skdice._passes.reference import (
 )
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
+from skdice._vim import ViMDetector
+from skdice.shaping import ReAct
 
 Float64Array = NDArray[np.float64]
 
@@ -436,6 +440,76 @@ class ConformalEnsemble(BaseDetector, Composition):
     def _sk_visual_block_(self) -> Any:
         names, detectors = zip(*self.estimators, strict=True)
         return VisualBlock("parallel", detectors, names=names)
+
+
+def make_ensemble(
+    head: Any,
+    *,
+    combination: Combination = "fisher",
+    contamination: float = 0.05,
+    device: str | None = None,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> ConformalEnsemble:
+    """Return the ensemble of four detectors that needs no choice and no outliers.
+
+    The members are the energy and DICE at sparsity 0.1, both with activations clipped at their
+    0.99 quantile (ReAct), the distance to the decision boundaries (fDBD) and virtual-logit
+    matching (ViM). They are wrong in different ways: whether pruning helps is just what is not
+    known before outliers are seen, so a score with and one without it are in.
+
+    Parameters
+    ----------
+    head : LinearHead, tuple (weight, bias), array of shape (n_classes, n_features) or "identity"
+        The last linear layer of the classifier.
+    combination : {"fisher", "min"}, default="fisher"
+        Combination of the p-values, as in `ConformalEnsemble`.
+    contamination : float in (0, 0.5], default=0.05
+        Share of in-distribution rows below the threshold, as in `ConformalEnsemble`.
+    device : {None, "auto", "cpu", "cuda", "cuda:1", "mps"}, default=None
+        Device of each member, as in `DICEDetector`.
+    batch_size : int, default=None
+        Rows per block; None chooses them.
+    n_jobs : int, default=None
+        Threads of each member, as in `DICEDetector`.
+    verbose : int, default=0
+        Above 0, progress bars on stderr.
+
+    Returns
+    -------
+    ConformalEnsemble
+        Unfitted, with the members ``"energy"``, ``"dice"``, ``"fdbd"`` and ``"vim"``.
+
+    Examples
+    --------
+    >>> from skdice import make_ensemble
+    >>> from skdice.datasets import load_fashion_mnist_ood
+    >>> data = load_fashion_mnist_ood()
+    >>> detector = make_ensemble(data.head).fit(data.id_train)
+    >>> detector = detector.calibrate(data.id_test[:2000], method="conformal")
+    >>> bool((detector.predict(data.ood["mnist"]) == -1).mean() > 0.9)
+    True
+    """
+    options: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "n_jobs": n_jobs,
+        "verbose": verbose,
+    }
+    estimators = [
+        ("energy", DICEDetector(head, sparsity=0, shaping=ReAct(quantile=0.99), **options)),
+        ("dice", DICEDetector(head, sparsity=0.1, shaping=ReAct(quantile=0.99), **options)),
+        ("fdbd", FDBDDetector(head, **options)),
+        ("vim", ViMDetector(head, **options)),
+    ]
+    return ConformalEnsemble(
+        estimators,
+        combination=combination,
+        contamination=contamination,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
 
 
 def _member_of(name: str, detector: Any) -> Member:

@@ -44,6 +44,7 @@ def test_public_names():
         "FeatureStatistics",
         "LinearHead",
         "load",
+        "make_ensemble",
         "save",
         "show_versions",
         "sparsity_path",

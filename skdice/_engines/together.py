@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.arrays import to_numpy
+from skdice._engines.geometric import score_function
+from skdice._engines.layer import FDBDLayer, ViMLayer
 from skdice._engines.run import Engine, Options, check_finite, choose, choose_for_cpu
-from skdice._rows.sources import SlicedRows
+from skdice._rows.sources import SlicedRows, scoring_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +63,25 @@ def run_together(
     """
     engines = _engines_of(members, rows, options)
     known = [engine for engine in engines if engine is not None]
-    native = bool(known) and len(known) == len(members) and all(each.native for each in known)
+    all_known = len(known) == len(members)
+    native = all_known and all(engine.native for engine in known)
     slices = known[0].slices if known else rows.slices(options.batch_size)
+    functions = [
+        member.score_samples if engine is None else engine.compute
+        for member, engine in zip(members, engines, strict=True)
+    ]
+    shared = {} if native else _sharing(members, scoring_dtype(rows.dtype))
 
     def score_block(block: Any) -> NDArray[np.float64]:
-        columns = [
-            member.score_samples(block) if engine is None else engine.compute(block)  # type: ignore[misc]
-            for member, engine in zip(members, engines, strict=True)
-        ]
+        columns: list[Any] = [None] * len(members)
+        logits = None
+        for n, score in shared.items():
+            # These members need the product of the block with the same head.
+            logits = _logits(members[n].layer, block) if logits is None else logits
+            columns[n] = score(block, logits)
+        for n, function in enumerate(functions):
+            if n not in shared:
+                columns[n] = cast(Callable[[Any], Any], function)(block)
         return np.stack([_column(each, len(block)) for each in columns], axis=1)
 
     blocks = rows.map_blocks(
@@ -76,7 +89,7 @@ def run_together(
         slices,
         native=native,
         # Detectors of other libraries need not be safe to call from several threads.
-        n_threads=min(each.n_threads for each in known) if len(known) == len(members) else 1,
+        n_threads=min(engine.n_threads for engine in known) if all_known else 1,
         description="scores",
         verbose=options.verbose,
     )
@@ -107,6 +120,28 @@ def _engines_of(
         same = replace(options, batch_size=min(sizes))
         engines = [None if layer is None else selector(layer, rows, same) for layer in layers]
     return engines
+
+
+def _sharing(
+    members: Sequence[Member], dtype: np.dtype[Any]
+) -> dict[int, Callable[[Any, Any], Any]]:
+    """Return the functions of the members that need the logits of one unmasked head, by place."""
+    layers = {n: member.layer for n, member in enumerate(members)}
+    chosen = {n: each for n, each in layers.items() if isinstance(each, FDBDLayer | ViMLayer)}
+    first = next(iter(chosen.values()), None)
+    return {
+        n: score_function(layer, dtype)
+        for n, layer in chosen.items()
+        if len(chosen) > 1 and layer.weight is first.weight and layer.bias is first.bias
+    }
+
+
+def _logits(layer: FDBDLayer | ViMLayer, block: NDArray[Any]) -> NDArray[Any]:
+    """Return the logits of the unmasked head of a layer."""
+    with np.errstate(all="ignore"):  # `check_finite` reports an overflow with its row
+        logits: NDArray[Any] = block @ layer.weight.T.astype(block.dtype, copy=False)
+        logits += layer.bias.astype(block.dtype, copy=False)
+    return logits
 
 
 def _column(scores: Any, n_rows: int) -> NDArray[np.float64]:
