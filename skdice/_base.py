@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -355,7 +354,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
         inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = self._gather(inliers, second_moments=second_moments)
+        statistics = gather_statistics(
+            inliers,
+            second_moments=second_moments,
+            batch_size=self.batch_size,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
         if statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
         return head, inliers, statistics
@@ -379,7 +384,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             n_features = rows.shape[1]
             weights = None if sample_weight is None else check_weights(sample_weight, rows)
             inliers = rows.inliers(y, weights)
-            statistics.merge(self._gather(inliers, second_moments=second_moments))
+            gathered = gather_statistics(
+                inliers,
+                second_moments=second_moments,
+                batch_size=self.batch_size,
+                n_jobs=self.n_jobs,
+                verbose=self.verbose,
+            )
+            statistics.merge(gathered)
         return as_linear_head(self.head, n_features), statistics
 
     def _merge(
@@ -398,15 +410,6 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.n_features_in_ = X.n_features
         return X.n_features
 
-    def _gather(self, rows: RowSource, *, second_moments: bool = False) -> FeatureStatistics:
-        return gather_statistics(
-            rows,
-            second_moments=second_moments,
-            batch_size=self.batch_size,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one thread at a time add rows; take back all that it set if the block fails."""
@@ -417,7 +420,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def _follow(self, X: Any) -> None:
         """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not (get_config()["array_api_dispatch"] and keeps_namespace(X)):
+        if not keeps_namespace(X):
             return
         namespace = Namespace(namespace_of(X), device_of(X))
         for name in self._fitted_arrays:

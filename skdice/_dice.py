@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
@@ -86,7 +87,8 @@ class BaseDICE(BaseDetector):
             shaping = fit_shaping(shaping, inliers, self.verbose)
         self._prune(head, statistics, sparsity, shaping)
         self._set_threshold(inliers)
-        self._follow(X)
+        if get_config()["array_api_dispatch"]:
+            self._follow(X)
 
     def _prune(
         self, head: LinearHead, statistics: FeatureStatistics, sparsity: float, shaping: Any
@@ -400,5 +402,6 @@ class DICEDetector(BaseDICE):
             mean_row = as_source(statistics.mean()[None])
             # `_prune` also removes the threshold of an earlier fit, which belongs to another mask.
             self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
-            self._follow(X)
+            if get_config()["array_api_dispatch"]:
+                self._follow(X)
         return self

@@ -68,6 +68,8 @@ class FittedLayer:
     weight: FloatArray
     bias: FloatArray
     packed: PackedWeights
+    # While a row is processed, it takes this many arrays of n_classes and of n_features numbers.
+    row_arrays: ClassVar[tuple[int, int]] = (1, 1)
 
     @property
     def arrays(self) -> tuple[FloatArray, ...]:
@@ -78,11 +80,6 @@ class FittedLayer:
     def settings(self) -> tuple[Hashable, ...]:
         """The settings besides the arrays on which the values depend."""
         return ()
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        return sum(self.weight.shape)
 
     def packed_as(self, key: Hashable, pack: Callable[..., Packed]) -> Packed:
         """Return the arrays packed for a key; `pack` packs them once."""
@@ -145,6 +142,7 @@ class FDBDLayer(FittedLayer):
     bias: FloatArray
     mean: FloatArray
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    row_arrays: ClassVar[tuple[int, int]] = (3, 2)
     score: ClassVar[str] = "fdbd"
     shaping: ClassVar[None] = None
     is_portable: ClassVar[bool] = True
@@ -153,12 +151,6 @@ class FDBDLayer(FittedLayer):
     def arrays(self) -> tuple[FloatArray, ...]:
         """The arrays of the layer, which engines convert and pack."""
         return self.weight, self.bias, self.mean
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        n_classes, n_features = self.weight.shape
-        return 2 * n_features + 3 * n_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +181,8 @@ class ViMLayer(FittedLayer):
     shift: FloatArray
     alpha: float | None = None
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    # There are about half as many components as features.
+    row_arrays: ClassVar[tuple[int, int]] = (1, 2)
     score: ClassVar[str] = "vim"
     shaping: ClassVar[None] = None
     is_portable: ClassVar[bool] = True
@@ -202,12 +196,6 @@ class ViMLayer(FittedLayer):
     def settings(self) -> tuple[Hashable, ...]:
         """The settings besides the arrays on which the values depend."""
         return (self.alpha,)
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        n_classes, n_features = self.weight.shape
-        return n_features + n_classes + 2 * len(self.components)
 
 
 Layer = MaskedLayer | FDBDLayer | ViMLayer
@@ -238,11 +226,7 @@ class LayerPath:
     masks: Sequence[NDArray[np.bool_]]
     shaping: Activation | None
     score: Score
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        return sum(self.weight.shape)
+    row_arrays: ClassVar[tuple[int, int]] = (1, 1)
 
     @property
     def is_portable(self) -> bool:

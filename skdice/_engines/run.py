@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import mul
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -141,7 +142,7 @@ def _torch_engine(layer: Layer, rows: SlicedRows, options: Options, device: Any)
     staged = from_host and device.type == "cuda"
     slices = rows.slices(
         options.batch_size,
-        _row_bytes(layer, rows),
+        sum(map(mul, layer.row_arrays, layer.weight.shape)) * scoring_dtype(rows.dtype).itemsize,
         block_bytes=engine.block_bytes(from_host=from_host),
         min_rows=64,
     )
@@ -162,14 +163,16 @@ def _array_engine(layer: Layer, rows: SlicedRows, options: Options, namespace: N
         compute = array_engine(layer, namespace, dtype)
     else:
         compute = geometric_engine(layer, dtype, namespace)
-    slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
+    row_size = sum(map(mul, layer.row_arrays, layer.weight.shape))
+    slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     return Engine(name, compute, slices, native=True)
 
 
 def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
     """Return the engine that computes a layer from NumPy blocks of the rows."""
     n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
-    slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
+    row_size = sum(map(mul, layer.row_arrays, layer.weight.shape))
+    slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     name: CPUEngine = "dense"
     # A service scores a few rows at a time, for which comparing the costs would take too long.
     if isinstance(layer, MaskedLayer) and n_rows > FEW_ROWS:
@@ -244,7 +247,8 @@ def _kernel_threads(layer: MaskedLayer, rows: SlicedRows, options: Options, n_bl
 
 def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
     dtype = scoring_dtype(rows.dtype)
-    slices = rows.slices(options.batch_size, _row_bytes(path, rows))
+    row_size = sum(map(mul, path.row_arrays, path.weight.shape))
+    slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     n_classes, n_features = path.weight.shape
     n_kept = [int(np.count_nonzero(mask)) for mask in path.masks]
     n_threads = available_threads()
@@ -267,11 +271,6 @@ def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
         return packed.level_scores(shaped, cast(FusedScore, path.score))[place].T
 
     return Engine("sparse engine", compute, slices, n_threads if path.is_portable else 1)
-
-
-def _row_bytes(layer: Layer | LayerPath, rows: SlicedRows) -> int:
-    """Return the memory that a row and its logits take while it is processed."""
-    return layer.row_size * scoring_dtype(rows.dtype).itemsize
 
 
 def run(
