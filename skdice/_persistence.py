@@ -1,8 +1,8 @@
 """Saving a fitted detector to a file that runs no code when it is loaded.
 
-The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both
-tells an altered file from a whole one (it is no signature: whoever can write the file
-can write the digest). To change what is stored, raise SCHEMA and keep the old reader.
+The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both reveals
+an altered file. The digest is not a signature, because whoever can write the file can also
+write the digest. To change the stored content, raise SCHEMA and keep the old reader.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)
-        except Exception as error:  # whatever a file of any kind leads the library to
-            raise ValueError(f"it is damaged, or no detector file ({error})") from error
+        except Exception as error:  # a file of another format can cause any error in the library
+            raise ValueError(f"it is damaged, or not a detector file ({error})") from error
         if "skdice" not in metadata:
             raise ValueError("it is a .safetensors file, but holds no skdice detector")
         document: dict[str, Any] = json.loads(metadata["skdice"])
@@ -346,7 +346,7 @@ def _number(name: str, encoded: Any) -> float:
 
 
 def _encode(value: Any) -> Any:
-    """Return a parameter or fitted number as JSON has it; infinities as text."""
+    """Return a parameter or fitted number as a JSON value; infinities become text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 
 from skdice._base import BaseDetector, checked_mean
@@ -188,7 +189,8 @@ class ViMDetector(BaseDetector):
             self.n_samples_seen_ = statistics.n_samples
             scores = self._set_scale(rows, self._subspace_layer(head))
             self._set_threshold(rows, scores)
-            self._follow(X)
+            if get_config()["array_api_dispatch"]:
+                self._follow(X)
         return self
 
     def partial_fit(

@@ -38,7 +38,7 @@ def dense_engine(
     Parameters
     ----------
     layer : MaskedLayer
-        What is computed.
+        The layer that is computed.
     dtype : dtype
         Dtype of the blocks.
     reuses_memory : bool

@@ -172,7 +172,7 @@ def geometric_engine(
     Parameters
     ----------
     layer : FDBDLayer or ViMLayer
-        What is computed.
+        The layer that is computed.
     dtype : dtype
         Dtype in which it is computed.
     namespace : Namespace, default=None

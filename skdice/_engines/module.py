@@ -31,8 +31,8 @@ class ScoringModule(nn.Module):
 
     Notes
     -----
-    Rows in double precision are scored in it, all others in single precision, also where the
-    caller's own computation is cast to less.
+    Rows in double precision are scored in double precision, all others in single precision, also
+    inside the caller's autocast.
     """
 
     coef: Tensor
@@ -67,9 +67,10 @@ class ScoringModule(nn.Module):
 
     @torch.jit.export
     def is_ood(self, features: Tensor) -> Tensor:
-        """Tell for each row whether it is out-of-distribution: (n,), bool.
+        """Return for each row whether it is out-of-distribution: (n,), bool.
 
-        A row with a feature or a score that is not finite is, where there is a threshold.
+        A row with a feature or a score that is not finite counts as out-of-distribution. Without
+        a threshold, no row does.
         """
         scores: Tensor = self.forward(features)
         sound = features.isfinite().all(1) & scores.isfinite()
@@ -260,29 +261,29 @@ class DetectorModule(ScoringModule):
             n_kept = features.size(1) - self.n_pruned
             least = features.topk(n_kept, dim=1).values[:, -1:]
             above, equal = features > least, features == least
-            # Of those that tie for the last places, the ones in the first columns.
+            # Of the features that tie for the last places, those in the first columns are kept.
             places = n_kept - above.sum(1, keepdim=True)
             is_kept = above | (equal & (equal.to(torch.int64).cumsum(1) <= places))
             kept = torch.where(is_kept, features, torch.zeros_like(features))
             before, after = features.sum(1, keepdim=True), kept.sum(1, keepdim=True)
             empty = (before == 0) & (after == 0)
             ratio = torch.where(empty, torch.ones_like(before), before / after)
-            # Possible with negative entries alone, and without a meaning.
-            nothing = torch.full_like(ratio, torch.nan)
-            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), nothing)
+            # An infinite ratio comes from negative features alone, and has no meaning.
+            undefined = torch.full_like(ratio, torch.nan)
+            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), undefined)
             return (kept if self.zero_pruned else features) * factor
         return features
 
     def gen(self, logits: Tensor) -> Tensor:
         """Return the generalised entropy, through logarithms as skdice computes it."""
         n_classes = logits.size(1)
-        # What is not finite would come out as if it were certain.
+        # Without this check a logit that is not finite would look like a certain class.
         bad = ~torch.isfinite(logits).all(1)
         if n_classes == 1:
             return torch.zeros_like(logits[:, 0]).masked_fill(bad, torch.nan)
         n_top = min(self.gen_top_classes, n_classes)
         ordered = logits.sort(dim=1, descending=True).values
-        # From the top first: the logits may be large, and close together.
+        # Subtract the largest logit first, because the logits may be large and close together.
         others = ordered[:, 1:] - ordered[:, :1]
         rest = others.logsumexp(1, keepdim=True)
         log_total = torch.log1p(rest.exp())
@@ -293,7 +294,7 @@ class DetectorModule(ScoringModule):
 
 
 def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the linear layer in the precision of the features, whatever the caller casts to."""
+    """Return the linear layer in the precision of the features, also inside autocast."""
     kind = features.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
@@ -309,7 +310,7 @@ def detector_module(
     Parameters
     ----------
     layer : MaskedLayer, FDBDLayer or ViMLayer
-        What is computed; a layer without a score becomes a module that scores by energy.
+        The layer; one without a score becomes a module that scores by energy.
     threshold : float
         Threshold on the scores; NaN where there is none.
     dtype : dtype, default=None

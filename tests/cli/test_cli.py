@@ -418,7 +418,7 @@ def test_inspect(run, files):
         (("fit", "none.npy", *FIT[2:], "-o", "x"), "no such file: none.npy"),
         (("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x"), r"X has shape \(3000,\)"),
         ((*FIT, "-o", "no/where"), "no such folder: no"),
-        (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or no det"),
+        (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or not a det"),
         (("score", "none", "train.npy"), "no such file: none"),
         (("score", "bad.safetensors", ".", "-o", "new.npy"), "new.npy lies in the folder"),
         ((*FIT, "-o", "train.npy"), r"train.npy is an input, which would be lost"),
