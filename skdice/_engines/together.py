@@ -125,15 +125,19 @@ def _engines_of(
 def _sharing(
     members: Sequence[Member], dtype: np.dtype[Any]
 ) -> dict[int, Callable[[Any, Any], Any]]:
-    """Return the functions of the members that need the logits of one unmasked head, by place."""
-    layers = {n: member.layer for n, member in enumerate(members)}
-    chosen = {n: each for n, each in layers.items() if isinstance(each, FDBDLayer | ViMLayer)}
-    first = next(iter(chosen.values()), None)
-    return {
-        n: score_function(layer, dtype)
-        for n, layer in chosen.items()
-        if len(chosen) > 1 and layer.weight is first.weight and layer.bias is first.bias
+    """Return the functions of the members that need the logits of one unmasked head, by place.
+
+    There are none if fewer than two members need them, or their heads are different objects.
+    """
+    chosen = {
+        n: member.layer
+        for n, member in enumerate(members)
+        if isinstance(member.layer, FDBDLayer | ViMLayer)
     }
+    heads = {(id(layer.weight), id(layer.bias)) for layer in chosen.values()}
+    if len(chosen) < 2 or len(heads) > 1:
+        return {}
+    return {n: score_function(layer, dtype) for n, layer in chosen.items()}
 
 
 def _logits(layer: FDBDLayer | ViMLayer, block: NDArray[Any]) -> NDArray[Any]:
