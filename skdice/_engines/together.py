@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skdice._compat.arrays import to_numpy
 from skdice._engines.geometric import score_function
 from skdice._engines.layer import FDBDLayer, ViMLayer
-from skdice._engines.run import Engine, Options, check_finite, choose, choose_for_cpu
+from skdice._engines.run import Engine, Options, choose, choose_for_cpu
 from skdice._rows.sources import SlicedRows, scoring_dtype
 
 
@@ -96,7 +96,7 @@ def run_together(
     try:
         for row_slice, scores in blocks:
             for n, member in enumerate(members):
-                check_finite(scores[:, n], rows, row_slice, f"score by {member.name!r}")
+                rows.check_values(scores[:, n], row_slice, f"score by {member.name!r}")
             yield row_slice, scores
     finally:
         for engine in known:
@@ -142,7 +142,7 @@ def _sharing(
 
 def _logits(layer: FDBDLayer | ViMLayer, block: NDArray[Any]) -> NDArray[Any]:
     """Return the logits of the unmasked head of a layer."""
-    with np.errstate(all="ignore"):  # `check_finite` reports an overflow with its row
+    with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
         logits: NDArray[Any] = block @ layer.weight.T.astype(block.dtype, copy=False)
         logits += layer.bias.astype(block.dtype, copy=False)
     return logits
