@@ -1,6 +1,6 @@
 """How the rows of one detector are computed: `choose` decides on an engine, and `run` loops.
 
-An `Engine` is one callable from a block of rows to their logits or scores, with the way it is called.
+An `Engine` is one callable from a block of rows to their logits or scores, and its conditions.
 The detectors of an ensemble share each block in a loop of their own, `skdice._engines.together`.
 """
 
