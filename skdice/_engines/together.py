@@ -127,12 +127,14 @@ def _sharing(
 ) -> dict[int, Callable[[Any, Any], Any]]:
     """Return the functions of the members that need the logits of one unmasked head, by place."""
     layers = {n: member.layer for n, member in enumerate(members)}
-    chosen = {n: each for n, each in layers.items() if isinstance(each, FDBDLayer | ViMLayer)}
-    first = next(iter(chosen.values()), None)
+    chosen = {n: layer for n, layer in layers.items() if isinstance(layer, FDBDLayer | ViMLayer)}
+    if len(chosen) < 2:
+        return {}
+    first = next(iter(chosen.values()))
     return {
         n: score_function(layer, dtype)
         for n, layer in chosen.items()
-        if len(chosen) > 1 and layer.weight is first.weight and layer.bias is first.bias
+        if layer.weight is first.weight and layer.bias is first.bias
     }
 
 
