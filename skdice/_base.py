@@ -146,7 +146,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        scores = rows.collect(self._run())
+        scores = rows.collect(self._block_values())
         if is_dask(scores):
             # Conformal scores are kept with the detector. Other scores stay in the memory of the
             # workers, because several passes read them.
@@ -166,7 +166,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         else:
             rank = rows_below(n_rows, share) + 1
             offset = score_threshold(scores, share)
-        self._forget_calibration()
+        self._forget_threshold()
         self.offset_, self.contamination_ = offset, float(share)
         self.calibration_ = Calibration(
             method=method,
@@ -209,7 +209,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"This {type(self).__name__} has no scores to compare with: call calibrate with "
                 "held-out in-distribution rows and method='conformal' first."
             )
-        function = partial(_block_pvalues, self._run(), self.calibration_scores_)
+        function = partial(_block_pvalues, self._block_values(), self.calibration_scores_)
         return rows.collect(function, np.float64)
 
     def score_samples(self, X: ArrayLike) -> Any:
@@ -230,7 +230,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ValueError
             A feature or a score is not finite; the message names the row.
         """
-        return self._open(X, "score_samples").collect(self._run())
+        return self._open(X, "score_samples").collect(self._block_values())
 
     def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
@@ -438,7 +438,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         state.pop("_fit_namespace", None)
         return state | arrays
 
-    def _run(self, layer: Any = None) -> BlockValues:
+    def _block_values(self, layer: Any = None) -> BlockValues:
         """Return the function from rows to the slice and the scores of each block; it pickles.
 
         Given another layer than the fitted one, the function returns the values of that layer.
@@ -449,7 +449,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _iterate_scores(self, X: Any) -> tuple[np.dtype[Any], Iterator[FloatArray]]:
         """Return the dtype of the scores of X, and the scores block by block as NumPy arrays."""
         rows = self._open(X, "score_samples")
-        blocks = rows.iterate_values(self._run())
+        blocks = rows.iterate_values(self._block_values())
         return scoring_dtype(rows.dtype), (scores for _, scores in blocks)
 
     def _set_threshold(self, rows: RowSource, scores: Any = None) -> None:
@@ -458,8 +458,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Their scores are computed here unless they are given.
         """
         if scores is None:
-            scores = rows.collect(self._run())
-        self._forget_calibration()
+            scores = rows.collect(self._block_values())
+        self._forget_threshold()
         if rows.weights is None:
             self.offset_ = score_threshold(scores, self.contamination)
         else:
@@ -468,7 +468,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.offset_ = weighted_threshold(scores, weights_of(rows), self.contamination)
         self.contamination_ = float(self.contamination)
 
-    def _forget_calibration(self) -> None:
+    def _forget_threshold(self) -> None:
         """Remove everything that belongs to a threshold."""
         for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
             self.__dict__.pop(name, None)

@@ -60,7 +60,7 @@ class BaseDICE(BaseDetector):
         array of the kind of X, of shape (n_samples, n_classes), float32 or float64
         """
         return self._open(X, "logits").collect(
-            self._run(self._logits_layer()), n_columns=len(self.mask_)
+            self._block_values(self._logits_layer()), n_columns=len(self.mask_)
         )
 
     def _detector_parameters(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class BaseDICE(BaseDetector):
         contribution_threshold: float,
         shaping: Any,
     ) -> None:
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         self.head_ = head
         self._statistics = statistics
@@ -235,8 +235,9 @@ class DICEDetector(BaseDICE):
         The fitted shaping.
     offset_ : float
         The threshold on the scores:
-        ``decision_function(X) = score_samples(X) - offset_``. The smallest score with
-        more than `contamination` of the rows at or below it. Not set by `partial_fit`.
+        ``decision_function(X) = score_samples(X) - offset_``. `fit` sets it to the smallest
+        score with more than `contamination` of the rows at or below it, `calibrate` by its
+        method. `partial_fit` sets none.
     contamination_ : float
         The contamination of the threshold in force, which `fit` or `calibrate` set last.
     calibration_ : Calibration

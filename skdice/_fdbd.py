@@ -197,7 +197,7 @@ class FDBDDetector(BaseDetector):
                 f"weight (n_features = {head.n_features}); FDBDDetector needs at least two classes "
                 "with different weights"
             )
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         self.head_ = head
         self._statistics = statistics

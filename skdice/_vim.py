@@ -292,7 +292,7 @@ class ViMDetector(BaseDetector):
 
     def _forget_fit(self) -> None:
         """Remove everything that depends on the moments."""
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         names = ("_layer", "alpha_", "origin_", "residual_components_", "n_components_", "head_")
         for name in names:
@@ -351,7 +351,7 @@ class ViMDetector(BaseDetector):
 
     def _set_scale(self, rows: RowSource, layer: ViMLayer) -> Any:
         """Set alpha from rows, and with it the layer; return the scores of the rows."""
-        values = rows.collect(self._run(layer), n_columns=3)
+        values = rows.collect(self._block_values(layer), n_columns=3)
         weights = None
         if rows.weights is not None:
             values = values.compute() if is_dask(values) else to_numpy(values)

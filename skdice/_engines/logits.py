@@ -29,7 +29,7 @@ def score_logits(score: Score, logits: Any) -> Any:
     if score is None:
         return logits
     if isinstance(score, str):
-        with np.errstate(all="ignore"):  # `check_finite` reports such a row
+        with np.errstate(all="ignore"):  # `check_values` reports such a row
             return SCORES[score](logits, overwrite=True)
     # The check comes first, because the function may hide an overflow or write over the logits.
     is_finite = np.isfinite(logits).all(axis=1)

@@ -1,6 +1,7 @@
-"""How rows are computed: `choose` is the only place that decides on an engine, `run` the only loop.
+"""How the rows of one detector are computed: `choose` decides on an engine, and `run` loops.
 
-An engine is one callable from a block of rows to their logits or scores.
+An `Engine` is one callable from a block of rows to their logits or scores, and its conditions.
+The detectors of an ensemble share each block in a loop of their own, `skdice._engines.together`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FloatArray = NDArray[np.floating[Any]]
 CPUEngine = Literal["dense", "sparse", "few"]
 
 # This many rows or fewer are computed in less time than the choice of an engine would take.
-FEW_ROWS = 16
+SMALL_BATCH_ROWS = 16
 # Inside `forced_engine`, the last item names the engine of the CPU that is always chosen.
 _forced: list[CPUEngine] = []
 
@@ -108,7 +109,10 @@ def choose(layer: Layer | LayerPath, rows: SlicedRows, options: Options) -> Engi
 
 @contextmanager
 def forced_engine(name: CPUEngine) -> Iterator[None]:
-    """Have one engine of the CPU chosen for all rows, for tests and benchmarks."""
+    """Prefer one engine of the CPU for all NumPy blocks, for tests and benchmarks.
+
+    The dense engine still computes small batches, and everything if numba is missing.
+    """
     _forced.append(name)
     try:
         yield
@@ -175,7 +179,7 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
     slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     name: CPUEngine = "dense"
     # A service scores a few rows at a time, for which comparing the costs would take too long.
-    if isinstance(layer, MaskedLayer) and n_rows > FEW_ROWS:
+    if isinstance(layer, MaskedLayer) and n_rows > SMALL_BATCH_ROWS:
         name = _cheapest_for_cpu(layer, rows, options, len(slices))
     if name == "dense" or not isinstance(layer, MaskedLayer):
         compute: Callable[[Any], Any]
@@ -314,7 +318,7 @@ def run(
     try:
         for row_slice, values in blocks:
             if isinstance(values, np.ndarray):
-                check_finite(values, rows, row_slice, values_name)
+                rows.check_values(values, row_slice, values_name)
             else:
                 xp = namespace_of(values)
                 on_device.append((row_slice, xp.all(xp.isfinite(values))))
@@ -323,37 +327,7 @@ def run(
         for row_slice, is_finite in on_device:
             if not bool(is_finite):
                 values = to_numpy(engine.compute(rows.native_block(row_slice)))
-                check_finite(values, rows, row_slice, values_name)
+                rows.check_values(values, row_slice, values_name)
     finally:
         if engine.finish is not None:
             engine.finish()
-
-
-def check_finite(values: FloatArray, rows: SlicedRows, row_slice: slice, name: str) -> None:
-    """Raise for the first row whose logits or score are not finite.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples,) or (n_samples, n_columns)
-        Values of a block.
-    rows : SlicedRows
-        Rows that the values were computed from.
-    row_slice : slice
-        Rows of the block.
-    name : str
-        Name of the values for the message.
-    """
-    if np.isfinite(values).all():
-        return
-    if values.ndim == 2:
-        values = np.abs(values).max(axis=1)  # NaN where there is one
-    bad = int(np.flatnonzero(~np.isfinite(values))[0])
-    row = row_slice.start + bad
-    # Only `read_block` names a feature that is not finite, and some engines do not check the
-    # features. Let it raise first.
-    rows.read_block(slice(row, row + 1))
-    raise ValueError(
-        f"the {name.removesuffix('s') if name == 'scores' else name} of row {rows.row_number(row)} "
-        f"is {values[bad]}: its features, after shaping, are too large for {values.dtype}, or "
-        "score_func is not finite there"
-    )

@@ -29,7 +29,8 @@ class Calibration:
     contamination : float
         Share of in-distribution rows that may fall below the threshold.
     confidence : float or None
-        Probability with which the share holds for this calibration; None promises it on average.
+        Probability with which the share holds for this calibration. None: a conformal
+        threshold promises the share on average over calibrations, a quantile promises nothing.
     n_samples : int
         Number of calibration rows.
     rank : int

@@ -205,6 +205,38 @@ class SlicedRows:
             )
         return block
 
+    def check_values(self, values: FloatArray, row_slice: slice, name: str) -> None:
+        """Raise for the first row whose logits or score are not finite.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_samples,) or (n_samples, n_columns)
+            Values that were computed from a block.
+        row_slice : slice
+            Rows of the block.
+        name : str
+            Name of the values for the message.
+
+        Raises
+        ------
+        ValueError
+            A feature, or a value of finite features, is not finite; the message names the row.
+        """
+        if np.isfinite(values).all():
+            return
+        if values.ndim == 2:
+            values = np.abs(values).max(axis=1)  # NaN where there is one
+        bad = int(np.flatnonzero(~np.isfinite(values))[0])
+        row = row_slice.start + bad
+        # Only `read_block` names a feature that is not finite, and some engines do not check the
+        # features. Let it raise first.
+        self.read_block(slice(row, row + 1))
+        raise ValueError(
+            f"the {'score' if name == 'scores' else name} of row {self.row_number(row)} is "
+            f"{values[bad]}: its features, after shaping, are too large for {values.dtype}, or "
+            "score_func is not finite there"
+        )
+
     def whole_block(
         self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
     ) -> FloatArray | None:
