@@ -38,11 +38,15 @@ def test_importing_skdice_imports_no_extra():
 
 def test_public_names():
     assert skdice.__all__ == [
+        "ConformalEnsemble",
         "DICEDetector",
         "DICEDetectorCV",
+        "FDBDDetector",
         "FeatureStatistics",
         "LinearHead",
+        "ViMDetector",
         "load",
+        "make_ensemble",
         "save",
         "show_versions",
         "sparsity_path",

@@ -124,7 +124,7 @@ def test_only_regular_files_are_replaced(small, tmp_path):
     head, X = small
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name, message in (("pipe", "no regular file"), ("folder", "it is a folder")):
+    for name, message in (("pipe", "it is not a file"), ("folder", "it is a folder")):
         with pytest.raises(ValueError, match=message):
             skdice.save(DICEDetector(head).fit(X), tmp_path / name)
         assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "pipe"]

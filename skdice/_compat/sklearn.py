@@ -13,12 +13,20 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils.metaestimators import _BaseComposition as Composition
+
+try:
+    from sklearn.utils._repr_html.estimator import _VisualBlock as VisualBlock
+except ImportError:  # scikit-learn before 1.8
+    from sklearn.utils._estimator_html_repr import _VisualBlock as VisualBlock
 
 __all__ = [
+    "Composition",
     "Interval",
     "InvalidParameterError",
     "MatchingOptions",
     "StrOptions",
+    "VisualBlock",
     "validate_parameters",
 ]
 

@@ -102,7 +102,7 @@ def choose(layer: Layer | LayerPath, rows: SlicedRows, options: Options) -> Engi
             return _torch_engine(layer, rows, options, device)
         if rows.namespace is not None and options.device in (None, "auto"):
             return _array_engine(layer, rows, options, rows.namespace)
-    return _cpu_engine(layer, rows, options)
+    return choose_for_cpu(layer, rows, options)
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def _torch_engine(layer: Layer, rows: SlicedRows, options: Options, device: Any)
         slices,
         n_threads=STAGING_THREADS if staged else 1,
         native=True,
-        finish=engine.free if from_host else Engine.finish,
+        finish=engine.free if from_host else None,
     )
 
 
@@ -166,7 +166,8 @@ def _array_engine(layer: Layer, rows: SlicedRows, options: Options, namespace: N
     return Engine(name, compute, slices, native=True)
 
 
-def _cpu_engine(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
+def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
+    """Return the engine that computes a layer from NumPy blocks of the rows."""
     n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
     slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
     name: CPUEngine = "dense"

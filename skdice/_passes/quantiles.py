@@ -69,7 +69,8 @@ def quantiles(
     Examples
     --------
     >>> import numpy as np
-    >>> quantiles(np.arange(12.0).reshape(4, 3), [0.5, 1.0])
+    >>> from skdice._rows.sources import NumpyRows
+    >>> quantiles(NumpyRows(np.arange(12.0).reshape(4, 3)), [0.5, 1.0])
     [5.5, 11.0]
     """
     if X.weights is None:
