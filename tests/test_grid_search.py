@@ -28,6 +28,7 @@ def search(head, grid, **parameters):
     )
 
 
+@pytest.mark.slow
 def test_grid_search_over_sparsity_and_shaping(fashion, labelled):
     X, y = labelled
     grid = {"sparsity": [0, 0.1, 0.9], "shaping__quantile": [0.5, 0.9]}

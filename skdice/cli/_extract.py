@@ -32,7 +32,7 @@ def extract(arguments: Namespace) -> None:
     check_ending(arguments.output)
     for output in outputs:
         refuse_overwriting(output, arguments.model, arguments.data)
-    model = load_program(arguments.model, arguments.layer, arguments.device)
+    model = load_program(arguments.model, layer=arguments.layer, device=arguments.device)
     folder = Path(arguments.data)
     # An exported program may take batches of one size only.
     batch_size = model.batch_rows or arguments.batch_size

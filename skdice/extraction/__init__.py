@@ -1,7 +1,8 @@
 """Penultimate features and the head, from any torch classifier.
 
-The features are what enters the classification layer, caught by a forward hook; the model
-is run in evaluation mode, without gradients, and left as it was found.
+The features are the values that enter the classification layer. A forward hook copies them. The
+model runs in evaluation mode, without gradients, and is left as it was. Features and head are
+compared with the output of the model.
 """
 
 from skdice.extraction._features import (

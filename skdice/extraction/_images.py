@@ -1,4 +1,4 @@
-"""Batches of images from a folder, prepared as image classifiers are evaluated."""
+"""Batches of images from a folder, prepared in the way that image classifiers are evaluated."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def image_files(folder: Path) -> list[Path]:
 class ImageFolder:
     """Batches of the images in a folder, in the sorted order of their names.
 
-    Where all images lie in folders one level down, these are the classes, and batches come
-    with labels: the place of the class among the sorted names.
+    If all images lie in folders one level down, these folders are the classes, and batches come
+    with labels. A label is the place of its class among the sorted names.
 
     Each image is scaled so that its shorter side is `resize`, with antialiased bilinear
     interpolation, cropped to the `crop` pixels in its middle, and normalised.
@@ -40,13 +40,16 @@ class ImageFolder:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder with the images.
     batch_size : int
-        Images per batch.
-    resize, crop : int
-        Pixels.
+        Number of images per batch.
+    resize : int
+        Length of the shorter side after scaling, in pixels.
+    crop : int
+        Side of the square that is cut out of the middle, in pixels.
     mean, std : sequence of float
-        One per channel, of values in [0, 1]: three for colour, one for grey.
+        Mean and standard deviation of each channel, of values in [0, 1]: three for colour
+        images, one for grey images.
     """
 
     def __init__(
@@ -77,15 +80,15 @@ class ImageFolder:
         self._mean, self._std = np.array(mean, np.float32), np.array(std, np.float32)
         self.files = image_files(folder)
         if not self.files:
-            raise ValueError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise ValueError(f"{folder} does not hold an image ({', '.join(sorted(SUFFIXES))})")
         depths = {len(path.relative_to(folder).parts) for path in self.files}
         self.classes = None
         if depths == {2}:
-            # A folder without images is a class, too, so that the others keep their places.
+            # A folder without images counts as a class, so that the others keep their places.
             self.classes = sorted(
-                each.name
-                for each in folder.iterdir()
-                if each.is_dir() and not each.name.startswith(".")
+                path.name
+                for path in folder.iterdir()
+                if path.is_dir() and not path.name.startswith(".")
             )
         elif 2 in depths:
             warnings.warn(
@@ -121,7 +124,7 @@ class ImageFolder:
         except (OSError, ValueError, SyntaxError, self._image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {path}: {error}") from error
         width, height = image.size
-        # As torchvision rounds.
+        # The longer side is rounded down, as torchvision does.
         size = (
             (self._resize, int(self._resize * height / width))
             if width <= height

@@ -1,4 +1,7 @@
-"""Cutting a saved program before its classification layer; importing this imports torch."""
+"""Cutting a program before its classification layer.
+
+Importing this module imports torch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +17,26 @@ import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
+from skdice._compat.arrays import to_numpy
 from skdice._engines.devices import torch_device
-from skdice.extraction._tap import output_tensors, same_output
+from skdice.extraction._find import verify
+from skdice.extraction._layers import listed
+from skdice.extraction._outputs import map_tensors
 
 HINT = "save one with torch.jit.save(torch.jit.script(model.eval()), path) or torch.export.save"
 
 
 class ProgramClassifier(nn.Module):
-    """A saved program in two parts: what comes before its classification layer, and that.
+    """A program in two parts: the body before its classification layer, and that layer.
 
     Parameters
     ----------
     body : callable
-        From inputs to what enters the layer.
+        From inputs to the features that enter the layer.
     head : Linear or Conv2d
         The classification layer.
-    program : callable or None
-        The whole, with which the first batch is compared.
+    program : callable
+        The whole program, with which the first batch is compared.
     layer_name : str
         The name that the program has for the layer.
     batch_rows : int or None
@@ -40,43 +47,44 @@ class ProgramClassifier(nn.Module):
         self,
         body: Callable[..., Any],
         head: nn.Linear | nn.Conv2d,
-        program: Callable[..., Any] | None,
+        program: Callable[..., Any],
         layer_name: str,
         batch_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.head, self.layer_name, self.batch_rows = head, layer_name, batch_rows
-        # In tuples, so that they are no part of this module: what a program computes on
-        # was settled when it was loaded.
+        # Tuples hide the programs from this module, because their device was settled when they
+        # were loaded.
         self._body = (body,)
-        self._program = () if program is None else (program,)
+        self._program: tuple[Callable[..., Any], ...] = (program,)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **keywords: Tensor) -> Tensor:
         """Return the logits, averaged over all positions for a convolution."""
-        if inputs.is_floating_point():
-            inputs = inputs.to(self.head.weight.dtype)
-        n_rows, wanted = len(inputs), self.batch_rows
-        if wanted is not None and n_rows < wanted:
-            inputs = torch.cat([inputs, inputs[-1:].expand(wanted - n_rows, *inputs.shape[1:])])
-        logits: Tensor = self.head(self._body[0](inputs)[:n_rows])
-        for program in self._program:
-            outputs = output_tensors(program(inputs))
-            if not logits.isfinite().all():
-                raise ValueError(
-                    "the logits of the first batch are not finite: look for NaN or infinity in "
-                    "the inputs, their mean and std, or the weights"
-                )
-            if not any(same_output(torch, logits, each[:n_rows]) for each in outputs):
-                raise ValueError(
-                    f"the output of the program is not that of its layer {self.layer_name!r}, "
-                    "nor its mean over positions or its softmax; if that is the classification "
-                    f"layer all the same, say layer={self.layer_name!r}"
-                )
-        self._program = ()
-        return logits.mean((2, 3)) if logits.ndim == 4 else logits
+        n_rows = len(next(iter((*inputs, *keywords.values()))))
+        inputs = tuple(self._prepared(each, n_rows) for each in inputs)
+        keywords = {name: self._prepared(each, n_rows) for name, each in keywords.items()}
+        features = self._body[0](*inputs, **keywords)[:n_rows]
+        logits: Tensor = self.head(features)
+        logits = logits.mean((2, 3)) if logits.ndim == 4 else logits
+        if self._program:
+            output = self._program[0](*inputs, **keywords)
+            output = map_tensors(output, lambda each: each[:n_rows] if each.ndim else each)
+            eps = torch.finfo(logits.dtype).eps
+            verify(self, self.layer_name, to_numpy(logits), output, eps, lambda: output)
+            self._program = ()
+        return logits
+
+    def _prepared(self, values: Tensor, n_rows: int) -> Tensor:
+        """Return an input in the dtype of the program, filled up to its size of batch."""
+        if values.is_floating_point():
+            values = values.to(self.head.weight.dtype)
+        missing = (self.batch_rows or n_rows) - n_rows
+        if missing <= 0:
+            return values
+        return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
 
     def train(self, mode: bool = True) -> ProgramClassifier:
-        """Return self: a program has no training mode."""
+        """Return self, because a program has no training mode."""
         return self
 
 
@@ -90,7 +98,7 @@ class _Layer:
     entered_by: Any
 
     def module(self) -> nn.Linear | nn.Conv2d:
-        """Return it as a module."""
+        """Return the layer as a module."""
         n_out, n_in, *kernel = self.weight.shape
         has_bias = self.bias is not None
         layer: nn.Linear | nn.Conv2d = (
@@ -112,21 +120,54 @@ def load(path: Path, layer: str | None, device: Any) -> ProgramClassifier:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"cannot load {path}: it is no program of torch; {HINT}") from error
+        raise ValueError(f"cannot load {path}: it is not a program of torch; {HINT}") from error
     if any(name.endswith("/constants.pkl") for name in names):
-        return _load_script(path, layer, device)
+        return _cut_script(path, str(path), layer, device)
     if any("exported_program" in name or "/models/" in name for name in names):
-        return _load_exported(path, layer, device)
+        return _cut_exported(path, str(path), layer, device)
     raise ValueError(f"cannot load {path}: it holds weights or data, but no program; {HINT}")
 
 
-def _load_script(path: Path, layer: str | None, device: torch.device) -> ProgramClassifier:
+def from_memory(program: Any, layer: str | None, device: Any) -> ProgramClassifier:
+    """Cut a copy of a TorchScript module or an exported program.
+
+    Parameters
+    ----------
+    program : ScriptModule or ExportedProgram
+        The program; it is left as it is.
+    layer : str or None
+        Name of the classification layer in the program.
+    device : torch.device, str or None
+        Device to run on; None is the device of the program.
+    """
+    is_exported = isinstance(program, torch.export.ExportedProgram)
+    state = program.state_dict if is_exported else program.state_dict()
+    if device is None:
+        device = next((each.device for each in state.values()), "cpu")
+    # A copy by way of a file is the only one that torch makes of every program.
+    file = BytesIO()
+    save, cut = (torch.export.save, _cut_exported) if is_exported else (torch.jit.save, _cut_script)
+    with _without_warnings():
+        save(program, file)
+    file.seek(0)
+    return cut(file, f"the {type(program).__name__}", layer, torch.device(device))
+
+
+def _without_warnings() -> Any:
+    """Silence torch on the end of TorchScript, and on its own use of torch."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def _cut_script(
+    file: Path | BytesIO, source: str, layer: str | None, device: torch.device
+) -> ProgramClassifier:
+    with _without_warnings():
+        # torch has no types for this function.
+        script = torch.jit.load(file, map_location=device).eval()  # type: ignore[no-untyped-call]
+
     def frozen() -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # what else reads these files?
-            # torch has no types for it.
-            program = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
-            return torch.jit.freeze(program.eval(), optimize_numerics=False)
+        with _without_warnings():
+            return torch.jit.freeze(script, optimize_numerics=False)
 
     body = frozen()
     graph = body.graph
@@ -135,7 +176,7 @@ def _load_script(path: Path, layer: str | None, device: torch.device) -> Program
         if (node.kind() == "aten::dropout" and values[2]) or (
             node.kind() == "aten::batch_norm" and values[5]
         ):
-            raise _in_training_mode(path)
+            raise _in_training_mode(source)
 
     def enters(value: Any) -> list[Any]:
         return list(value.node().inputs())
@@ -150,19 +191,19 @@ def _load_script(path: Path, layer: str | None, device: torch.device) -> Program
         return _as_layer(name, weight, bias, inputs[0])
 
     outputs = list(graph.outputs())
-    found = _choose(path, outputs, enters, as_layer, layer)
+    found = _choose(source, outputs, enters, as_layer, layer)
     for n in reversed(range(len(outputs))):
         graph.eraseOutput(n)
     graph.registerOutput(found.entered_by)
-    program = frozen() if layer is None else None
-    return ProgramClassifier(body, found.module(), program, found.name)
+    return ProgramClassifier(body, found.module(), frozen(), found.name)
 
 
-def _load_exported(path: Path, layer: str | None, device: torch.device) -> ProgramClassifier:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's own use of torch
-        exported = torch.export.load(path)
-    # It may have been saved on any.
+def _cut_exported(
+    file: Path | BytesIO, source: str, layer: str | None, device: torch.device
+) -> ProgramClassifier:
+    with _without_warnings():
+        exported = torch.export.load(file)
+    # The program may have been saved on another device.
     exported = move_to_device_pass(exported, device)
     body: Any = exported.module(check_guards=False)
     graph, aten = body.graph, torch.ops.aten
@@ -170,7 +211,7 @@ def _load_exported(path: Path, layer: str | None, device: torch.device) -> Progr
         if (node.target is aten.dropout.default and node.args[2]) or (
             node.target is aten.batch_norm.default and node.args[5]
         ):
-            raise _in_training_mode(path)
+            raise _in_training_mode(source)
 
     def value_of(node: Any) -> Any:
         if node is None:
@@ -208,16 +249,16 @@ def _load_exported(path: Path, layer: str | None, device: torch.device) -> Progr
 
     (output,) = graph.find_nodes(op="output")
     found = _choose(
-        path, list(output.all_input_nodes), lambda n: n.all_input_nodes, as_layer, layer
+        source, list(output.all_input_nodes), lambda n: n.all_input_nodes, as_layer, layer
     )
     output.args = (found.entered_by,)
-    # Outputs are now one tensor, in no structure.
+    # The output is now one tensor, outside of any structure.
     graph.set_codegen(torch.fx.graph.CodeGen())
     graph.eliminate_dead_code()
     body.recompile()
     first = next(node for node in graph.nodes if node.op == "placeholder")
     n_rows = first.meta["val"].shape[0]
-    program = exported.module(check_guards=False) if layer is None else None
+    program = exported.module(check_guards=False)
     batch_rows = n_rows if isinstance(n_rows, int) else None
     return ProgramClassifier(body, found.module(), program, found.name, batch_rows)
 
@@ -229,22 +270,22 @@ def _as_layer(name: str, weight: Any, bias: Any, entered_by: Any) -> _Layer | No
 
 
 def _choose(
-    path: Path,
+    source: str,
     outputs: list[Any],
     enters: Callable[[Any], list[Any]],
     as_layer: Callable[[Any], _Layer | None],
     wanted: str | None,
 ) -> _Layer:
-    """Return the layer of that name, or the one that all ways back from the output meet first."""
+    """Return the layer of the wanted name, or the one that every way back from the output meets."""
     found = {each.name: each for each in _layers(outputs, enters, as_layer, beyond=bool(wanted))}
     if wanted is not None:
         if wanted not in found:
-            raise ValueError(f"{path} has no layer {wanted!r}; candidates: {', '.join(found)}")
+            raise ValueError(f"{source} has no layer {wanted!r}; candidates: {listed(found)}")
         return found[wanted]
     if len(found) != 1:
-        what = f"it has {len(found)}: {', '.join(found)}" if found else "it has none"
+        counted = f"it has {len(found)}: {listed(found)}" if found else "it has none"
         raise ValueError(
-            f"{path}: expected one Linear or 1x1 convolution that gives the output, but {what}"
+            f"{source}: expected one Linear or 1x1 convolution that gives the output, but {counted}"
             + "; name the classification layer with layer=" * bool(found)
         )
     return next(iter(found.values()))
@@ -257,7 +298,7 @@ def _layers(
     *,
     beyond: bool,
 ) -> Iterator[_Layer]:
-    """Yield the layers on the ways back from the outputs, the last ones or also those before."""
+    """Yield the last layers on the ways back from the outputs; with `beyond` all layers on them."""
     waiting, seen = list(outputs), set()
     while waiting:
         value = waiting.pop(0)
@@ -271,8 +312,8 @@ def _layers(
             waiting += enters(value)
 
 
-def _in_training_mode(path: Path) -> ValueError:
+def _in_training_mode(source: str) -> ValueError:
     return ValueError(
-        f"{path} was saved in training mode, where dropout or batch normalisation make features "
+        f"{source} was saved in training mode, where dropout or batch normalisation make features "
         "random: call model.eval() before"
     )

@@ -1,4 +1,4 @@
-"""What an extraction has written so far, so that an interrupted one can go on."""
+"""The batches that an extraction has written so far, so that an interrupted one can go on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from skdice.io import save_features
 class PartialStore:
     """Batches of features and labels in a folder beside the file that they will become.
 
-    Each batch is appended to a raw file; the state, replaced after each batch, says how far
-    that counts. What a killed process wrote beyond it is cut off.
+    Each batch is appended to a raw file. The state, which is replaced after each batch, says how
+    many bytes of it count; bytes that a killed process wrote beyond them are cut off.
 
     Parameters
     ----------
     path : Path
-        The feature file to be.
+        The feature file that the folder will become.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,21 +39,21 @@ class PartialStore:
 
     @property
     def n_batches(self) -> int:
-        """Batches that are stored."""
+        """Number of batches that are stored."""
         return int(self._state["batches"])
 
     @property
     def layer(self) -> str:
-        """Name of the layer that they entered."""
+        """Name of the layer that the features entered."""
         return str(self._state["layer"])
 
     @property
     def digest(self) -> str:
-        """What tells the inputs of these batches from others."""
+        """Digest of the inputs of these batches."""
         return str(self._state.get("digest", ""))
 
     def refuse(self) -> None:
-        """Raise, as the inputs are not those of the stored batches."""
+        """Raise, because the inputs are not those of the stored batches."""
         raise ValueError(
             f"{self.folder} holds an interrupted extraction of other inputs, or in batches of "
             "another size or order; remove it to start anew"
@@ -64,22 +64,22 @@ class PartialStore:
         features: NDArray[Any],
         labels: NDArray[Any] | None,
         layer: str,
-        head: LinearHead,
+        head: str,
         digest: str,
     ) -> None:
-        """Append a batch; the digest is that of all inputs so far."""
+        """Append a batch; `head` is `hash_of` the head, `digest` that of all inputs so far."""
         self.folder.mkdir(exist_ok=True)
-        is_what = {
+        identity = {
             "layer": layer,
-            "head": hash_of(head),
+            "head": head,
             "features": [features.dtype.str, *features.shape[1:]],
             "labels": None if labels is None else [labels.dtype.str, *labels.shape[1:]],
         }
-        before = {key: self._state.get(key, value) for key, value in is_what.items()}
-        if before != is_what:
+        before = {key: self._state.get(key, value) for key, value in identity.items()}
+        if before != identity:
             raise ValueError(
                 f"{self.folder} holds an interrupted extraction of something else ({before}, now "
-                f"{is_what}); remove it to start anew"
+                f"{identity}); remove it to start anew"
             )
         n_rows = self._state.get("rows", 0)
         for name, values in (("features", features), ("labels", labels)):
@@ -88,7 +88,7 @@ class PartialStore:
                     file.truncate(n_rows * values.dtype.itemsize * int(np.prod(values.shape[1:])))
                     file.seek(0, os.SEEK_END)
                     file.write(np.ascontiguousarray(values).data)
-        self._state |= is_what
+        self._state |= identity
         self._state |= {"rows": n_rows + len(features), "batches": self.n_batches + 1}
         self._state["digest"] = digest
         temporary = self.folder / "state.json.new"
@@ -107,8 +107,8 @@ class PartialStore:
         labels = np.array(arrays["labels"]) if "labels" in arrays else None
         beside = self._path.with_name(f"{self._path.stem}.labels.npy")
         if self._path.suffix == ".npy":
-            # .npy holds one array; the labels get a file of their own. An older one is no more
-            # of this file.
+            # A .npy file holds one array, so the labels get a file of their own. Labels of an
+            # earlier extraction do not belong to the new features.
             beside.unlink(missing_ok=True)
             save_features(self._path, features)
             if labels is not None:
@@ -120,5 +120,5 @@ class PartialStore:
 
 
 def hash_of(head: LinearHead) -> str:
-    """Return a text that tells one head from another."""
+    """Return a text that is different for different heads."""
     return hashlib.sha256(head.weight.tobytes() + head.bias.tobytes()).hexdigest()

@@ -262,6 +262,11 @@ class FlagMonitor:
     def merge(self, other: Any) -> NoReturn:
         """Refuse to merge two monitors.
 
+        Parameters
+        ----------
+        other : object
+            Another monitor.
+
         Raises
         ------
         TypeError

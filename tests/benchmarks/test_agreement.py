@@ -15,6 +15,7 @@ from reference import dice_scores
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("pytorch_ood") is None, reason="pytorch-ood is not installed")
 def test_all_implementations_agree():
     # The script runs in a process of its own, because it may replace torchvision by a stand-in.

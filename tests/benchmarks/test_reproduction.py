@@ -110,6 +110,7 @@ def test_resnet_50_has_torchvision_s_keys():
     torch.testing.assert_close(resnet_of(small.state_dict())(images), small(images))
 
 
+@pytest.mark.slow
 def test_cifar_from_images_to_the_table(tmp_path, rng):
     from densenet import DenseNet
 
@@ -186,6 +187,7 @@ def test_given_features_are_not_written_to(tmp_path, rng, monkeypatch):
     assert np.load(given / "mean_activation.npy").tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_imagenet_from_images_to_the_table(tmp_path, rng):
     from resnet import ResNet
 
@@ -320,6 +322,7 @@ def test_an_unknown_ranking_is_named():
         reproduction.ranking_values(np.ones((2, 3)), np.ones(3), "weight")
 
 
+@pytest.mark.slow
 def test_the_committed_cifar_table_is_what_the_features_give(cifar10):
     text = run("reproduce_cifar.py", "--features", cifar10)
     energy, dice = cells(text, "Energy"), cells(text, "DICE ")

@@ -211,7 +211,7 @@ def test_threads_share_an_attached_model(small):
     def meet(layer, inputs, output):
         together.wait(10)  # the other thread's rows have entered the layer by now
 
-    attached.watched.layer.register_forward_hook(meet)
+    attached.model[1].register_forward_hook(meet)
     blocks = [rows_of(X[:7], "float64"), rows_of(X[7:20], "float64")]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(attached, blocks))
@@ -230,7 +230,7 @@ def test_attach_to_a_linear_layer_alone(small):
 def test_attach_asks_for_the_layer_where_none_has_the_head(small):
     head, X = small
     detector = DICEDetector(head).fit(X)
-    with pytest.raises(ValueError, match=r"0 layers of the model .*\(none\); name the"):
+    with pytest.raises(ValueError, match=r"no layer of the model has the weight .* name the"):
         attach(linear(), detector)
 
 

@@ -271,6 +271,7 @@ def test_a_packed_head_holds_each_kept_weight_once(n_classes, n_features, sparsi
     assert (unpacked == coef).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     n_classes=st.integers(1, 20) | st.just(BLOCK_CLASSES + 3),
@@ -293,6 +294,7 @@ def test_levels_are_added_one_after_the_other(n_classes, n_features, n_levels, d
             )
 
 
+@pytest.mark.slow
 def test_scores_are_right_where_the_kernel_cannot_be_cached(tmp_path):
     # As in an installation that cannot be written to, by a user without a home.
     blocked = tmp_path / "a file"
@@ -309,6 +311,7 @@ def test_scores_are_right_where_the_kernel_cannot_be_cached(tmp_path):
     assert done.stdout == "[2. 2. 2.]\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [

@@ -136,7 +136,7 @@ def test_ambiguous_programs_need_a_name(save, inputs, tmp_path):
 @pytest.mark.parametrize("save", WAYS)
 def test_a_program_whose_output_is_not_that_of_a_layer_is_refused(save, inputs, tmp_path):
     save(made(NotTheEnd), tmp_path / "model.pt", inputs)
-    with pytest.raises(ValueError, match="the output of the program is not that of its layer 'fc'"):
+    with pytest.raises(ValueError, match=r"the layer 'fc' give logits that are \d+ % off"):
         extract_features(load_program(tmp_path / "model.pt"), inputs)
 
 
@@ -165,7 +165,7 @@ def test_files_that_are_no_programs(tmp_path):
         load_program(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")
     torch.save(Backbone().state_dict(), tmp_path / "state.pt")
-    for name, reason in (("text.pt", "no program of torch"), ("state.pt", "weights or data")):
+    for name, reason in (("text.pt", "not a program of torch"), ("state.pt", "weights or data")):
         with pytest.raises(ValueError, match=rf"cannot load .*{name}: .*{reason}.*torch.jit.save"):
             load_program(tmp_path / name)
 
@@ -223,7 +223,7 @@ def test_the_command_from_images_to_a_detector(images, inputs, tmp_path, capsys,
     assert (code, *capsys.readouterr()) == (
         0,
         "",
-        "extracted 3 rows of 8 features, which enter the layer 'fc' of 5 classes; wrote x.npy\n",
+        "extracted 3 rows of 8 features, the inputs of layer 'fc' with 5 classes; wrote x.npy\n",
     )
     head = LinearHead.from_file("h.npz")
     np.testing.assert_array_equal(head.weight, model.fc.weight.detach())
@@ -261,7 +261,7 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
         (("model.pt", "images", "-o", "images/x.npy"), "lies in the folder images"),
         (("model.pt", "images", "-o", "x.npy", "--head-output", "h.txt"), ".npz or .safetensors"),
         (("model.pt", "images", "-o", "x.npy", "--layer", "f"), "candidates: fc"),
-        (("model.pt", "empty", "-o", "x.npy"), "empty holds no image"),
+        (("model.pt", "empty", "-o", "x.npy"), "empty does not hold an image"),
         (("model.pt", "broken", "-o", "x.npy"), "cannot read the image broken/a.png"),
         (("model.pt", "images", "-o", "x.npy", "--resize", "8"), "at least the 224 pixels"),
         (("model.pt", "images", "-o", "x.npy", "--mean", "0.5"), "mean has 1 and std 3"),
@@ -269,11 +269,13 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
             ("model.pt", "images", "-o", "x.npy", "--device", "cuda:99"),
             "device is 'cuda:99', but torch finds",
         ),
-        (("model.pt", "images", "-o", "x.npy", "--batch-size", "0"), "--batch-size is 0"),
-        (("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"), "for the features and"),
+        (
+            ("model.pt", "images", "-o", "x.npz", "--head-output", "./x.npz"),
+            "--output and --head-output both name x.npz",
+        ),
         (("model.pt", "images", "-o", "x.npy", "--std", "1", "nan", "1"), "numbers, and std above"),
         (("model.pt", "wide", "-o", "x.npy"), "mode I;16 has more than 8 bits"),
-        (("model.pt", "flat.npy", "-o", "x.npy"), "the program does not take these inputs: "),
+        (("model.pt", "flat.npy", "-o", "x.npy"), "the program does not accept these inputs: "),
         (("model.pt", "nan.npy", "-o", "x.npy"), "are not finite: look for NaN"),
     ],
 )
@@ -344,11 +346,69 @@ def test_labels_of_a_former_extraction_go_with_it(images, inputs, tmp_path, monk
     assert not (tmp_path / "x.labels.npy").exists()
 
 
-def test_a_named_layer_may_be_followed_by_anything(inputs, tmp_path):
+def test_a_named_layer_is_compared_with_the_output(inputs, tmp_path):
     save_script(made(NotTheEnd), tmp_path / "model.pt", inputs)
-    found = extract_features(load_program(tmp_path / "model.pt", layer="fc"), inputs)
-    expected = extract_features(made(NotTheEnd), inputs, layer="fc")
+    with pytest.raises(ValueError, match=r"the layer 'fc' give logits that are \d+ % off"):
+        extract_features(load_program(tmp_path / "model.pt", layer="fc"), inputs)
+
+
+IN_MEMORY = {
+    "script": lambda model, inputs: torch.jit.script(model),
+    "frozen": lambda model, inputs: torch.jit.freeze(torch.jit.script(model)),
+    "trace": lambda model, inputs: torch.jit.trace(model, inputs, strict=False),
+    "export": lambda model, inputs: torch.export.export(
+        model, (inputs,), dynamic_shapes=({0: torch.export.Dim("n")},)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [(make, None) for make in IN_MEMORY] + [("script", "fc"), ("trace", "fc"), ("export", "fc")],
+)
+def test_a_program_in_memory_needs_no_file(make, layer, inputs):
+    model = made(Backbone)
+    program = IN_MEMORY[make](model, inputs)
+    state = program.state_dict if make == "export" else program.state_dict()
+    before = {name: each.clone() for name, each in state.items()}
+    found = extract_features(program, [inputs[:4], inputs[4:]], layer=layer)
+    expected = extract_features(model, [inputs[:4], inputs[4:]])
     np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
+    assert found.head == expected.head
+    if make != "frozen":  # Freezing drops the names of layers.
+        assert found.layer == "fc"
+    for name, each in state.items():
+        assert torch.equal(each, before[name])
+
+
+def test_a_script_in_training_mode_is_left_in_it(inputs):
+    program = torch.jit.script(made(Backbone).train())
+    found = extract_features(program, inputs)
+    expected = extract_features(made(Backbone), inputs)
+    np.testing.assert_allclose(found.features, expected.features, rtol=1e-5, atol=1e-6)
+    assert program.training
+    assert program.drop.training
+
+
+def test_a_program_of_several_inputs():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.fc = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+        def forward(self, ids, mask):
+            return self.fc((self.embedding(ids) * mask.unsqueeze(2)).mean(1))
+
+    torch.manual_seed(0)
+    model, batch = Masked().eval(), {"ids": torch.arange(8).view(2, 4), "mask": torch.ones(2, 4)}
+    found = extract_features(torch.jit.script(model), [batch])
+    np.testing.assert_allclose(found.features, extract_features(model, [batch]).features)
+
+
+def test_the_graph_of_a_program_is_refused_with_what_to_give(inputs):
+    graph = torch.export.export(made(Backbone), (inputs,)).module()
+    with pytest.raises(ValueError, match="give the ExportedProgram itself"):
+        extract_features(graph, inputs)
 
 
 def test_an_exported_program_goes_to_the_cpu_wherever_it_was_saved(inputs, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ def run(*arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_file_of_gigabytes_takes_little_memory(tmp_path):
     done = run(BENCHMARKS / "large_file.py", "--rows", 250_000, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -30,11 +31,16 @@ def test_a_file_of_gigabytes_takes_little_memory(tmp_path):
     assert "score to a file" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer limits the address space")
 def test_mutated_files_give_a_clean_error_or_the_right_answer():
-    done = run(BENCHMARKS / "fuzz.py", "--count", 1000, "--seed", 1, timeout=300)
+    # HDF5 and Zarr are left out because their native libraries may hang or crash.
+    formats = [".npy", ".npz", ".safetensors", "detector"]
+    arguments = ["--count", 1000, "--seed", 1, "--format", *formats]
+    done = run(BENCHMARKS / "fuzz.py", *arguments, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("1,000 files") == 4
+    rows = [line.split()[:2] for line in done.stdout.splitlines()[1:]]
+    assert rows == [[kind, "1,000"] for kind in formats]
 
 
 KILLED_WHILE_SCORING = """

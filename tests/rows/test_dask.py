@@ -151,6 +151,7 @@ def test_a_collection_that_turns_out_to_be_empty_is_refused(data):
         DICEDetector(head).fit(unknown(X), unknown(np.full(len(X), -1)))
 
 
+@pytest.mark.slow
 def test_thousands_of_chunks_of_one_row(data):
     head, X, _ = data
     expected = DICEDetector(head, shaping=ReAct(0.8)).fit(X)

@@ -60,6 +60,7 @@ def data():
     return head, X, np.where(rng.random(4000) < 0.1, -1, 0)
 
 
+@pytest.mark.slow
 def test_everything_equals_the_result_in_memory(client, data):
     head, X, y = data
     expected = DICEDetector(head, shaping=ReAct(0.9)).fit(X, y)
@@ -175,6 +176,7 @@ class PeakMemory(threading.Thread):
         self.join()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_where_the_matrix_is_larger_than_that_of_the_workers(client, tmp_path):
     rng = np.random.default_rng(0)
     head = LinearHead(rng.normal(size=(10, 256)).astype(np.float32))
