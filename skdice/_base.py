@@ -16,7 +16,13 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._compat.arrays import check_same_namespace, is_dask, namespace_of, to_numpy
+from skdice._compat.arrays import (
+    check_same_namespace,
+    default_integer,
+    is_dask,
+    namespace_of,
+    to_numpy,
+)
 from skdice._compat.sklearn import Interval, validate_parameters
 from skdice._engines.devices import torch_device
 from skdice._engines.layer import MaskedLayer
@@ -247,7 +253,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if isinstance(decision, np.ndarray):
             return np.where(decision >= 0, 1, -1)
         xp = namespace_of(decision)
-        return xp.astype(decision >= 0, xp.int64) * 2 - 1
+        return xp.astype(decision >= 0, default_integer(xp)) * 2 - 1
 
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
