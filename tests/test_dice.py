@@ -16,7 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector, FeatureStatistics, LinearHead
 from skdice.shaping import ASH, ReAct
 
 
@@ -393,6 +393,33 @@ def test_scoring_from_many_threads_leaves_the_estimator_alone(small):
     for result in results:
         np.testing.assert_array_equal(result, expected)
     assert pickle.dumps(detector) == before
+
+
+@pytest.mark.parametrize("given", ["rows", "statistics"])
+def test_partial_fit_from_many_threads_loses_no_row(given):
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 9, (60, 15, 12)).astype(np.float64)  # their sums are exact
+    detector = DICEDetector(LinearHead(rng.normal(size=(5, 12))))
+    errors = []
+
+    def work(some):
+        try:
+            for block in some:
+                detector.partial_fit(FeatureStatistics().add(block) if given != "rows" else block)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(blocks[i::6],)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert detector.n_samples_seen_ == 900
+    np.testing.assert_array_equal(detector.mean_activation_, blocks.mean(axis=(0, 1)))
+    # The lock is not part of the detector.
+    assert pickle.loads(pickle.dumps(detector)).n_samples_seen_ == 900
+    assert clone(detector).partial_fit(blocks[0]).n_samples_seen_ == 15
 
 
 def test_verbose_shows_progress_on_stderr(small, capsys):
