@@ -22,9 +22,12 @@ import numpy as np
 from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
-from skdice._engines import FewClassesLayer, SparseLayer, _choice, dense_logits
-from skdice._rows.sources import block_slices
-from skdice._scores import energy
+from skdice._engines import costs
+from skdice._engines.dense import dense_engine
+from skdice._engines.few import MOST_WEIGHT_BYTES, FewClassesLayer
+from skdice._engines.layer import MaskedLayer
+from skdice._engines.sparse import SparseLayer
+from skdice._rows.sources import NumpyRows
 
 SHAPES = [
     (20_000, 2048, 1000),
@@ -37,9 +40,8 @@ SPARSITIES = [0, 0.1, 0.5, 0.7, 0.9, 0.95, 0.99]
 
 
 def dense_scores(X, coef, intercept, slices, n_threads):
-    return np.concatenate(
-        [energy(dense_logits(X[rows], coef, intercept), overwrite=True) for rows in slices]
-    )
+    score = dense_engine(MaskedLayer(coef, intercept), X.dtype, reuses_memory=True)
+    return np.concatenate([score(X[row_slice]) for row_slice in slices])
 
 
 def kernel_scores(layer_type, X, coef, intercept, slices, n_threads):
@@ -66,9 +68,9 @@ def timed(function, *arguments):
 def print_constants(measured) -> None:
     """Fit the cost model to measured times, by their relative errors."""
     for name, counts in (
-        ("dense", lambda p: _choice.dense_counts(*p[:3], p[5])),
-        ("sparse", lambda p: _choice.sparse_counts(*p[:4], p[5])),
-        ("few", lambda p: _choice.few_counts(*p[:3], p[5])),
+        ("dense", lambda p: costs.dense_counts(*p[:3], p[5])),
+        ("sparse", lambda p: costs.sparse_counts(*p[:4], p[5])),
+        ("few", lambda p: costs.few_counts(*p[:3], p[5])),
     ):
         for size in (4, 8):
             chosen = [
@@ -107,12 +109,12 @@ def main() -> None:
             X = np.maximum(rng.standard_normal((n_rows, n_features), dtype=np.float32), 0)
             X, intercept = X.astype(dtype), np.zeros(n_classes, dtype)
             row_bytes = (n_features + n_classes) * X.itemsize
-            slices = block_slices(n_rows, row_bytes)
+            slices = NumpyRows(X).slices(row_bytes=row_bytes)
             for n_threads in arguments.threads:
                 for sparsity in arguments.sparsities:
                     coef = (uniform - dtype(0.5)) * (uniform >= sparsity) / dtype(20)
                     spent = {name: [] for name in ENGINES}
-                    if coef.nbytes > _choice.MOST_WEIGHT_BYTES:
+                    if coef.nbytes > MOST_WEIGHT_BYTES:
                         del spent["few"]
                     with threadpool_limits(n_threads):
                         for _ in range(arguments.repeats):
@@ -128,7 +130,7 @@ def main() -> None:
                     seconds = {name: min(times) for name, times in spent.items()}
                     n_kept = np.count_nonzero(coef)
                     problem = (n_rows, n_features, n_classes, n_kept, np.dtype(dtype), n_threads)
-                    choice = _choice.choose_engine(*problem)
+                    choice = costs.cheapest(*problem)
                     behind = seconds[choice] / min(seconds.values())
                     worst = max(worst, behind)
                     measured.append((problem, seconds))

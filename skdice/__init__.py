@@ -15,17 +15,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skdice._compat.versions import show_versions
     from skdice._dice import DICEDetector
+    from skdice._ensemble import ConformalEnsemble, make_ensemble
+    from skdice._fdbd import FDBDDetector
     from skdice._head import LinearHead
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
     from skdice._search import DICEDetectorCV, sparsity_path
+    from skdice._vim import ViMDetector
 
 __all__ = [
+    "ConformalEnsemble",
     "DICEDetector",
     "DICEDetectorCV",
+    "FDBDDetector",
     "FeatureStatistics",
     "LinearHead",
+    "ViMDetector",
     "load",
+    "make_ensemble",
     "save",
     "show_versions",
     "sparsity_path",
@@ -34,11 +41,15 @@ __all__ = [
 # Names are imported when they are first used (PEP 562), because importing this package must not
 # import scikit-learn: the `skdice` command prints its help and its errors without it.
 _MODULES = {
+    "ConformalEnsemble": "skdice._ensemble",
     "DICEDetector": "skdice._dice",
     "DICEDetectorCV": "skdice._search",
+    "FDBDDetector": "skdice._fdbd",
     "FeatureStatistics": "skdice._passes.mean",
     "LinearHead": "skdice._head",
+    "ViMDetector": "skdice._vim",
     "load": "skdice._persistence",
+    "make_ensemble": "skdice._ensemble",
     "save": "skdice._persistence",
     "show_versions": "skdice._compat.versions",
     "sparsity_path": "skdice._search",

@@ -1,14 +1,16 @@
-"""What every fitted detector does: score, decide, calibrate, and give p-values."""
+"""The base of all detectors, which scores, decides, calibrates and gives p-values."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata
-from numbers import Real
-from typing import Any, Literal, Self
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,18 +19,30 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdice._compat.arrays import (
+    Namespace,
     check_same_namespace,
     default_integer,
+    device_of,
+    from_numpy,
     is_dask,
+    keeps_namespace,
+    namespace_name,
     namespace_of,
+    to_host,
     to_numpy,
 )
-from skdice._compat.sklearn import Interval, validate_parameters
-from skdice._engines.devices import torch_device
-from skdice._engines.layer import MaskedLayer
+from skdice._compat.extras import import_extra
+from skdice._compat.sklearn import Interval, MatchingOptions, validate_parameters
+from skdice._engines.devices import CUDA_DEVICE, DEVICES, torch_device
+from skdice._engines.layer import Layer
 from skdice._engines.run import Options, run
-from skdice._head import LinearHead
-from skdice._passes.mean import weights_of
+from skdice._head import LinearHead, as_linear_head
+from skdice._passes.mean import (
+    FeatureStatistics,
+    check_weights,
+    gather_statistics,
+    weights_of,
+)
 from skdice._passes.threshold import (
     Calibration,
     conformal_pvalues,
@@ -44,13 +58,29 @@ from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dty
 
 FloatArray = NDArray[np.floating[Any]]
 
+# One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
+# locks, because a lock cannot be pickled.
+_LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
 
 class BaseDetector(OutlierMixin, BaseEstimator):
     """Base of the detectors.
 
     A derived class has the parameters `head`, `contamination`, `device`, `batch_size`, `n_jobs`
-    and `verbose`, and sets the fitted attributes, `_layer` among them, in `fit`.
+    and `verbose`, and sets the fitted attributes, `_layer` among them, in `fit`. It names in
+    `_fitted_arrays` those that are arrays of the library of X, where `array_api_dispatch` is on.
     """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "head": "no_validation",
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "device": [None, MatchingOptions(DEVICES, CUDA_DEVICE)],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+    _fitted_arrays: ClassVar[tuple[str, ...]] = ()
 
     head: Any
     contamination: float
@@ -60,8 +90,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     verbose: int
 
     # The fitted state in the form that `run` computes.
-    _layer: MaskedLayer
-    # Library and device of the fitted arrays, which X must have, too; None for NumPy's.
+    _layer: Layer
+    # The sums of the rows of all calls of `fit` and `partial_fit`.
+    _statistics: FeatureStatistics
+    # Library and device of the fitted arrays, which X must have as well; None stands for NumPy.
     _fit_namespace: str | None = None
     head_: LinearHead
     offset_: float
@@ -115,10 +147,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        scores = rows.collect(self._run())
+        scores = rows.collect(self._block_values())
         if is_dask(scores):
-            # Conformal scores are kept with the detector; others stay on the workers, where they
-            # are looked at several times.
+            # Conformal scores are kept with the detector. Other scores stay in the memory of the
+            # workers, because several passes read them.
             scores = scores.compute() if method == "conformal" else scores.persist()
         else:
             scores = to_numpy(scores)
@@ -135,7 +167,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         else:
             rank = rows_below(n_rows, share) + 1
             offset = score_threshold(scores, share)
-        self._forget_calibration()
+        self._forget_threshold()
         self.offset_, self.contamination_ = offset, float(share)
         self.calibration_ = Calibration(
             method=method,
@@ -178,7 +210,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"This {type(self).__name__} has no scores to compare with: call calibrate with "
                 "held-out in-distribution rows and method='conformal' first."
             )
-        function = partial(_block_pvalues, self._run(), self.calibration_scores_)
+        function = partial(_block_pvalues, self._block_values(), self.calibration_scores_)
         return rows.collect(function, np.float64)
 
     def score_samples(self, X: ArrayLike) -> Any:
@@ -199,7 +231,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ValueError
             A feature or a score is not finite; the message names the row.
         """
-        return self._open(X, "score_samples").collect(self._run())
+        return self._open(X, "score_samples").collect(self._block_values())
 
     def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
@@ -230,7 +262,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> Any:
-        """Tell for each row whether it is in-distribution.
+        """Predict for each row whether it is in-distribution.
 
         Parameters
         ----------
@@ -258,7 +290,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Any:
-        """Fit on X and tell for each of its rows whether it is in-distribution.
+        """Fit on X and predict for each of its rows whether it is in-distribution.
 
         Parameters
         ----------
@@ -281,10 +313,136 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """Fit on in-distribution rows."""
         raise NotImplementedError
 
-    def _run(self, layer: Any = None) -> BlockValues:
+    def to_torch(self) -> Any:
+        """Return a torch module that scores features as this detector does.
+
+        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
+        rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
+        because the module cannot refuse it. ``threshold`` is a buffer, which is NaN if the
+        detector has no threshold. The module can be
+        scripted and exported to ONNX. Rows in double precision are scored in double precision,
+        all others in single precision.
+
+        Returns
+        -------
+        torch.nn.Module
+            In evaluation mode, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            `score_func` is a function, or `shaping` is not one of `skdice.shaping`.
+        ImportError
+            torch is not installed.
+        """
+        check_is_fitted(self)
+        import_extra("torch", "torch")
+        from skdice._engines.module import detector_module
+
+        module = detector_module(self._layer, getattr(self, "offset_", np.nan))
+        return module.eval()
+
+    def _measure(
+        self,
+        X: Any,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        *,
+        second_moments: bool = False,
+    ) -> tuple[LinearHead, RowSource, FeatureStatistics]:
+        """Return the head, the in-distribution rows of `fit`, and their statistics."""
+        rows = self._open(X, reset=True)
+        head = as_linear_head(self.head, rows.shape[1])
+        weights = None if sample_weight is None else check_weights(sample_weight, rows)
+        inliers = rows if y is None and weights is None else rows.inliers(y, weights)
+        statistics = gather_statistics(
+            inliers,
+            second_moments=second_moments,
+            batch_size=self.batch_size,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        if statistics.n_samples == 0:
+            raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
+        return head, inliers, statistics
+
+    def _accumulate(
+        self,
+        X: Any,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        *,
+        second_moments: bool = False,
+    ) -> tuple[LinearHead, FeatureStatistics]:
+        """Return the head, and the statistics of the rows so far and those of `partial_fit`."""
+        statistics = FeatureStatistics(second_moments=second_moments)
+        if hasattr(self, "_statistics"):
+            statistics.merge(self._statistics)
+        if isinstance(X, FeatureStatistics):
+            n_features = self._merge(statistics, X, y, sample_weight)
+        else:
+            rows = self._open(X, reset=statistics.n_features is None)
+            n_features = rows.shape[1]
+            weights = None if sample_weight is None else check_weights(sample_weight, rows)
+            inliers = rows.inliers(y, weights)
+            gathered = gather_statistics(
+                inliers,
+                second_moments=second_moments,
+                batch_size=self.batch_size,
+                n_jobs=self.n_jobs,
+                verbose=self.verbose,
+            )
+            statistics.merge(gathered)
+        return as_linear_head(self.head, n_features), statistics
+
+    def _merge(
+        self, statistics: FeatureStatistics, X: FeatureStatistics, y: Any, sample_weight: Any
+    ) -> int:
+        """Merge statistics of other rows into those so far; return the number of features."""
+        for name, given in (("y", y), ("sample_weight", sample_weight)):
+            if given is not None:
+                raise ValueError(
+                    f"{name} is given with statistics, which have no rows: leave it out"
+                )
+        if X.n_features is None:
+            raise ValueError("the statistics have no rows and no number of features")
+        statistics.merge(X)
+        if not hasattr(self, "n_features_in_"):
+            self.n_features_in_ = X.n_features
+        return X.n_features
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one thread at a time add rows; take back all that it set if the block fails."""
+        with _LOCKS_GUARD:
+            lock = _LOCKS.setdefault(self, threading.RLock())
+        with lock, self._unchanged_on_error():
+            yield
+
+    def _follow(self, X: Any) -> None:
+        """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
+        if not keeps_namespace(X):
+            return
+        namespace = Namespace(namespace_of(X), device_of(X))
+        for name in self._fitted_arrays:
+            setattr(self, name, from_numpy(getattr(self, name), namespace))
+        self._fit_namespace = namespace_name(X)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickle NumPy arrays, because the pickle may be loaded on a machine without the device.
+        state: dict[str, Any] = dict(super().__getstate__())
+        arrays: dict[str, Any] = {
+            name: to_numpy(state[name]) for name in self._fitted_arrays if name in state
+        }
+        head = state["head"]
+        arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
+        state.pop("_fit_namespace", None)
+        return state | arrays
+
+    def _block_values(self, layer: Any = None) -> BlockValues:
         """Return the function from rows to the slice and the scores of each block; it pickles.
 
-        Another layer than the fitted one gives its values in place of the scores.
+        Given another layer than the fitted one, the function returns the values of that layer.
         """
         options = Options(self.device, self.batch_size, self.n_jobs, self.verbose)
         return partial(run, self._layer if layer is None else layer, options=options)
@@ -292,13 +450,17 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _iterate_scores(self, X: Any) -> tuple[np.dtype[Any], Iterator[FloatArray]]:
         """Return the dtype of the scores of X, and the scores block by block as NumPy arrays."""
         rows = self._open(X, "score_samples")
-        blocks = rows.iterate_values(self._run())
+        blocks = rows.iterate_values(self._block_values())
         return scoring_dtype(rows.dtype), (scores for _, scores in blocks)
 
-    def _set_threshold(self, rows: RowSource) -> None:
-        """Set the threshold from the rows of `fit`, with their weights if they have some."""
-        scores = rows.collect(self._run())
-        self._forget_calibration()
+    def _set_threshold(self, rows: RowSource, scores: Any = None) -> None:
+        """Set the threshold from the rows of `fit`, with their weights if they have some.
+
+        Their scores are computed here unless they are given.
+        """
+        if scores is None:
+            scores = rows.collect(self._block_values())
+        self._forget_threshold()
         if rows.weights is None:
             self.offset_ = score_threshold(scores, self.contamination)
         else:
@@ -307,7 +469,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.offset_ = weighted_threshold(scores, weights_of(rows), self.contamination)
         self.contamination_ = float(self.contamination)
 
-    def _forget_calibration(self) -> None:
+    def _forget_threshold(self) -> None:
         """Remove everything that belongs to a threshold."""
         for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
             self.__dict__.pop(name, None)
@@ -327,7 +489,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         method : str
             Name of the method that uses the fitted state; empty for one that sets it.
         reset : bool
-            True if X tells the number and the names of the features.
+            True if the number and the names of the features are taken from X.
         """
         if method:
             if not hasattr(self, "_layer"):
@@ -337,7 +499,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         rows = as_source(X)
         is_known = not reset and type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
         if not (is_known and rows.shape[1] == self.n_features_in_):
-            # Not by check_array, which would pull a lazy source into memory.
+            # Skip check_array, because it would pull a lazy source into memory.
             names = feature_names_source(X, rows)
             validate_data(self, names, reset=reset, skip_check_array=True)
         return rows
@@ -358,7 +520,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back all that was set on the estimator if the block fails."""
+        """Undo all changes of the estimator if the block fails."""
         before = self.__dict__.copy()
         try:
             yield
@@ -387,14 +549,29 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return link
 
 
+def checked_mean(statistics: FeatureStatistics) -> NDArray[np.float64]:
+    """Return the mean of statistics; raise if the sum of a feature has overflowed."""
+    mean = statistics.mean()
+    overflow = np.flatnonzero(~np.isfinite(mean))
+    if len(overflow):
+        raise ValueError(
+            f"the mean activation of feature {overflow[0]} is {mean[overflow[0]]}: the sum of its "
+            "values exceeds the range of float64"
+        )
+    return mean
+
+
 def _documentation_address() -> str:
     """Return the address of the documentation as the installed package states it."""
     try:
         addresses = metadata("skdice").get_all("Project-URL") or []
     except PackageNotFoundError:
         return ""
-    found = [each.partition(", ")[2] for each in addresses if each.startswith("Documentation,")]
-    return found[0].rstrip("/") if found else ""
+    for labelled_address in addresses:
+        label, _, address = labelled_address.partition(", ")
+        if label == "Documentation":
+            return str(address).rstrip("/")
+    return ""
 
 
 def _block_pvalues(
@@ -406,7 +583,7 @@ def _block_pvalues(
 
 
 def _counted(blocks: Iterator[FloatArray], sizes: list[int]) -> Iterator[FloatArray]:
-    """Yield the blocks, and append the number of rows of each to `sizes`."""
+    """Yield the blocks, and append the number of rows of every block to `sizes`."""
     for block in blocks:
         sizes.append(len(block))
         yield block

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,39 +15,18 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
-from skdice._base import BaseDetector
-from skdice._compat.arrays import (
-    Namespace,
-    device_of,
-    from_numpy,
-    keeps_namespace,
-    namespace_name,
-    namespace_of,
-    to_host,
-    to_numpy,
-)
-from skdice._compat.extras import import_extra
-from skdice._compat.sklearn import Interval, MatchingOptions, StrOptions
-from skdice._engines.devices import CUDA_DEVICE, DEVICES
+from skdice._base import BaseDetector, checked_mean
+from skdice._compat.sklearn import Interval, StrOptions
 from skdice._engines.layer import MaskedLayer
-from skdice._head import LinearHead, as_linear_head
-from skdice._passes.mean import FeatureStatistics, check_weights, gather_statistics
+from skdice._head import LinearHead
+from skdice._passes.mean import FeatureStatistics
 from skdice._rows.door import as_source
-from skdice._rows.sources import RowSource
 from skdice._scores import SCORES
 from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
 
 FloatArray = NDArray[np.floating[Any]]
-
-# One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
-# locks, because a lock cannot be pickled.
-_LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
-_LOCKS_GUARD = threading.Lock()
-# Arrays of the library of X, where `array_api_dispatch` is on.
-FITTED_ARRAYS = ("mean_activation_", "mask_", "coef_", "intercept_")
 
 
 class BaseDICE(BaseDetector):
@@ -67,7 +44,8 @@ class BaseDICE(BaseDetector):
     intercept_: FloatArray
     contribution_threshold_: float
     shaping_: Any
-    _statistics: FeatureStatistics
+    _layer: MaskedLayer
+    _fitted_arrays = ("mean_activation_", "mask_", "coef_", "intercept_")
 
     def logits(self, X: ArrayLike) -> Any:
         """Return the logits of the masked layer.
@@ -82,36 +60,8 @@ class BaseDICE(BaseDetector):
         array of the kind of X, of shape (n_samples, n_classes), float32 or float64
         """
         return self._open(X, "logits").collect(
-            self._run(self._logits_layer()), n_columns=len(self.mask_)
+            self._block_values(self._logits_layer()), n_columns=len(self.mask_)
         )
-
-    def to_torch(self) -> Any:
-        """Return a torch module that scores features as this detector does.
-
-        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` tells which
-        rows are out-of-distribution; rows that are not finite count as such, because the module
-        cannot refuse them. ``threshold`` is a buffer, NaN where there is none. The module can be
-        scripted and exported to ONNX. Rows in double precision are scored in double precision,
-        all others in single precision.
-
-        Returns
-        -------
-        torch.nn.Module
-            In evaluation mode, on the CPU.
-
-        Raises
-        ------
-        ValueError
-            `score_func` is a function, or `shaping` is not one of `skdice.shaping`.
-        ImportError
-            torch is not installed.
-        """
-        check_is_fitted(self)
-        import_extra("torch", "torch")
-        from skdice._engines.module import detector_module
-
-        module = detector_module(self._layer, getattr(self, "offset_", np.nan))
-        return module.eval()
 
     def _detector_parameters(self) -> dict[str, Any]:
         """Return the parameters of the `DICEDetector` that is fitted to the same state."""
@@ -132,13 +82,7 @@ class BaseDICE(BaseDetector):
         shaping: Any,
     ) -> None:
         """Measure the mean, prune the head, fit the shaping, and set the threshold."""
-        rows = self._open(X, reset=True)
-        head = as_linear_head(self.head, rows.shape[1])
-        weights = None if sample_weight is None else check_weights(sample_weight, rows)
-        inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = self._gather(inliers)
-        if statistics.n_samples == 0:
-            raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
+        head, inliers, statistics = self._measure(X, y, sample_weight)
         if shaping is not None:
             shaping = fit_shaping(shaping, inliers, self.verbose)
         self._prune(head, statistics, sparsity, shaping)
@@ -146,22 +90,11 @@ class BaseDICE(BaseDetector):
         if get_config()["array_api_dispatch"]:
             self._follow(X)
 
-    def _gather(self, rows: RowSource) -> FeatureStatistics:
-        return gather_statistics(
-            rows, batch_size=self.batch_size, n_jobs=self.n_jobs, verbose=self.verbose
-        )
-
     def _prune(
         self, head: LinearHead, statistics: FeatureStatistics, sparsity: float, shaping: Any
     ) -> None:
         """Set the fitted state from the statistics of all in-distribution rows."""
-        mean_activation = statistics.mean()
-        overflow = np.flatnonzero(~np.isfinite(mean_activation))
-        if len(overflow):
-            raise ValueError(
-                f"the mean activation of feature {overflow[0]} is {mean_activation[overflow[0]]}: "
-                "the sum of its values exceeds the range of float64"
-            )
+        mean_activation = checked_mean(statistics)
         contributions = contribution(head.weight, mean_activation)
         ((mask, threshold),) = threshold_masks(contributions, [sparsity])
         empty = np.flatnonzero(~mask.any(axis=1))
@@ -184,7 +117,7 @@ class BaseDICE(BaseDetector):
         contribution_threshold: float,
         shaping: Any,
     ) -> None:
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         self.head_ = head
         self._statistics = statistics
@@ -204,28 +137,12 @@ class BaseDICE(BaseDetector):
             shaping = describe(shaping, self.coef_.shape[1])
         self._layer = MaskedLayer(self.coef_, self.intercept_, shaping, score_func)
 
-    def _follow(self, X: Any) -> None:
-        """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not keeps_namespace(X):
-            return
-        namespace = Namespace(namespace_of(X), device_of(X))
-        for name in FITTED_ARRAYS:
-            setattr(self, name, from_numpy(getattr(self, name), namespace))
-        self._fit_namespace = namespace_name(X)
-
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays are pickled as NumPy's, so that they can be loaded on a machine without the device.
-        state: dict[str, Any] = dict(super().__getstate__())
-        arrays: dict[str, Any] = {
-            name: to_numpy(state[name]) for name in FITTED_ARRAYS if name in state
-        }
-        head = state["head"]
-        arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
-        state.pop("_fit_namespace", None)
+        state = super().__getstate__()
         if "_layer" in state:
-            # The layer holds the fitted arrays again, and what engines packed.
+            # Only the score is kept of the layer, which is made anew from the fitted arrays.
             state["_layer"] = state["_layer"].score
-        return state | arrays
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -234,7 +151,7 @@ class BaseDICE(BaseDetector):
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
-    """Tell whether the shaping learns nothing, so that blocks of rows are enough for it."""
+    """Return True if the shaping learns nothing, else raise: it would need all rows at once."""
     shaping = detector.shaping
     # Do not use check_is_fitted here: for a Pipeline it only looks at the last step.
     if (
@@ -254,7 +171,7 @@ class DICEDetector(BaseDICE):
     """Out-of-distribution detector by directed sparsification (DICE).
 
     This is novelty detection in scikit-learn's terms: the detector is fitted on penultimate
-    features of in-distribution inputs, and scores others. It ranks the weights of
+    features of in-distribution inputs, and scores other inputs. It ranks the weights of
     the classifier's last linear layer by their mean contribution, prunes the smallest,
     and scores a row by the energy of the logits that remain. Higher scores are more
     in-distribution. With ``sparsity=0`` it is exactly the energy score; the other
@@ -287,16 +204,16 @@ class DICEDetector(BaseDICE):
     device : {None, "auto", "cpu", "cuda", "cuda:1", "mps"}, default=None
         Where rows are scored. None follows the input: a torch tensor is scored on its
         device, everything else by NumPy. A GPU is fed with rows of any source block by
-        block. ``"auto"`` takes one if torch finds one. A function as `score_func` and a
+        block. ``"auto"`` uses a GPU if torch finds one. A function as `score_func` and a
         shaping of another library are computed by NumPy in any case.
     batch_size : int, default=None
-        Rows per block; None chooses them so that a block stays in cache. Changes
+        Rows per block; None chooses them so that a block stays in cache. The number changes
         results by rounding at most.
     n_jobs : int, default=None
         Threads that work on blocks of rows. None is 1 unless in a
         `joblib.parallel_config` context, -1 is all processors. The matrix product
-        itself uses the threads of NumPy's BLAS in any case; where the sparse engine takes
-        its place, None is as many as those.
+        itself uses the threads of NumPy's BLAS in any case. Where a compiled kernel replaces
+        it, None means as many threads as the BLAS would use.
     verbose : int, default=0
         Above 0, progress bars on stderr.
 
@@ -318,10 +235,11 @@ class DICEDetector(BaseDICE):
         The fitted shaping.
     offset_ : float
         The threshold on the scores:
-        ``decision_function(X) = score_samples(X) - offset_``. The smallest score with
-        more than `contamination` of the rows at or below it. Not set by `partial_fit`.
+        ``decision_function(X) = score_samples(X) - offset_``. `fit` sets it to the smallest
+        score with more than `contamination` of the rows at or below it, `calibrate` by its
+        method. `partial_fit` sets none.
     contamination_ : float
-        The contamination in force: that of `calibrate` after a call of it.
+        The contamination of the threshold in force, which `fit` or `calibrate` set last.
     calibration_ : Calibration
         Record of the last `calibrate`, with the attributes `method`, `contamination`,
         `confidence`, `n_samples`, `rank`, `date` and `digest`.
@@ -369,8 +287,8 @@ class DICEDetector(BaseDICE):
     References
     ----------
     Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
-    ECCV 2022, arXiv:2111.09805. Of the scores: energy arXiv:2010.03759, MaxLogit
-    arXiv:1911.11132, MSP arXiv:1610.02136, GEN Liu, Lochman & Zach, CVPR 2023.
+    ECCV 2022, arXiv:2111.09805. The scores are from arXiv:2010.03759 (energy),
+    arXiv:1911.11132 (MaxLogit), arXiv:1610.02136 (MSP) and Liu, Lochman & Zach, CVPR 2023 (GEN).
 
     Examples
     --------
@@ -385,16 +303,10 @@ class DICEDetector(BaseDICE):
     ('5%', '91%')
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "head": "no_validation",
+    _parameter_constraints: ClassVar[dict[str, Any]] = BaseDetector._parameter_constraints | {
         "sparsity": [Interval(Real, 0, 1, closed="left")],
         "shaping": [BaseEstimator, None],
         "score_func": [StrOptions(set(SCORES)), callable],
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
-        "device": [None, MatchingOptions(DEVICES, CUDA_DEVICE)],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
-        "n_jobs": [Integral, None],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -483,47 +395,19 @@ class DICEDetector(BaseDICE):
             X, y or a parameter is refused, for the reasons that `fit` names. The detector is
             left as it was.
         AttributeError
-            The shaping has to learn from all rows at once, as a quantile does, so there
-            is no partial fit.
+            The shaping has to learn from all rows at once, as a quantile does, so a partial fit
+            is not possible.
         """
         self._validate_parameters(X)
-        with _LOCKS_GUARD:
-            lock = _LOCKS.setdefault(self, threading.RLock())
-        with lock, self._unchanged_on_error():
-            statistics = FeatureStatistics()
-            if hasattr(self, "_statistics"):
-                statistics.merge(self._statistics)
-            if isinstance(X, FeatureStatistics):
-                n_features = self._merge(statistics, X, y, sample_weight)
-            else:
-                rows = self._open(X, reset=statistics.n_features is None)
-                n_features = rows.shape[1]
-                weights = None if sample_weight is None else check_weights(sample_weight, rows)
-                statistics.merge(self._gather(rows.inliers(y, weights)))
-            head = as_linear_head(self.head, n_features)
+        with self._locked():
+            head, statistics = self._accumulate(X, y, sample_weight)
             self._statistics = statistics
             if statistics.n_samples == 0:  # only outliers so far
                 return self
-            # A shaping that learns nothing needs one row, which tells it the number of features.
+            # A shaping that learns nothing is fitted on one row, for the number of features.
             mean_row = as_source(statistics.mean()[None])
-            # The threshold of an earlier fit belongs to another mask, and goes.
+            # `_prune` also removes the threshold of an earlier fit, which belongs to another mask.
             self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
             if get_config()["array_api_dispatch"]:
                 self._follow(X)
         return self
-
-    def _merge(
-        self, statistics: FeatureStatistics, X: FeatureStatistics, y: Any, sample_weight: Any
-    ) -> int:
-        """Merge statistics of other rows into those so far; return the number of features."""
-        for name, given in (("y", y), ("sample_weight", sample_weight)):
-            if given is not None:
-                raise ValueError(
-                    f"{name} is given with statistics, which have no rows: leave it out"
-                )
-        if X.n_features is None:
-            raise ValueError("the statistics have no rows and no number of features")
-        statistics.merge(X)
-        if not hasattr(self, "n_features_in_"):
-            self.n_features_in_ = X.n_features
-        return X.n_features

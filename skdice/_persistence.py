@@ -1,8 +1,8 @@
 """Saving a fitted detector to a file that runs no code when it is loaded.
 
-The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both
-tells an altered file from a whole one (it is no signature: whoever can write the file
-can write the digest). To change what is stored, raise SCHEMA and keep the old reader.
+The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both reveals
+an altered file. The digest is not a signature, because whoever can write the file can also
+write the digest. To change the stored content, raise SCHEMA and keep the old reader.
 """
 
 from __future__ import annotations
@@ -20,44 +20,54 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice import shaping as shaping_module
+from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
 from skdice._compat.sklearn import validate_parameters
 from skdice._dice import BaseDICE, DICEDetector
+from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics
 from skdice._passes.threshold import Calibration
 from skdice._rows.door import wrap
 from skdice._rows.sources import scoring_dtype
 from skdice._version import __version__
+from skdice._vim import ViMDetector
 from skdice.io import _safetensors
 from skdice.io._archive import clean_errors, listed, require_file, to_path
 from skdice.io._atomic import replacing
 
 SCHEMA = 1
-KIND = "skdice.DICEDetector"
+# The classes that `load` makes, by the names that their files have.
+KINDS: dict[str, type[BaseDetector]] = {
+    "skdice.DICEDetector": DICEDetector,
+    "skdice.FDBDDetector": FDBDDetector,
+    "skdice.ViMDetector": ViMDetector,
+}
+Arrays = dict[str, NDArray[Any]]
 _SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
 # The keys of the document and of its parts. A file with others is refused, because a field that
 # this version does not know could change what the detector does.
 _VERSIONS = {"skdice", "scikit-learn"}
-_DOCUMENT = {"kind", "schema", "versions", "parameters", "head", "shaping", "fitted"}
-_FITTED = {
-    "contribution_threshold",
-    "offset",
-    "contamination",
-    "calibration",
-    "n_samples_seen",
-    "sum_of_weights",
-    "feature_names",
-    "shaping",
+_DOCUMENT = {"kind", "schema", "versions", "parameters", "head", "fitted"}
+_FITTED = {"offset", "contamination", "calibration", "n_samples_seen", "feature_names"}
+_FITTED_OF: dict[type[BaseDetector], set[str]] = {
+    DICEDetector: {"contribution_threshold", "shaping", "sum_of_weights"},
+    FDBDDetector: {"sum_of_weights"},
+    ViMDetector: {"alpha"},
+}
+_MEAN_ARRAYS = {"mean_activation", "activation_total", "activation_error"}
+_ARRAYS_OF: dict[type[BaseDetector], set[str]] = {
+    DICEDetector: {"mask"} | _MEAN_ARRAYS,
+    FDBDDetector: _MEAN_ARRAYS,
+    ViMDetector: {"origin", "residual_components"},
 }
 _CALIBRATION = {field.name for field in fields(Calibration)}
 # What a shaping learns, beside the number of features.
 _LEARNED = {"ReAct": {"threshold_"}, "VRA": {"alpha_", "beta_"}}
 _SHAPING = {"class", "parameters", "fitted"}
-_ALWAYS = {"mask", "mean_activation", "activation_total", "activation_error"}
 
 
-def save(detector: BaseDICE, path: str | Path) -> None:
+def save(detector: BaseDetector, path: str | Path) -> None:
     """Write a fitted detector to a file that runs no code when it is loaded.
 
     The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
@@ -65,8 +75,10 @@ def save(detector: BaseDICE, path: str | Path) -> None:
 
     Parameters
     ----------
-    detector : DICEDetector or DICEDetectorCV
-        Fitted. The result of a search is written as a `DICEDetector` with the best sparsity.
+    detector : DICEDetector, DICEDetectorCV, FDBDDetector or ViMDetector
+        Fitted. The result of a search is written as a `DICEDetector` with the best sparsity. The
+        second moments of a `ViMDetector` are left out, so that `partial_fit` cannot go on from
+        the file.
     path : str or Path
         The file, such as ``detector.safetensors``.
 
@@ -89,53 +101,7 @@ def save(detector: BaseDICE, path: str | Path) -> None:
     >>> detector = skdice.DICEDetector(data.head).fit(data.id_train)
     >>> skdice.save(detector, pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors")
     """
-    # A derived class may do something else than its file would say.
-    if not isinstance(detector, BaseDICE) or not type(detector).__module__.startswith("skdice."):
-        raise TypeError(
-            f"save writes a DICEDetector or a DICEDetectorCV, got a {type(detector).__name__}"
-        )
-    check_is_fitted(detector)
-    parameters = detector._detector_parameters()
-    if not isinstance(detector.score_func, str):
-        raise ValueError(
-            f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
-            "code; use one of the named scores, or pickle the detector"
-        )
-    arrays: dict[str, NDArray[Any]] = {
-        "mask": to_numpy(detector.mask_),
-        "mean_activation": to_numpy(detector.mean_activation_).astype(np.float64),
-        "activation_total": detector._statistics.total,
-        "activation_error": detector._statistics.error,
-    }
-    is_identity = isinstance(detector.head, str)
-    if not is_identity:
-        arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
-    if hasattr(detector, "calibration_scores_"):
-        arrays["calibration_scores"] = detector.calibration_scores_
-    names = getattr(detector, "feature_names_in_", None)
-    calibration = getattr(detector, "calibration_", None)
-    document = {
-        "kind": KIND,
-        "schema": SCHEMA,
-        "versions": {"skdice": __version__, "scikit-learn": sklearn.__version__},
-        "parameters": {
-            name: _encode(value)
-            for name, value in parameters.items()
-            if name not in ("head", "shaping")
-        },
-        "head": detector.head if is_identity else "arrays",
-        "shaping": _encode_shaping(parameters["shaping"]),
-        "fitted": {
-            "contribution_threshold": _encode(detector.contribution_threshold_),
-            "offset": _encode(getattr(detector, "offset_", None)),
-            "contamination": _encode(getattr(detector, "contamination_", None)),
-            "calibration": None if calibration is None else asdict(calibration),
-            "n_samples_seen": int(detector.n_samples_seen_),
-            "sum_of_weights": detector._statistics.sum_of_weights,
-            "feature_names": None if names is None else list(map(str, names)),
-            "shaping": _encode_shaping(detector.shaping_),
-        },
-    }
+    document, arrays = encode(detector)
     text = json.dumps(document, allow_nan=False)
     metadata = {"skdice": text, "sha256": _digest(text, arrays)}
     path = to_path(path)
@@ -144,7 +110,7 @@ def save(detector: BaseDICE, path: str | Path) -> None:
         _safetensors.write(temporary, sources, metadata)
 
 
-def load(path: str | Path) -> DICEDetector:
+def load(path: str | Path) -> Any:
     """Load a detector that `skdice.save` wrote. No code in the file is executed.
 
     Parameters
@@ -154,7 +120,7 @@ def load(path: str | Path) -> DICEDetector:
 
     Returns
     -------
-    DICEDetector
+    DICEDetector, FDBDDetector or ViMDetector
         Fitted; its results are those of the saved one, bit for bit.
 
     Raises
@@ -180,7 +146,7 @@ def load(path: str | Path) -> DICEDetector:
     path = to_path(path)
     document, arrays = _read(path)
     with clean_errors(path, "load"):
-        return _build(document, arrays)
+        return build(document, arrays)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -188,20 +154,22 @@ def read_document(path: Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
     require_file(path)
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)
-        except Exception as error:  # whatever a file of any kind leads the library to
-            raise ValueError(f"it is damaged, or no detector file ({error})") from error
+        except Exception as error:  # a file of another format can cause any error in the library
+            raise ValueError(f"it is damaged, or not a detector file ({error})") from error
         if "skdice" not in metadata:
             raise ValueError("it is a .safetensors file, but holds no skdice detector")
         document: dict[str, Any] = json.loads(metadata["skdice"], parse_constant=_refuse_constant)
         if not isinstance(document, dict):
             raise ValueError(f"its document is a {type(document).__name__}, expected an object")
-        if document.get("kind") != KIND:
-            raise ValueError(f"it holds a {document.get('kind')!r}, expected {KIND!r}")
+        kind = document.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
+            expected = ", ".join(map(repr, KINDS))
+            raise ValueError(f"it holds a {kind!r}, expected {expected}")
         schema, versions = document.get("schema"), document.get("versions")
         if type(schema) is not int or not 1 <= schema < 1 << 31:
             raise ValueError(f"its schema is {schema!r}, expected a number from 1")
@@ -214,7 +182,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
                 f"it has schema {schema}, written by skdice {versions['skdice']}; this is skdice "
                 f"{__version__}, which reads schemas up to {SCHEMA}: upgrade it"
             )
-        _check_keys("the document", document, _DOCUMENT)
         archive = _safetensors.read(path)
         arrays = {name: np.array(archive.open(name)[:]) for name in entries}
         if _digest(metadata["skdice"], arrays) != metadata.get("sha256"):
@@ -222,29 +189,93 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return document, arrays
 
 
-def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDetector:
-    """Return the detector of a document and its arrays, after a check of every field.
+def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
+    """Return the JSON document and the arrays of a fitted detector."""
+    kind = "DICEDetector" if isinstance(detector, BaseDICE) else type(detector).__name__
+    # A derived class may do something else than its file would say.
+    is_own = type(detector).__module__.startswith("skdice.") and f"skdice.{kind}" in KINDS
+    if not isinstance(detector, BaseDetector) or not is_own:
+        raise TypeError(
+            "save writes a DICEDetector, a DICEDetectorCV, an FDBDDetector or a ViMDetector, got a "
+            f"{type(detector).__name__}"
+        )
+    check_is_fitted(detector)
+    parameters = detector.get_params(deep=False)
+    arrays: Arrays = {}
+    own: dict[str, Any] = {}
+    if isinstance(detector, BaseDICE):
+        parameters = detector._detector_parameters()
+        own, fitted = _encode_dice(detector, parameters, arrays)
+    elif isinstance(detector, FDBDDetector):
+        fitted = _encode_mean(detector, arrays)
+    else:
+        assert isinstance(detector, ViMDetector)
+        arrays["origin"] = to_numpy(detector.origin_)
+        arrays["residual_components"] = to_numpy(detector.residual_components_)
+        fitted = {"alpha": detector.alpha_}
+    is_identity = isinstance(detector.head, str)
+    if not is_identity:
+        arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
+    if hasattr(detector, "calibration_scores_"):
+        arrays["calibration_scores"] = detector.calibration_scores_
+    names = getattr(detector, "feature_names_in_", None)
+    calibration = getattr(detector, "calibration_", None)
+    document = {
+        "kind": f"skdice.{kind}",
+        "schema": SCHEMA,
+        "versions": {"skdice": __version__, "scikit-learn": sklearn.__version__},
+        "parameters": {
+            name: _encode(value)
+            for name, value in parameters.items()
+            if name not in ("head", "shaping")
+        },
+        "head": detector.head if is_identity else "arrays",
+        **own,
+        "fitted": {
+            "offset": _encode(getattr(detector, "offset_", None)),
+            "contamination": _encode(getattr(detector, "contamination_", None)),
+            "calibration": None if calibration is None else asdict(calibration),
+            "n_samples_seen": int(detector.n_samples_seen_),
+            "feature_names": None if names is None else list(map(str, names)),
+            **fitted,
+        },
+    }
+    return document, arrays
+
+
+def build(document: dict[str, Any], arrays: Arrays) -> Any:
+    """Return the fitted detector of a document and its arrays, after a check of every field.
 
     Whoever can write a file can also write a digest that fits, so the digest proves nothing.
     """
-    fitted = _check_keys("the fitted state", document["fitted"], _FITTED)
+    detector_class = KINDS[document["kind"]]
+    is_dice = detector_class is DICEDetector
+    _check_keys("the document", document, _DOCUMENT | ({"shaping"} if is_dice else set()))
+    fitted = _check_keys(
+        "the fitted state", document["fitted"], _FITTED | _FITTED_OF[detector_class]
+    )
     calibration = fitted["calibration"]
     if calibration is not None:
         calibration = Calibration(**_check_keys("the calibration", calibration, _CALIBRATION))
-    _check_arrays(document["head"], calibration, arrays)
-    is_identity = document["head"] == "identity"
-    n_features = len(arrays["mean_activation"])
+    n_features = _check_arrays(document["head"], detector_class, calibration, arrays)
     parameters = _check_keys(
         "the parameters",
         document["parameters"],
-        set(DICEDetector._parameter_constraints) - {"head", "shaping"},
+        set(detector_class._parameter_constraints) - {"head", "shaping"},
     )
-    detector = DICEDetector(
-        "identity" if is_identity else LinearHead(arrays["weight"], arrays["bias"]),
-        shaping=_decode_shaping(document["shaping"]),
+    own = {"shaping": _decode_shaping(document["shaping"])} if is_dice else {}
+    detector: Any = detector_class(
+        "identity"
+        if document["head"] == "identity"
+        else LinearHead(arrays["weight"], arrays["bias"]),
+        **own,
         **{name: _decode(value) for name, value in parameters.items()},
     )
     validate_parameters(detector)
+    head = as_linear_head(detector.head, n_features)
+    n_samples = fitted["n_samples_seen"]
+    if type(n_samples) is not int or not 1 <= n_samples < 1 << 63:
+        raise ValueError(f"its n_samples_seen is {n_samples!r}, expected a number from 1")
     detector.n_features_in_ = n_features
     names = fitted["feature_names"]
     if names is not None:
@@ -253,62 +284,70 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         if len(names) != n_features:
             raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
         detector.feature_names_in_ = np.array(names, dtype=object)
-    shaping = _decode_shaping(fitted["shaping"])
-    if shaping is not None and getattr(shaping, "n_features_in_", None) != n_features:
-        raise ValueError(
-            f"its shaping was fitted on {getattr(shaping, 'n_features_in_', None)} features, "
-            f"expected {n_features}"
-        )
-    detector._set_fitted(
-        as_linear_head(detector.head, n_features),
-        _build_statistics(fitted, arrays),
-        arrays["mean_activation"],
-        arrays["mask"],
-        _number("contribution_threshold", fitted["contribution_threshold"]),
-        shaping,
-    )
+    if isinstance(detector, DICEDetector):
+        _build_dice(detector, head, fitted, arrays)
+    elif isinstance(detector, FDBDDetector):
+        detector._set_fitted(head, _decode_statistics(fitted, arrays))
+    else:
+        components = arrays["residual_components"]
+        layer = detector._set_subspace(head, arrays["origin"], components)
+        detector._set_alpha(layer, _number("alpha", fitted["alpha"]))
+        detector.n_samples_seen_ = n_samples
     _set_threshold(detector, fitted, calibration, arrays.get("calibration_scores"))
     return detector
 
 
 def _check_arrays(
-    head: Any, calibration: Calibration | None, arrays: dict[str, NDArray[Any]]
-) -> None:
-    """Raise if the arrays of a file are not those of a detector, or do not fit one another."""
+    head: Any,
+    detector_class: type[BaseDetector],
+    calibration: Calibration | None,
+    arrays: Arrays,
+) -> int:
+    """Return the number of features, after a check that the arrays of a file fit one another."""
     if head not in ("arrays", "identity"):
         raise ValueError(f"its head is {head!r}, expected 'arrays' or 'identity'")
     of_head = set() if head == "identity" else {"weight", "bias"}
     # Only a conformal calibration keeps its scores.
     is_conformal = calibration is not None and calibration.method == "conformal"
-    expected = _ALWAYS | of_head | ({"calibration_scores"} if is_conformal else set())
+    of_scores = {"calibration_scores"} if is_conformal else set()
+    expected = _ARRAYS_OF[detector_class] | of_head | of_scores
     if arrays.keys() != expected:
         raise ValueError(f"it has the arrays {listed(arrays)}, expected {listed(expected)}")
-    n_features = max(1, arrays["mean_activation"].size)
-    shapes: dict[str, tuple[tuple[int, ...], Any]]
-    shapes = dict.fromkeys(sorted(_ALWAYS), ((n_features,), np.float64))
+    is_vim = detector_class is ViMDetector
+    n_features = max(1, arrays["origin" if is_vim else "mean_activation"].size)
     # The mask is checked before an identity is made, as a few bytes could ask for a huge one.
     n_classes = n_features
     if of_head:
         dtype = scoring_dtype(arrays["weight"].dtype)
         n_classes = max(1, arrays["bias"].size)
-        shapes |= {"weight": ((n_classes, n_features), dtype), "bias": ((n_classes,), dtype)}
-    shapes["mask"] = (n_classes, n_features), np.bool_
-    for name, (shape, dtype) in shapes.items():
-        array, dtype = arrays[name], np.dtype(dtype)
-        if (array.dtype, array.shape) != (dtype, shape):
-            raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-        if name in _ALWAYS and not np.isfinite(array).all():
-            raise ValueError(f"its {name} is not finite")
-    if not arrays["mask"].any():
-        raise ValueError("its mask keeps no weight, expected one at least")
+        for name, shape in (("weight", (n_classes, n_features)), ("bias", (n_classes,))):
+            _check_array(arrays, name, dtype, shape, finite=False)  # its head names the class
+    if is_vim:
+        n_residual = min(max(1, len(arrays["residual_components"])), n_features)
+        _check_array(arrays, "origin", np.float64, (n_features,))
+        _check_array(arrays, "residual_components", np.float64, (n_residual, n_features))
+        return n_features
+    for name in sorted(_MEAN_ARRAYS):
+        _check_array(arrays, name, np.float64, (n_features,))
+    if detector_class is DICEDetector:
+        _check_array(arrays, "mask", np.bool_, (n_classes, n_features))
+        if not arrays["mask"].any():
+            raise ValueError("its mask keeps no weight, expected one at least")
+    return n_features
 
 
-def _build_statistics(fitted: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> FeatureStatistics:
-    n_samples = fitted["n_samples_seen"]
-    if type(n_samples) is not int or not 1 <= n_samples < 1 << 63:
-        raise ValueError(f"its n_samples_seen is {n_samples!r}, expected a number from 1")
+def _encode_mean(detector: Any, arrays: Arrays) -> dict[str, Any]:
+    """Add the mean activation, and the sums that it comes from, to the arrays."""
+    arrays["mean_activation"] = to_numpy(detector.mean_activation_).astype(np.float64)
+    arrays["activation_total"] = detector._statistics.total
+    arrays["activation_error"] = detector._statistics.error
+    return {"sum_of_weights": detector._statistics.sum_of_weights}
+
+
+def _decode_statistics(fitted: dict[str, Any], arrays: Arrays) -> FeatureStatistics:
+    """Return the sums of a file, if they give its mean activation."""
     statistics = FeatureStatistics(len(arrays["mean_activation"]))
-    statistics.n_samples = n_samples
+    statistics.n_samples = fitted["n_samples_seen"]
     statistics.sum_of_weights = _number("sum_of_weights", fitted["sum_of_weights"])
     if not 0 < statistics.sum_of_weights < math.inf:
         raise ValueError(f"its sum_of_weights is {statistics.sum_of_weights}, expected above 0")
@@ -322,8 +361,43 @@ def _build_statistics(fitted: dict[str, Any], arrays: dict[str, NDArray[Any]]) -
     return statistics
 
 
+def _encode_dice(
+    detector: BaseDICE, parameters: dict[str, Any], arrays: Arrays
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add the arrays of DICE; return its parts of the document and of its fitted values."""
+    if not isinstance(detector.score_func, str):
+        raise ValueError(
+            f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
+            "code; use one of the named scores, or pickle the detector"
+        )
+    arrays["mask"] = to_numpy(detector.mask_)
+    return {"shaping": _encode_shaping(parameters["shaping"])}, {
+        "contribution_threshold": _encode(detector.contribution_threshold_),
+        "shaping": _encode_shaping(detector.shaping_),
+        **_encode_mean(detector, arrays),
+    }
+
+
+def _build_dice(
+    detector: DICEDetector, head: LinearHead, fitted: dict[str, Any], arrays: Arrays
+) -> None:
+    statistics = _decode_statistics(fitted, arrays)
+    shaping = _decode_shaping(fitted["shaping"])
+    n_seen = getattr(shaping, "n_features_in_", None)
+    if shaping is not None and n_seen != head.n_features:
+        raise ValueError(f"its shaping was fitted on {n_seen} features, expected {head.n_features}")
+    detector._set_fitted(
+        head,
+        statistics,
+        arrays["mean_activation"],
+        arrays["mask"],
+        _number("contribution_threshold", fitted["contribution_threshold"]),
+        shaping,
+    )
+
+
 def _set_threshold(
-    detector: DICEDetector,
+    detector: Any,
     fitted: dict[str, Any],
     calibration: Calibration | None,
     scores: NDArray[Any] | None,
@@ -368,6 +442,17 @@ def _set_threshold(
     detector.calibration_scores_ = scores
 
 
+def _check_array(
+    arrays: Arrays, name: str, dtype: Any, shape: tuple[int, ...], *, finite: bool = True
+) -> None:
+    """Raise if an array is of another dtype or shape, or not finite."""
+    array, dtype = arrays[name], np.dtype(dtype)
+    if (array.dtype, array.shape) != (dtype, shape):
+        raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+    if finite and not np.isfinite(array).all():
+        raise ValueError(f"its {name} is not finite")
+
+
 def _check_keys(name: str, value: Any, keys: set[str]) -> dict[str, Any]:
     """Return an object of the document after a check that it has these keys and no others."""
     if not isinstance(value, dict):
@@ -389,7 +474,7 @@ def _number(name: str, encoded: Any) -> float:
 
 
 def _encode(value: Any) -> Any:
-    """Return a parameter or fitted number as JSON has it; infinities as text."""
+    """Return a parameter or fitted number as a JSON value; infinities become text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -449,7 +534,7 @@ def _decode_shaping(encoded: Any) -> Any:
     return shaping
 
 
-def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
+def _digest(text: str, arrays: Arrays) -> str:
     """Return the SHA-256 of the document and of every array with its name, dtype and shape."""
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):

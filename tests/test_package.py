@@ -38,11 +38,13 @@ def test_importing_skdice_imports_no_extra():
 
 def test_public_names():
     assert skdice.__all__ == [
+        "ConformalEnsemble",
         "DICEDetector",
         "DICEDetectorCV",
         "FeatureStatistics",
         "LinearHead",
         "load",
+        "make_ensemble",
         "save",
         "show_versions",
         "sparsity_path",

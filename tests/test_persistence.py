@@ -182,7 +182,7 @@ def test_files_of_another_kind_are_refused(small, tmp_path):
     (tmp_path / "pickle").write_bytes(pickle.dumps(DICEDetector(head).fit(X)))
     (tmp_path / "empty").write_bytes(b"")
     for name in ("pickle", "empty"):
-        with pytest.raises(ValueError, match=f"cannot load .*{name}: it is damaged, or no det"):
+        with pytest.raises(ValueError, match=f"cannot load .*{name}: it is damaged, or not a det"):
             skdice.load(tmp_path / name)
 
 
@@ -247,7 +247,7 @@ def test_a_newer_schema_is_refused(small, path):
         (
             lambda d: None,
             {"mean_activation": np.ones(7)},
-            r"float64 \(12,\), expected float64 \(7,\)",
+            r"float64 \(5, 12\), expected float64 \(5, 7\)",
         ),
     ],
 )
@@ -354,7 +354,7 @@ MESSAGES = [
     (lambda d: None, {"weight": np.ones((5, 12), np.int64)}, "its weight is int64"),
     (lambda d: None, {"weight": np.ones((0, 12))}, "cannot load"),
     (lambda d: None, {"mean_activation": np.array(1.0)}, "it holds a single value"),
-    (lambda d: None, {"mean_activation": np.ones(0)}, r"expected float64 \(1,\)"),
+    (lambda d: None, {"mean_activation": np.ones(0)}, r"expected float64 \(5, 1\)"),
     (lambda d: None, {"mean_activation": np.ones((12, 1))}, "mean_activation is float64"),
     (lambda d: None, {"calibration_scores": np.ones(3)}, "it has the arrays .*calibration_scores"),
 ]

@@ -1,11 +1,11 @@
-"""What an engine computes: shape the features, multiply them by the masked weight, score."""
+"""The layer that an engine computes: the fitted state of a detector, as arrays and numbers."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ Packed = TypeVar("Packed")
 class PackedWeights:
     """The weights of a fitted layer in the layouts that engines have asked for so far.
 
-    A service that scores small batches packs its weights once instead of at every call. Nothing
-    that is computed depends on it: pickles leave it out, and it forgets all once the arrays of the
-    layer are other ones. It is safe to use from several threads.
+    A service that scores small batches packs its weights once instead of at every call. No result
+    depends on this memory: pickles leave it out, and it is emptied when the layer has other arrays.
+    It is safe to use from several threads.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class PackedWeights:
         self._lock = threading.RLock()
 
     def get(self, arrays: tuple[Any, ...], key: Hashable, pack: Callable[[], Packed]) -> Packed:
-        """Return the packed arrays of a key, which `pack` makes if there are none yet."""
+        """Return the packed arrays of a key; `pack` makes them if they are not there yet."""
         with self._lock:
             if len(arrays) != len(self._arrays) or any(
                 new is not old for new, old in zip(arrays, self._arrays, strict=True)
@@ -52,8 +52,43 @@ class PackedWeights:
         return ()
 
 
+class FittedLayer:
+    """Base of the layers that engines compute from the features and a linear layer.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight of the linear layer.
+    bias : ndarray of shape (n_classes,)
+        Bias of the linear layer.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    packed: PackedWeights
+    # While a row is processed, it takes this many arrays of n_classes and of n_features numbers.
+    row_arrays: ClassVar[tuple[int, int]] = (1, 1)
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of the layer, which engines convert and pack."""
+        return self.weight, self.bias
+
+    @property
+    def settings(self) -> tuple[Hashable, ...]:
+        """The settings besides the arrays on which the values depend."""
+        return ()
+
+    def packed_as(self, key: Hashable, pack: Callable[..., Packed]) -> Packed:
+        """Return the arrays packed for a key; `pack` packs them once."""
+        arrays = self.arrays
+        return self.packed.get(arrays, key, lambda: pack(*arrays))
+
+
 @dataclass(frozen=True, eq=False)
-class MaskedLayer:
+class MaskedLayer(FittedLayer):
     """A masked linear layer with a shaping before it and a score after it.
 
     Parameters
@@ -81,9 +116,89 @@ class MaskedLayer:
         """Whether every engine can compute the layer: it holds no function of the user."""
         return not callable(self.score) and (self.shaping is None or self.shaping.is_portable)
 
-    def packed_as(self, key: Hashable, pack: Callable[[FloatArray, FloatArray], Packed]) -> Packed:
-        """Return the weight and bias in the layout of a key, packed once."""
-        return self.packed.get((self.weight, self.bias), key, lambda: pack(self.weight, self.bias))
+    @property
+    def settings(self) -> tuple[Hashable, ...]:
+        """The settings besides the arrays on which the values depend."""
+        return self.score, self.shaping
+
+
+@dataclass(frozen=True, eq=False)
+class FDBDLayer(FittedLayer):
+    """A linear layer, and the mean that distances to its decision boundaries are divided by.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight.
+    bias : ndarray of shape (n_classes,)
+        Bias.
+    mean : ndarray of shape (n_features,), float64
+        Mean of the in-distribution features.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    mean: FloatArray
+    packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    row_arrays: ClassVar[tuple[int, int]] = (3, 2)
+    score: ClassVar[str] = "fdbd"
+    shaping: ClassVar[None] = None
+    is_portable: ClassVar[bool] = True
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of the layer, which engines convert and pack."""
+        return self.weight, self.bias, self.mean
+
+
+@dataclass(frozen=True, eq=False)
+class ViMLayer(FittedLayer):
+    """A linear layer, and the directions of the features in which in-distribution rows vary least.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n_classes, n_features)
+        Weight.
+    bias : ndarray of shape (n_classes,)
+        Bias.
+    components : ndarray of shape (n_residual, n_features), float64
+        Orthonormal directions. The residual of features h is ``components @ h + shift``.
+    shift : ndarray of shape (n_residual,), float64
+        The residual of the zero vector.
+    alpha : float or None
+        The score is the energy minus alpha times the norm of the residual. With None, the values
+        of a row are the three numbers that alpha and the score come from: the largest logit, the
+        energy and the norm of the residual.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    components: FloatArray
+    shift: FloatArray
+    alpha: float | None = None
+    packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    # There are about half as many components as features.
+    row_arrays: ClassVar[tuple[int, int]] = (1, 2)
+    score: ClassVar[str] = "vim"
+    shaping: ClassVar[None] = None
+    is_portable: ClassVar[bool] = True
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of the layer, which engines convert and pack."""
+        return self.weight, self.bias, self.components, self.shift
+
+    @property
+    def settings(self) -> tuple[Hashable, ...]:
+        """The settings besides the arrays on which the values depend."""
+        return (self.alpha,)
+
+
+Layer = MaskedLayer | FDBDLayer | ViMLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +226,7 @@ class LayerPath:
     masks: Sequence[NDArray[np.bool_]]
     shaping: Activation | None
     score: Score
+    row_arrays: ClassVar[tuple[int, int]] = (1, 1)
 
     @property
     def is_portable(self) -> bool:

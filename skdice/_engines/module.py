@@ -7,24 +7,202 @@ import torch
 from torch import Tensor, nn
 
 from skdice._engines.activations import Clip, ScaleRows
-from skdice._engines.layer import MaskedLayer
+from skdice._engines.geometric import ROUNDINGS, fdbd_arrays
+from skdice._engines.layer import FDBDLayer, Layer, MaskedLayer
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
 
 # This alias stands outside of the class because TorchScript reads comments on types in functions.
 is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 
-class DetectorModule(nn.Module):
-    """Scores penultimate features as the detector that it was made from.
+class ScoringModule(nn.Module):
+    """Base of the modules that score penultimate features as the detectors they were made from.
+
+    A derived class implements `forward`.
 
     Parameters
     ----------
     coef : Tensor of shape (n_classes, n_features)
-        Masked weight.
+        Weight.
     intercept : Tensor of shape (n_classes,)
         Bias.
     threshold : Tensor of shape ()
         Rows whose score is below it are out-of-distribution; NaN where there is none.
+
+    Notes
+    -----
+    Rows in double precision are scored in double precision, all others in single precision, also
+    inside the caller's autocast.
+    """
+
+    coef: Tensor
+    intercept: Tensor
+    threshold: Tensor
+    shaping = ""
+
+    def __init__(self, coef: Tensor, intercept: Tensor, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("coef", coef)
+        self.register_buffer("intercept", intercept)
+        self.register_buffer("threshold", threshold)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits of the layer, (n, n_classes)."""
+        return self.linear(self.precise(features), self.coef, self.intercept)
+
+    def precise(self, features: Tensor) -> Tensor:
+        """Return features in the precision in which they are scored."""
+        return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
+
+    def linear(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return a linear layer in the precision of the features."""
+        weight, bias = weight.to(features.dtype), bias.to(features.dtype)
+        if not is_scripting():
+            return uncast_linear(features, weight, bias)
+        return nn.functional.linear(features, weight, bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        raise NotImplementedError
+
+    @torch.jit.export
+    def is_ood(self, features: Tensor) -> Tensor:
+        """Return for each row whether it is out-of-distribution: (n,), bool.
+
+        A row with a feature or a score that is not finite counts as out-of-distribution. Without
+        a threshold, no row does.
+        """
+        scores: Tensor = self.forward(features)
+        sound = features.isfinite().all(1) & scores.isfinite()
+        below = scores < self.threshold.to(scores.dtype)
+        return (below | ~sound) & ~self.threshold.isnan()
+
+
+class FDBDModule(ScoringModule):
+    """The module of an `FDBDLayer`.
+
+    Parameters
+    ----------
+    coef, intercept, threshold : Tensor
+        As for `ScoringModule`.
+    mean : Tensor of shape (n_features,)
+        Mean of the in-distribution features.
+    boundaries : Tensor of shape (n_classes, n_classes), or with 0 rows
+        Inverse distances of all pairs of classes; with 0 rows, `centred` and `squares` give them.
+    centred : Tensor of shape (n_classes, n_features), or with 0 rows
+        Weight, less its mean over the classes.
+    squares : Tensor of shape (n_classes,), or empty
+        Squared norms of the rows of `centred`.
+    least_distance : float
+        The least distance to the mean.
+    """
+
+    roundings: Final[float] = ROUNDINGS
+    mean: Tensor
+    boundaries: Tensor
+    centred: Tensor
+    squares: Tensor
+
+    def __init__(
+        self,
+        coef: Tensor,
+        intercept: Tensor,
+        threshold: Tensor,
+        mean: Tensor,
+        boundaries: Tensor,
+        centred: Tensor,
+        squares: Tensor,
+        least_distance: float,
+    ) -> None:
+        super().__init__(coef, intercept, threshold)
+        self.register_buffer("mean", mean)
+        self.register_buffer("boundaries", boundaries)
+        self.register_buffer("centred", centred)
+        self.register_buffer("squares", squares)
+        self.least_distance = least_distance
+        self.is_tabled = len(boundaries) > 0
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        features = self.precise(features)
+        logits = self.logits(features)
+        predicted = logits.argmax(1)
+        if self.is_tabled:
+            inverse = self.boundaries.to(features.dtype)[predicted]
+        else:
+            inverse = self.inverse_distances(predicted, features.dtype)
+        margins = logits.amax(1, keepdim=True) - logits
+        boundary_distance = (margins * inverse).sum(1)
+        distance = (features - self.mean.to(features.dtype)).square().sum(1).sqrt()
+        distance = distance.clamp(min=self.least_distance)
+        # An overflow of the distance must not look like a score of zero.
+        nothing = torch.full_like(distance, torch.nan)
+        return boundary_distance / torch.where(torch.isfinite(distance), distance, nothing)
+
+    def inverse_distances(self, classes: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what `skdice._engines.geometric.inverse_distances` does."""
+        centred, squares = self.centred.to(dtype), self.squares.to(dtype)
+        sums = squares[classes].unsqueeze(1) + squares.unsqueeze(0)
+        squared = sums - 2 * self.linear(centred[classes], centred, torch.zeros_like(squares))
+        # torch.finfo is not known to TorchScript.
+        epsilon = 2.0**-52 if dtype == torch.float64 else 2.0**-23
+        is_apart = squared > self.roundings * epsilon * sums
+        one, zero = torch.ones_like(sums), torch.zeros_like(sums)
+        inverse = torch.where(is_apart, torch.where(is_apart, squared, one).rsqrt(), zero)
+        return inverse / is_apart.sum(1, keepdim=True).clamp(min=1)
+
+
+class ViMModule(ScoringModule):
+    """The module of a `ViMLayer`.
+
+    Parameters
+    ----------
+    coef, intercept, threshold : Tensor
+        As for `ScoringModule`.
+    components : Tensor of shape (n_residual, n_features)
+        Directions of the residual.
+    shift : Tensor of shape (n_residual,)
+        Residual of the zero vector.
+    alpha : float
+        Weight of the norm of the residual; NaN for the numbers that it is estimated from.
+    """
+
+    components: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        coef: Tensor,
+        intercept: Tensor,
+        threshold: Tensor,
+        components: Tensor,
+        shift: Tensor,
+        alpha: float,
+    ) -> None:
+        super().__init__(coef, intercept, threshold)
+        self.register_buffer("components", components)
+        self.register_buffer("shift", shift)
+        self.alpha = alpha
+        self.has_alpha = alpha == alpha
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        features = self.precise(features)
+        logits = self.logits(features)
+        residual = self.linear(features, self.components, self.shift).square().sum(1).sqrt()
+        energy = logits.logsumexp(1)
+        if not self.has_alpha:
+            return torch.stack([logits.amax(1), energy, residual], 1)
+        return energy - self.alpha * residual
+
+
+class DetectorModule(ScoringModule):
+    """Scores features as a detector that prunes its head.
+
+    Parameters
+    ----------
+    coef, intercept, threshold : Tensor
+        As for `ScoringModule`; `coef` is the masked weight.
     score : {"energy", "max_logit", "msp", "gen"}
         Score of a row from its logits.
     shaping : {"", "clip", "scale_rows"}
@@ -35,19 +213,11 @@ class DetectorModule(nn.Module):
         Number of features of each row that the sum of ``"scale_rows"`` leaves out.
     zero_pruned : bool
         Whether these features become zero.
-
-    Notes
-    -----
-    Rows in double precision are scored in it, all others in single precision, also where the
-    caller's own computation is cast to less.
     """
 
     # TorchScript knows constants by this annotation.
     gen_top_classes: Final[int] = GEN_TOP_CLASSES
     gen_gamma: Final[float] = GEN_GAMMA
-    coef: Tensor
-    intercept: Tensor
-    threshold: Tensor
 
     def __init__(
         self,
@@ -61,22 +231,15 @@ class DetectorModule(nn.Module):
         n_pruned: int = 0,
         zero_pruned: bool = False,
     ) -> None:
-        super().__init__()
-        self.register_buffer("coef", coef)
-        self.register_buffer("intercept", intercept)
-        self.register_buffer("threshold", threshold)
+        super().__init__(coef, intercept, threshold)
         self.score, self.shaping = score, shaping
         self.low, self.high = low, high
         self.n_pruned, self.zero_pruned = n_pruned, zero_pruned
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of the masked layer, (n, n_classes)."""
-        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        shaped = self.shape(features.to(dtype))
-        coef, intercept = self.coef.to(dtype), self.intercept.to(dtype)
-        if not is_scripting():
-            return uncast_linear(shaped, coef, intercept)
-        return nn.functional.linear(shaped, coef, intercept)
+        shaped = self.shape(self.precise(features))
+        return self.linear(shaped, self.coef, self.intercept)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the score of each row of features (n, n_features): (n,)."""
@@ -89,17 +252,6 @@ class DetectorModule(nn.Module):
             return self.gen(logits)
         return logits.logsumexp(1)
 
-    @torch.jit.export
-    def is_ood(self, features: Tensor) -> Tensor:
-        """Tell for each row whether it is out-of-distribution: (n,), bool.
-
-        A row with a feature or a score that is not finite is, where there is a threshold.
-        """
-        scores = self.forward(features)
-        sound = features.isfinite().all(1) & scores.isfinite()
-        below = scores < self.threshold.to(scores.dtype)
-        return (below | ~sound) & ~self.threshold.isnan()
-
     def shape(self, features: Tensor) -> Tensor:
         """Return the features after the shaping."""
         if self.shaping == "clip":
@@ -109,29 +261,29 @@ class DetectorModule(nn.Module):
             n_kept = features.size(1) - self.n_pruned
             least = features.topk(n_kept, dim=1).values[:, -1:]
             above, equal = features > least, features == least
-            # Of those that tie for the last places, the ones in the first columns.
+            # Of the features that tie for the last places, those in the first columns are kept.
             places = n_kept - above.sum(1, keepdim=True)
             is_kept = above | (equal & (equal.to(torch.int64).cumsum(1) <= places))
             kept = torch.where(is_kept, features, torch.zeros_like(features))
             before, after = features.sum(1, keepdim=True), kept.sum(1, keepdim=True)
             empty = (before == 0) & (after == 0)
             ratio = torch.where(empty, torch.ones_like(before), before / after)
-            # Possible with negative entries alone, and without a meaning.
-            nothing = torch.full_like(ratio, torch.nan)
-            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), nothing)
+            # An infinite ratio comes from negative features alone, and has no meaning.
+            undefined = torch.full_like(ratio, torch.nan)
+            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), undefined)
             return (kept if self.zero_pruned else features) * factor
         return features
 
     def gen(self, logits: Tensor) -> Tensor:
         """Return the generalised entropy, through logarithms as skdice computes it."""
         n_classes = logits.size(1)
-        # What is not finite would come out as if it were certain.
+        # Without this check a logit that is not finite would look like a certain class.
         bad = ~torch.isfinite(logits).all(1)
         if n_classes == 1:
             return torch.zeros_like(logits[:, 0]).masked_fill(bad, torch.nan)
         n_top = min(self.gen_top_classes, n_classes)
         ordered = logits.sort(dim=1, descending=True).values
-        # From the top first: the logits may be large, and close together.
+        # Subtract the largest logit first, because the logits may be large and close together.
         others = ordered[:, 1:] - ordered[:, :1]
         rest = others.logsumexp(1, keepdim=True)
         log_total = torch.log1p(rest.exp())
@@ -142,7 +294,7 @@ class DetectorModule(nn.Module):
 
 
 def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the linear layer in the precision of the features, whatever the caller casts to."""
+    """Return the linear layer in the precision of the features, also inside autocast."""
     kind = features.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
@@ -150,21 +302,61 @@ def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.linear(features, weight, bias)
 
 
-def detector_module(layer: MaskedLayer, threshold: float = torch.nan) -> DetectorModule:
-    """Return the module of a masked layer.
+def detector_module(
+    layer: Layer, threshold: float = torch.nan, dtype: np.dtype[Any] | None = None
+) -> ScoringModule:
+    """Return the module of a layer.
 
     Parameters
     ----------
-    layer : MaskedLayer
-        What is computed; a layer without a score becomes a module that scores by energy.
+    layer : MaskedLayer, FDBDLayer or ViMLayer
+        The layer; one without a score becomes a module that scores by energy.
     threshold : float
         Threshold on the scores; NaN where there is none.
+    dtype : dtype, default=None
+        Precision of the fitted arrays beside the head; None takes that of the head, because not
+        every device has double precision.
 
     Raises
     ------
     ValueError
         The score or the shaping is a function that torch does not know.
     """
+    exact = torch.tensor(threshold, dtype=torch.float64, device="cpu")
+    # Single precision holds every score of that precision; not every device has double precision.
+    single = exact.float()
+    differs = bool((single < exact) | (single > exact))
+    limit = exact if differs else single
+    dtype = layer.weight.dtype if dtype is None else dtype
+    if isinstance(layer, MaskedLayer):
+        return _masked_module(layer, limit)
+    if isinstance(layer, FDBDLayer):
+        arrays = fdbd_arrays(*layer.arrays)
+        none = np.zeros((0, layer.weight.shape[1]))
+        boundaries = np.zeros((0, 0)) if arrays.boundaries is None else arrays.boundaries
+        centred = none if arrays.centred is None else arrays.centred
+        squares = np.zeros(0) if arrays.squares is None else arrays.squares
+        return FDBDModule(
+            _tensor(layer.weight),
+            _tensor(layer.bias),
+            limit,
+            _tensor(arrays.mean, dtype),
+            _tensor(boundaries, dtype),
+            _tensor(centred, dtype),
+            _tensor(squares, dtype),
+            arrays.least_distance,
+        )
+    coef, intercept = map(_tensor, (layer.weight, layer.bias))
+    components, shift = (_tensor(array, dtype) for array in (layer.components, layer.shift))
+    alpha = torch.nan if layer.alpha is None else layer.alpha
+    return ViMModule(coef, intercept, limit, components, shift, alpha)
+
+
+def _tensor(array: Any, dtype: Any = None) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype))
+
+
+def _masked_module(layer: MaskedLayer, threshold: Tensor) -> DetectorModule:
     score = "energy" if layer.score is None else layer.score
     if not isinstance(score, str):
         raise ValueError(f"score_func is {score!r}: only the named scores become a torch module")
@@ -180,9 +372,5 @@ def detector_module(layer: MaskedLayer, threshold: float = torch.nan) -> Detecto
                 f"shaping is {other.transformer!r}: only those of skdice.shaping become a torch "
                 "module"
             )
-    coef, intercept = (torch.from_numpy(np.array(array)) for array in (layer.weight, layer.bias))
-    exact = torch.tensor(threshold, dtype=torch.float64, device="cpu")
-    # Single precision holds every score of that precision; not every device has double precision.
-    single = exact.float()
-    differs = bool((single < exact) | (single > exact))
-    return DetectorModule(coef, intercept, exact if differs else single, score, **shaping)
+    coef, intercept = map(_tensor, layer.arrays)
+    return DetectorModule(coef, intercept, threshold, score, **shaping)

@@ -21,11 +21,14 @@ FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
 
 
-# Rows that are summed at a time: few, so that they stay in cache and their sum is often exact.
+# So few rows are summed at a time that they stay in cache and their sum is often exact.
 SUMMED_ROWS = 256
-# With as many values, 1 GiB in float32, compiled sums save more time than numba takes to load.
+# From this number of values on, 1 GiB in float32, compiled sums save more time than numba takes to
+# load.
 COMPILED_VALUES = 1 << 28
-# Blocks of more rows are summed plainly where no value is negative.
+# A block has this many rows at least where the products of its columns are summed.
+PRODUCT_ROWS = 2048
+# Blocks of more rows than this are summed without compensation if no value is negative.
 COMPENSATED_ROWS = 256
 
 
@@ -39,26 +42,26 @@ def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Arr
 def _inexact_columns(rows: FloatArray, largest: float, scratch: FloatArray) -> NDArray[np.intp]:
     """Return the columns of a few float32 rows whose float64 sum may round.
 
-    It cannot round, in whatever order, where the last bit of the smallest magnitude and
-    the first bit of the largest possible sum both fit into the 53 bits of one float64.
-    (A zero is taken for too small a magnitude: a few columns more are split in vain.)
+    The sum cannot round, in any order, if the last bit of the smallest magnitude and the first
+    bit of the largest possible sum both fit into the 53 bits of one float64. (A zero counts as
+    too small a magnitude, so a few columns are split without need.)
     """
     smallest = np.abs(rows, out=scratch[: len(rows)]).min(axis=0)
     return np.flatnonzero(smallest < math.ldexp(largest, 24 + len(rows).bit_length() + 1 - 53))
 
 
 def _split_sums(rows: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """Return the float64 column sums of a few rows, and what is missing from them.
+    """Return the float64 column sums of a few rows, and the corrections to add to them.
 
     Every value is cut into a high part, a multiple of one power of two for all of its
-    column, and the rest. The high parts add up without any rounding; the rests are so
-    small that theirs is of no account (Rump, Ogita & Oishi, "Accurate floating-point
+    column, and a low part. The high parts add up without rounding. The low parts are so small
+    that the rounding of their sum does not matter (Rump, Ogita & Oishi, "Accurate floating-point
     summation", SIAM J. Sci. Comput. 2008).
     """
     values = rows.astype(np.float64)
     largest = np.abs(values).max(axis=0)
     n_bits = np.frexp(largest)[1] + len(rows).bit_length() + 1
-    # Next to the end of float64 no power of two is left: there the sum is a plain one.
+    # Near the largest float64 there is no such power of two, so the sum is a plain one.
     unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
     high = values + unit
     high -= unit
@@ -74,22 +77,23 @@ def column_sums(block: FloatArray, *, half: bool = False) -> Float64Array:
     block : ndarray of shape (n, n_columns), float32 or float64
         The rows.
     half : bool
-        The values had 16 bits once: then the sums of a few rows are exact.
+        True if the values were converted from 16 bits, because then plain sums are exact.
 
     Returns
     -------
     ndarray of shape (2, n_columns)
-        The sums, and what is to be added to them.
+        The sums, and the corrections to add to them.
     """
     lowest = float(block.min())
-    # As after a ReLU: nothing cancels, so the plain sum is good to n * 1e-16, and fast.
+    # Values after a ReLU do not cancel, so a plain sum is exact to n * 1e-16, and it is fast.
     plain = half or (len(block) > COMPENSATED_ROWS and lowest >= 0)
     single = block.dtype == np.float32 and not plain
     largest = max(float(block.max()), -lowest) if single else 0.0
-    # New memory for every few rows would cost more than their sum.
+    # The memory is allocated once because allocating it for every few rows would take longer than
+    # their sum.
     scratch = np.empty((SUMMED_ROWS if single else 0, block.shape[1]), np.float32)
     total, error = np.zeros((2, block.shape[1]))
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the mean
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the mean
         for start in range(0, len(block), SUMMED_ROWS):
             rows = block[start : start + SUMMED_ROWS]
             part = np.add.reduce(rows, axis=0, dtype=np.float64)
@@ -126,21 +130,27 @@ class FeatureStatistics:
     n_features : int, default=None
         Number of features; None takes the number of the first block, or of the statistics that
         are merged first.
+    second_moments : bool, default=False
+        Whether the products of the features are summed too, as `ViMDetector.partial_fit` needs
+        them. They take 8 bytes for each pair of features.
 
     Attributes
     ----------
     n_features : int or None
-        Number of features; None until rows or other statistics tell it.
+        Number of features; None until rows or other statistics are added.
     n_samples : int
         Number of rows so far.
     sum_of_weights : float
         Sum of their weights; the number of rows where no weights are given.
     total, error : ndarray of shape (n_features,), float64
         Weighted sum of the rows, and the part of it that rounding took away.
+    scatter : ndarray of shape (n_features, n_features), float64, or None
+        Weighted sum of ``(x - mean) (x - mean)^T`` over the rows x; None without second moments.
 
     See Also
     --------
     DICEDetector.partial_fit : Takes the statistics in place of rows.
+    ViMDetector.partial_fit : Takes statistics with second moments.
 
     Notes
     -----
@@ -172,15 +182,19 @@ class FeatureStatistics:
     1000
     """
 
-    def __init__(self, n_features: int | None = None) -> None:
+    def __init__(self, n_features: int | None = None, *, second_moments: bool = False) -> None:
         self.n_samples = 0
         self.sum_of_weights = 0.0
         self.n_features = n_features
+        self.second_moments = second_moments
         self.total = np.zeros(n_features or 0)
         self.error = np.zeros(n_features or 0)
+        self.scatter: Float64Array | None = None
+        if second_moments:
+            self.scatter = np.zeros((n_features or 0, n_features or 0))
 
     def add(self, X: Any, *, sample_weight: ArrayLike | None = None) -> Self:
-        """Add rows, by one thread.
+        """Add the rows of X.
 
         Parameters
         ----------
@@ -207,7 +221,7 @@ class FeatureStatistics:
         rows = as_source(X)
         if sample_weight is not None:
             rows = rows.inliers(None, check_weights(sample_weight, rows))
-        return self.merge(gather_statistics(rows))
+        return self.merge(gather_statistics(rows, second_moments=self.second_moments))
 
     def merge(self, other: FeatureStatistics) -> Self:
         """Add the rows of other statistics, which do not change.
@@ -224,10 +238,18 @@ class FeatureStatistics:
         Raises
         ------
         ValueError
-            The numbers of features differ.
+            The numbers of features differ, or these statistics have second moments and the others
+            have none.
         """
         if other.n_features is not None:
+            if self.second_moments and other.scatter is None:
+                raise ValueError(
+                    "the statistics that are merged have no second moments: make them by "
+                    "FeatureStatistics(second_moments=True)"
+                )
             self._set_n_features(other.n_features)
+            if self.scatter is not None and other.scatter is not None:
+                self._add_scatter(other)
             self._add_sums(
                 other.n_samples, np.stack([other.total, other.error]), other.sum_of_weights
             )
@@ -249,6 +271,32 @@ class FeatureStatistics:
             raise ValueError("the statistics have no rows yet: there is no mean")
         return (self.total + self.error) / self.sum_of_weights
 
+    def second_moments_about(self, origin: ArrayLike) -> Float64Array:
+        """Return the mean of ``(x - origin) (x - origin)^T`` over the rows x.
+
+        Parameters
+        ----------
+        origin : array-like of shape (n_features,)
+            The point that the moments are about.
+
+        Returns
+        -------
+        ndarray of shape (n_features, n_features), float64
+
+        Raises
+        ------
+        ValueError
+            There are no rows yet, or no second moments.
+        """
+        if self.scatter is None:
+            raise ValueError(
+                "there are no second moments: make the statistics by "
+                "FeatureStatistics(second_moments=True)"
+            )
+        distance = self.mean() - np.asarray(origin)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the moments
+            return self.scatter / self.sum_of_weights + np.outer(distance, distance)
+
     def copy(self) -> FeatureStatistics:
         """Return an independent copy.
 
@@ -257,7 +305,18 @@ class FeatureStatistics:
         FeatureStatistics
             The statistics of the same rows.
         """
-        return FeatureStatistics(self.n_features).merge(self)
+        return FeatureStatistics(self.n_features, second_moments=self.second_moments).merge(self)
+
+    def _add_scatter(self, other: FeatureStatistics) -> None:
+        """Add the scatter of other rows, before their sums are added (Chan, Golub & LeVeque)."""
+        assert self.scatter is not None
+        assert other.scatter is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.scatter = self.scatter + other.scatter
+            if self.sum_of_weights and other.sum_of_weights:
+                distance = other.mean() - self.mean()
+                share = other.sum_of_weights / (self.sum_of_weights + other.sum_of_weights)
+                self.scatter += np.outer(distance, (self.sum_of_weights * share) * distance)
 
     def _add_sums(self, n_samples: int, sums: Float64Array, sum_of_weights: float) -> None:
         """Add the `column_sums` (2, n_features) of some rows."""
@@ -271,6 +330,8 @@ class FeatureStatistics:
         if self.n_features is None:
             self.n_features = n_features
             self.total, self.error = np.zeros((2, n_features))
+            if self.second_moments:
+                self.scatter = np.zeros((n_features, n_features))
         elif self.n_features != n_features:
             raise ValueError(
                 f"these rows have {n_features} features, but those before have {self.n_features}"
@@ -298,6 +359,7 @@ def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
 def gather_statistics(
     rows: RowSource,
     *,
+    second_moments: bool = False,
     batch_size: int | None = None,
     n_jobs: int | None = None,
     verbose: int | bool = 0,
@@ -308,13 +370,21 @@ def gather_statistics(
     ----------
     rows : source of rows, of shape (n_samples, n_features)
         The rows. Those of an array on a GPU are summed there.
+    second_moments : bool
+        Whether the products of the features are summed too.
     batch_size : int or None
         Rows of a block.
     n_jobs : int or None
-        Threads that sum, but two at least.
+        Number of threads that sum the blocks; two at least are used.
     verbose : int
         Above 0, there is a progress bar.
     """
+    if second_moments:
+        statistics: FeatureStatistics = rows.reduce(
+            partial(_sum_products, batch_size=batch_size, verbose=verbose),
+            partial(_merged, second_moments=True),
+        )
+        return statistics
     return rows.reduce(
         partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
     )
@@ -344,7 +414,7 @@ def _sum_rows(
     elif rows.shape[0] * rows.shape[1] >= COMPILED_VALUES and has_numba():
         from skdice._passes.sum_kernel import compiled, compiled_column_sums
 
-        compiled(scoring_dtype(rows.dtype))  # once, rather than in each thread
+        compiled(scoring_dtype(rows.dtype))  # compile once, before the threads start
         sum_block = compiled_column_sums
     sums_of_blocks = rows.map_blocks(
         sum_block,
@@ -362,8 +432,48 @@ def _sum_rows(
     return statistics
 
 
+def _sum_products(
+    rows: SlicedRows, batch_size: int | None, verbose: int | bool
+) -> FeatureStatistics:
+    """Return the statistics of rows with second moments."""
+    statistics = FeatureStatistics(rows.shape[1], second_moments=True)
+    native = rows.weights is None and rows.namespace is not None and is_accelerator(rows.namespace)
+    # Adding up the products of a block takes as long as some hundred rows of it.
+    slices = rows.slices(batch_size, min_rows=PRODUCT_ROWS)
+    blocks = rows.map_blocks(
+        lambda block: block, slices, native=native, description="second moments", verbose=verbose
+    )
+    for row_slice, block in blocks:
+        weights = None if rows.weights is None else rows.weights[row_slice]
+        part = _block_products(block, weights)
+        if native and not np.isfinite(part.total).all():
+            rows.read_block(row_slice)  # raises, and names the row
+        statistics.merge(part)
+    return statistics
+
+
+def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatistics:
+    """Return the statistics of one block with second moments, computed where the block lies."""
+    xp = namespace_of(block)
+    part = FeatureStatistics(int(block.shape[1]), second_moments=True)
+    if isinstance(block, np.ndarray):
+        sums = column_sums(block if weights is None else block * weights[:, np.newaxis])
+        centred = block.astype(np.float64)
+    else:
+        sums = array_column_sums(block)
+        centred = xp.astype(block, xp.float64, copy=True)
+    part._add_sums(len(block), sums, len(block) if weights is None else float(weights.sum()))
+    mean = part.mean()
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the moments
+        centred -= mean if isinstance(block, np.ndarray) else xp.asarray(mean, device=block.device)
+        if weights is not None:
+            centred *= np.sqrt(weights)[:, np.newaxis]
+        part.scatter = to_numpy(centred.T @ centred)
+    return part
+
+
 def weights_of(rows: RowSource) -> Float64Array:
-    """Return the weights of rows that have some, wherever they lie."""
+    """Return the weights of a source of rows with weights, joined from all of its parts."""
     return rows.reduce(_weights_of_part, np.concatenate)
 
 
@@ -372,8 +482,8 @@ def _weights_of_part(rows: SlicedRows) -> Float64Array:
     return rows.weights
 
 
-def _merged(parts: list[FeatureStatistics]) -> FeatureStatistics:
-    whole = FeatureStatistics()
+def _merged(parts: list[FeatureStatistics], *, second_moments: bool = False) -> FeatureStatistics:
+    whole = FeatureStatistics(second_moments=second_moments)
     for part in parts:
         whole.merge(part)
     return whole

@@ -1,0 +1,276 @@
+"""ConformalEnsemble: the combination, its guarantee, and members of every kind."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import config_context
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdice import ConformalEnsemble, DICEDetector, LinearHead
+from skdice._passes.reference import MOST_SCORES, ReferenceDistribution
+from skdice.io import open_features, save_features
+from skdice.shaping import ReAct
+
+
+class Column(OutlierMixin, BaseEstimator):
+    """Takes a column of the rows, times a factor, for the score."""
+
+    def __init__(self, column=0, factor=1.0):
+        self.column, self.factor = column, factor
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def score_samples(self, X):
+        return self.factor * X[:, self.column]
+
+
+class Noise(Column):
+    """Scores that have nothing to do with the rows' order, but are a function of each row."""
+
+    def score_samples(self, X):
+        return np.modf(1e4 * np.abs(X[:, self.column]))[0]
+
+
+class Broken(Column):
+    def score_samples(self, X):
+        return np.where(X[:, 0] > 1, np.nan, X[:, 0])
+
+
+def log_pvalues(reference, scores):
+    """The p-values of a member, with their exponential tail, written apart from skdice."""
+    start = np.quantile(reference, 0.02)
+    distances = start - reference[reference < start]
+    values = []
+    for score in scores:
+        log_p = np.log((1 + np.sum(reference <= score)) / (len(reference) + 1))
+        if score < start and len(distances):
+            at_start = np.log((1 + np.sum(reference <= start)) / (len(reference) + 1))
+            log_p = at_start - (start - score) / distances.mean()
+        values.append(log_p)
+    return np.array(values)
+
+
+def members(head):
+    return [
+        ("energy", DICEDetector(head, sparsity=0, shaping=ReAct())),
+        ("dice", DICEDetector(head)),
+        ("forest", IsolationForest(n_estimators=10, random_state=0)),
+    ]
+
+
+@pytest.mark.parametrize("combination", ["fisher", "min"])
+def test_the_score_is_the_combination_of_the_members(fashion, combination):
+    ensemble = ConformalEnsemble(members(fashion.head), combination=combination)
+    ensemble.fit(fashion.id_train)
+    X = np.concatenate([fashion.id_test[:100], fashion.ood["textures"][:100]])
+    alone = [clone(each).fit(fashion.id_train) for _, each in members(fashion.head)]
+    log_p = np.stack(
+        [
+            log_pvalues(each.score_samples(fashion.id_train), each.score_samples(X))
+            for each in alone
+        ],
+        axis=1,
+    )
+    expected = log_p.mean(axis=1) if combination == "fisher" else log_p.min(axis=1)
+    np.testing.assert_allclose(ensemble.score_samples(X), expected, rtol=1e-5)
+    np.testing.assert_allclose(ensemble.member_pvalues(X), np.exp(log_p), rtol=1e-5)
+    for n, each in enumerate(alone):
+        np.testing.assert_allclose(
+            ensemble.member_scores(X)[:, n], each.score_samples(X), rtol=1e-6
+        )
+    # The threshold is that of the combined scores of the fitted rows.
+    assert np.sum(ensemble.score_samples(fashion.id_train) < ensemble.offset_) == 200
+
+
+def test_p_values_by_hand():
+    reference = ReferenceDistribution.from_scores(np.arange(1.0, 10.0))
+    # One of nine lies below the 2 % quantile, 1.16, by 0.16; it is the whole tail.
+    np.testing.assert_allclose(
+        np.exp(reference.log_pvalues(np.array([2.0, 2.5, 9.0, 99.0]))), [0.3, 0.3, 1.0, 1.0]
+    )
+    expected = np.log(0.2) - np.array([0.16, 1.16]) / 0.16
+    np.testing.assert_allclose(reference.log_pvalues(np.array([1.0, 0.0])), expected)
+
+
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1), st.booleans())
+def test_p_values_are_those_of_the_definition(n, seed, ties):
+    rng = np.random.default_rng(seed)
+    reference, scores = rng.normal(size=n), rng.normal(scale=3, size=50)
+    if ties:
+        reference, scores = reference.round(), scores.round()
+    found = ReferenceDistribution.from_scores(reference).log_pvalues(scores)
+    np.testing.assert_allclose(found, log_pvalues(reference, scores), rtol=1e-9, atol=1e-12)
+
+
+def test_a_sketch_is_small_and_close_to_all_scores():
+    scores = np.random.default_rng(0).standard_t(3, size=200_000)
+    sketch = ReferenceDistribution.from_scores(scores)
+    assert len(sketch.scores) <= MOST_SCORES + 1
+    asked = np.linspace(-30, 10, 500)
+    expected = log_pvalues(scores, asked)
+    np.testing.assert_allclose(np.exp(sketch.log_pvalues(asked)), np.exp(expected), atol=2e-4)
+    assert (np.diff(sketch.log_pvalues(asked)) >= 0).all()
+
+
+ADVERSARIES = {
+    "copies": [Column(0), Column(0), Column(0)],
+    "negations": [Column(0), Column(0, -1.0)],
+    "noise": [Column(0), Noise(1), Noise(2)],
+    "many": [Column(n) for n in range(3)] + [Column(n, -2.0) for n in range(3)],
+}
+
+
+@pytest.mark.parametrize("combination", ["fisher", "min"])
+@pytest.mark.parametrize("kind", ADVERSARIES)
+def test_the_false_alarm_rate_is_guaranteed_for_any_members(kind, combination):
+    rng = np.random.default_rng(len(kind))
+    named = [(f"m{n}", each) for n, each in enumerate(ADVERSARIES[kind])]
+    population = rng.standard_t(3, size=(5000, 3))
+    shares, pvalues = [], []
+    for _ in range(250):
+        rows = population[rng.permutation(len(population))[:438]]
+        ensemble = ConformalEnsemble(named, combination=combination).fit(rows[:139])
+        ensemble.calibrate(rows[139:238], method="conformal")
+        shares.append(np.mean(ensemble.predict(rows[238:]) == -1))
+        pvalues.append(ensemble.pvalues(rows[238:]))
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert np.mean(shares) <= 0.05 + 3 * error
+    # The p-values are super-uniform at every level, not only at that of the threshold.
+    for level in (0.01, 0.05, 0.2, 0.5):
+        at_most = np.mean(np.array(pvalues) <= level, axis=1)
+        assert at_most.mean() <= level + 3 * at_most.std() / np.sqrt(len(at_most))
+
+
+def test_the_minimum_catches_what_each_member_catches_at_its_share(fashion):
+    calibration = fashion.id_test[:1500]
+    parts = members(fashion.head)
+    ensemble = ConformalEnsemble(parts, combination="min").fit(fashion.id_train)
+    ensemble.calibrate(calibration, method="conformal")
+    for n, _ in enumerate(parts):
+        scores = ensemble.member_scores(calibration)[:, n]
+        rank = int(0.05 / len(parts) * (len(scores) + 1))
+        threshold = np.sort(scores)[rank - 1]
+        for X in fashion.ood.values():
+            alone = np.mean(ensemble.member_scores(X)[:, n] < threshold)
+            # The reference rows and the calibration rows place the same quantile a little apart.
+            assert np.mean(ensemble.predict(X) == -1) >= alone - 0.02
+
+
+def test_sources_agree(fashion, tmp_path):
+    da, torch = pytest.importorskip("dask.array"), pytest.importorskip("torch")
+    parts = members(fashion.head)[:2]
+    X, Z = fashion.id_train, fashion.id_test[:500]
+    expected = ConformalEnsemble(parts).fit(X)
+    save_features(tmp_path / "X.npz", X)
+    chunked = da.from_array(X, chunks=(700, X.shape[1]))
+    for rows in (open_features(tmp_path / "X.npz"), torch.from_numpy(X), chunked):
+        ensemble = ConformalEnsemble(parts, batch_size=333).fit(rows)
+        np.testing.assert_allclose(ensemble.offset_, expected.offset_, rtol=1e-5)
+        np.testing.assert_allclose(ensemble.score_samples(Z), expected.score_samples(Z), atol=1e-2)
+    lazy = expected.member_pvalues(da.from_array(Z, chunks=(99, X.shape[1])))
+    # Rounding may carry a score over one reference score, which is a step of 1 / 4001.
+    np.testing.assert_allclose(lazy.compute(), expected.member_pvalues(Z), atol=6e-4)
+    scores = expected.score_samples(torch.from_numpy(Z))
+    assert type(scores) is torch.Tensor
+    np.testing.assert_allclose(scores, expected.score_samples(Z), rtol=1e-5, atol=1e-6)
+    half = expected.score_samples(Z.astype(np.float16))
+    assert half.dtype == np.float32
+
+
+def test_known_outliers_are_left_out(fashion, labelled):
+    X, y = labelled
+    parts = members(fashion.head)
+    found = ConformalEnsemble(parts).fit(X, y)
+    expected = ConformalEnsemble(parts).fit(X[y == 1])
+    np.testing.assert_allclose(found.score_samples(X), expected.score_samples(X), rtol=1e-6)
+    assert found.n_samples_seen_ == np.sum(y == 1)
+
+
+def test_members_tell_who_objects(fashion):
+    frame = pd.DataFrame(fashion.id_test[:3], index=["a", "b", "c"])
+    frame.columns = [f"unit{n}" for n in range(frame.shape[1])]
+    train = pd.DataFrame(fashion.id_train, columns=frame.columns)
+    ensemble = ConformalEnsemble(members(fashion.head)[:2]).fit(train)
+    assert type(ensemble.member_scores(frame)) is np.ndarray
+    with config_context(transform_output="pandas"):
+        pvalues = ensemble.member_pvalues(frame)
+    assert list(pvalues.columns) == ["energy", "dice"]
+    assert list(pvalues.index) == ["a", "b", "c"]
+    assert ensemble.set_output(transform="pandas").member_scores(frame).shape == (3, 2)
+    with pytest.raises(ValueError, match="transform is 'numpy', expected"):
+        ensemble.set_output(transform="numpy")
+
+
+def test_nested_parameters_clone_pickle_and_html(fashion):
+    ensemble = ConformalEnsemble(members(fashion.head))
+    assert ensemble.get_params()["dice__sparsity"] == 0.1
+    copy = clone(ensemble).set_params(dice__sparsity=0.3, forest=LocalOutlierFactor(novelty=True))
+    assert dict(copy.estimators)["dice"].sparsity == 0.3
+    assert dict(ensemble.estimators)["dice"].sparsity == 0.1
+    fitted = copy.fit(fashion.id_train[:500])
+    assert type(fitted.named_estimators_["forest"]) is LocalOutlierFactor
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(
+        again.score_samples(fashion.id_test), fitted.score_samples(fashion.id_test)
+    )
+    html = ensemble._repr_html_()
+    assert all(name in html for name in ("energy", "dice", "forest", "IsolationForest"))
+
+
+def test_a_pipeline_and_an_ensemble_can_be_members(fashion):
+    head = LinearHead(fashion.head.weight)
+    inner = ConformalEnsemble([("forest", IsolationForest(n_estimators=5, random_state=0))])
+    parts = [("scaled", make_pipeline(StandardScaler(), DICEDetector(head))), ("inner", inner)]
+    ensemble = ConformalEnsemble(parts).fit(fashion.id_train)
+    assert ensemble.score_samples(fashion.id_test).shape == (3000,)
+    assert ensemble.head_ is None
+
+
+@pytest.mark.parametrize(
+    ("estimators", "error", "message"),
+    [
+        ([], ValueError, "estimators is an empty list"),
+        ([("a", Column()), ("a", Column())], ValueError, "two members have the name 'a'"),
+        ([("a__b", Column())], ValueError, "the name 'a__b', expected a name without '__'"),
+        ([("n_jobs", Column())], ValueError, "the name 'n_jobs'"),
+        ([("a", StandardScaler())], TypeError, "the member 'a' is StandardScaler.*score_samples"),
+        ([("a", LocalOutlierFactor())], TypeError, "LocalOutlierFactor has it with novelty=True"),
+        ([Column()], TypeError, "expected pairs"),
+        ([("a", Broken())], ValueError, "the score by 'a' of row 1 is nan"),
+        (
+            [
+                ("a", DICEDetector(np.eye(3))),
+                ("b", DICEDetector(np.eye(3) * 2)),
+            ],
+            ValueError,
+            "the members 'a' and 'b' have different heads",
+        ),
+    ],
+)
+def test_bad_members_are_named(estimators, error, message):
+    X = np.array([[0.0, 1, 2], [3.0, 1, 0], [1.0, 0, 1]])
+    with pytest.raises(error, match=message):
+        ConformalEnsemble(estimators).fit(X)
+
+
+def test_a_member_without_a_voice_is_named():
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    with pytest.warns(UserWarning, match="'mute' gives all 50 rows the score 0: .* no voice"):
+        ConformalEnsemble([("mute", Column(factor=0.0)), ("a", Column())]).fit(X)
+
+
+def test_a_member_that_needs_rows_in_memory_refuses_a_cluster():
+    da = pytest.importorskip("dask.array")
+    rows = da.ones((20, 3), chunks=(5, 3))
+    with pytest.raises(TypeError, match="Column needs its rows in memory"):
+        ConformalEnsemble([("a", Column())]).fit(rows)
