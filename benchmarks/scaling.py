@@ -114,7 +114,7 @@ def score_chunks(
         block = make_block((n,), shape)
         making += time.process_time() - before
         # As in a task of a cluster: one thread, which reads nothing ahead.
-        for _ in detector._run()(ChunkRows(block)):
+        for _ in detector._block_values()(ChunkRows(block)):
             pass
     return time.perf_counter() - started, making, time.process_time() - used - making
 
