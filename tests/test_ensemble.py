@@ -236,6 +236,7 @@ def test_a_pipeline_and_an_ensemble_can_be_members(fashion):
     assert ensemble.head_ is None
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("combination", ["fisher", "min"])
 def test_the_torch_module_and_its_exports_score_like_the_ensemble(fashion, combination, tmp_path):
     torch = pytest.importorskip("torch")
