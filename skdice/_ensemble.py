@@ -237,16 +237,10 @@ class ConformalEnsemble(BaseDetector, Composition):
             rows = self._open(X, reset=True)
             inliers = rows if y is None else rows.inliers(y)
             fitted = self._fit_members(X, y, inliers)
-            self.estimators_ = fitted
-            self.named_estimators_ = dict(zip(self._names, fitted, strict=True))
-            self.head_ = self._common_head()
-            members = tuple(map(_member_of, self._names, fitted))
+            members = self._set_members(fitted)
             reference = self._reference_scores(members, inliers)
-            self._layer = FittedEnsemble(
-                members,
-                tuple(map(ReferenceDistribution.from_scores, reference.T)),
-                self.combination,
-            )
+            references = tuple(map(ReferenceDistribution.from_scores, reference.T))
+            self._layer = FittedEnsemble(members, references, self.combination)
             self.n_samples_seen_ = len(reference)
             combined = combine_log_pvalues(self._layer.log_pvalues(reference), self.combination)
             self._forget_threshold()
@@ -440,6 +434,13 @@ class ConformalEnsemble(BaseDetector, Composition):
         return [
             each.fit(X, y) if isinstance(each, BaseDetector) else next(fitted) for each in clones
         ]
+
+    def _set_members(self, fitted: list[Any]) -> tuple[Member, ...]:
+        """Set the fitted members; return them as they are computed."""
+        self.estimators_ = fitted
+        self.named_estimators_ = dict(zip(self._names, fitted, strict=True))
+        self.head_ = self._common_head()
+        return tuple(map(_member_of, self._names, fitted))
 
     def _common_head(self) -> Any:
         """Return the head that all members of skdice share."""

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from skdice import shaping as shaping_module
@@ -24,6 +25,8 @@ from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
 from skdice._compat.sklearn import validate_parameters
 from skdice._dice import BaseDICE, DICEDetector
+from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
+from skdice._ensemble import ConformalEnsemble, FittedEnsemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics
@@ -42,6 +45,7 @@ KINDS: dict[str, type[BaseDetector]] = {
     "skdice.DICEDetector": DICEDetector,
     "skdice.FDBDDetector": FDBDDetector,
     "skdice.ViMDetector": ViMDetector,
+    "skdice.ConformalEnsemble": ConformalEnsemble,
 }
 Arrays = dict[str, NDArray[Any]]
 _SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
@@ -65,6 +69,11 @@ _CALIBRATION = {field.name for field in fields(Calibration)}
 # What a shaping learns, beside the number of features.
 _LEARNED = {"ReAct": {"threshold_"}, "VRA": {"alpha_", "beta_"}}
 _SHAPING = {"class", "parameters", "fitted"}
+# An ensemble holds the documents of its members, whose arrays have a prefix in their names.
+_ENSEMBLE = {"kind", "schema", "versions", "parameters", "members", "fitted"}
+_MEMBER = {"name", "document", "tail_start", "tail_mean"}
+_HEAD_ARRAYS = {"weight", "bias"}
+_REFERENCE_ARRAYS = {"reference_scores", "reference_counts"}
 
 
 def save(detector: BaseDetector, path: str | Path) -> None:
@@ -191,13 +200,15 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
 
 def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
     """Return the JSON document and the arrays of a fitted detector."""
+    if type(detector) is ConformalEnsemble:
+        return _encode_ensemble(detector)
     kind = "DICEDetector" if isinstance(detector, BaseDICE) else type(detector).__name__
     # A derived class may do something else than its file would say.
     is_own = type(detector).__module__.startswith("skdice.") and f"skdice.{kind}" in KINDS
     if not isinstance(detector, BaseDetector) or not is_own:
         raise TypeError(
-            "save writes a DICEDetector, a DICEDetectorCV, an FDBDDetector or a ViMDetector, got a "
-            f"{type(detector).__name__}"
+            "save writes a DICEDetector, a DICEDetectorCV, an FDBDDetector, a ViMDetector or a "
+            f"ConformalEnsemble of these, got a {type(detector).__name__}"
         )
     check_is_fitted(detector)
     parameters = detector.get_params(deep=False)
@@ -218,12 +229,8 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
         arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
     if hasattr(detector, "calibration_scores_"):
         arrays["calibration_scores"] = detector.calibration_scores_
-    names = getattr(detector, "feature_names_in_", None)
-    calibration = getattr(detector, "calibration_", None)
     document = {
-        "kind": f"skdice.{kind}",
-        "schema": SCHEMA,
-        "versions": {"skdice": __version__, "scikit-learn": sklearn.__version__},
+        **_encode_kind(kind),
         "parameters": {
             name: _encode(value)
             for name, value in parameters.items()
@@ -231,32 +238,131 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
         },
         "head": detector.head if is_identity else "arrays",
         **own,
-        "fitted": {
-            "offset": _encode(getattr(detector, "offset_", None)),
-            "contamination": _encode(getattr(detector, "contamination_", None)),
-            "calibration": None if calibration is None else asdict(calibration),
-            "n_samples_seen": int(detector.n_samples_seen_),
-            "feature_names": None if names is None else list(map(str, names)),
-            **fitted,
-        },
+        "fitted": {**_encode_fitted(detector), **fitted},
     }
     return document, arrays
 
 
-def build(document: dict[str, Any], arrays: Arrays) -> Any:
+def _encode_kind(name: str) -> dict[str, Any]:
+    versions = {"skdice": __version__, "scikit-learn": sklearn.__version__}
+    return {"kind": f"skdice.{name}", "schema": SCHEMA, "versions": versions}
+
+
+def _encode_fitted(detector: BaseDetector) -> dict[str, Any]:
+    """Return the fitted values that all detectors have."""
+    names = getattr(detector, "feature_names_in_", None)
+    calibration = getattr(detector, "calibration_", None)
+    return {
+        "offset": _encode(getattr(detector, "offset_", None)),
+        "contamination": _encode(getattr(detector, "contamination_", None)),
+        "calibration": None if calibration is None else asdict(calibration),
+        "n_samples_seen": int(detector.n_samples_seen_),
+        "feature_names": None if names is None else list(map(str, names)),
+    }
+
+
+def _encode_ensemble(ensemble: ConformalEnsemble) -> tuple[dict[str, Any], Arrays]:
+    """Return the JSON document and the arrays of a fitted ensemble, whose head is stored once."""
+    check_is_fitted(ensemble)
+    arrays: Arrays = {}
+    members = []
+    for n, (name, detector) in enumerate(ensemble.named_estimators_.items()):
+        if not isinstance(detector, BaseDetector):
+            raise ValueError(
+                f"the member {name!r} is {detector!r}: a detector of another library cannot be "
+                "saved without saving code; leave it out, or pickle the ensemble"
+            )
+        document, own = encode(detector)
+        reference = ensemble._layer.references[n]
+        own |= {"reference_scores": reference.scores, "reference_counts": reference.counts}
+        for key, array in own.items():
+            arrays[key if key in _HEAD_ARRAYS else f"{n}.{key}"] = array
+        tail = {"tail_start": reference.tail_start, "tail_mean": reference.tail_mean}
+        members.append({"name": name, "document": document, **tail})
+    if hasattr(ensemble, "calibration_scores_"):
+        arrays["calibration_scores"] = ensemble.calibration_scores_
+    parameters = ensemble.get_params(deep=False)
+    del parameters["estimators"]
+    document = {
+        **_encode_kind("ConformalEnsemble"),
+        "parameters": {name: _encode(value) for name, value in parameters.items()},
+        "members": members,
+        "fitted": _encode_fitted(ensemble),
+    }
+    return document, arrays
+
+
+def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemble:
+    """Return the fitted ensemble of a document and its arrays, after a check of every field."""
+    _check_keys("the document", document, _ENSEMBLE)
+    fitted = _check_keys("the fitted state", document["fitted"], _FITTED)
+    calibration = _decode_calibration(fitted["calibration"])
+    names = set(ConformalEnsemble._parameter_constraints) - {"estimators"}
+    parameters = _check_keys("the parameters", document["parameters"], names)
+    if not isinstance(document["members"], list) or not document["members"]:
+        raise ValueError(f"its members are {document['members']!r}, expected a list")
+    rest = dict(arrays)
+    scores = rest.pop("calibration_scores", None)
+    if (scores is not None) != (calibration is not None and calibration.method == "conformal"):
+        raise ValueError("its calibration scores and its calibration do not fit one another")
+    # One object, so that the members share one head in memory and its product with the rows.
+    has_head = arrays.keys() >= _HEAD_ARRAYS
+    head = LinearHead(arrays["weight"], arrays["bias"]) if has_head else None
+    named, references = [], []
+    for n, member in enumerate(document["members"]):
+        _check_keys("a member", member, _MEMBER)
+        prefix = f"{n}."
+        own = {k.removeprefix(prefix): rest.pop(k) for k in list(rest) if k.startswith(prefix)}
+        references.append(_decode_reference(member, own))
+        part = member["document"]
+        if not isinstance(part, dict) or part.get("kind") not in KINDS:
+            raise ValueError(f"its member {member['name']!r} is not a detector of skdice")
+        if part.get("head", "arrays") == "arrays":
+            own |= {name: arrays[name] for name in _HEAD_ARRAYS if name in arrays}
+        named.append((member["name"], build(part, own, head)))
+    if rest.keys() - _HEAD_ARRAYS:
+        raise ValueError(f"it has the arrays {listed(rest)} besides those of its members")
+    decoded = {name: _decode(value) for name, value in parameters.items()}
+    ensemble = ConformalEnsemble([(name, clone(each)) for name, each in named], **decoded)
+    validate_parameters(ensemble)
+    ensemble._validate_members()
+    _set_features(ensemble, named[0][1].n_features_in_, fitted)
+    members = ensemble._set_members([detector for _, detector in named])
+    ensemble._layer = FittedEnsemble(members, tuple(references), ensemble.combination)
+    _set_threshold(ensemble, fitted, calibration, scores)
+    return ensemble
+
+
+def _decode_reference(member: dict[str, Any], own: Arrays) -> ReferenceDistribution:
+    """Return the checked reference distribution of a member; its arrays leave `own`."""
+    scores, counts = (own.pop(f"reference_{name}", np.empty(0)) for name in ("scores", "counts"))
+    n_kept = max(1, min(len(scores), MOST_SCORES + 1))
+    for name, array, dtype in (("scores", scores, np.float64), ("counts", counts, np.int64)):
+        _check_array({name: array}, name, dtype, (n_kept,))
+        if (np.diff(array) <= 0).any() or (name == "counts" and array[0] < 1):
+            raise ValueError(f"its reference {name} are not in ascending order")
+    start, mean = (_number(name, member[name]) for name in ("tail_start", "tail_mean"))
+    if not (math.isfinite(start) and 0 <= mean < math.inf):
+        raise ValueError(
+            f"its tail starts at {start} with the mean {mean}, expected finite numbers"
+        )
+    return ReferenceDistribution(scores, counts, start, mean)
+
+
+def build(document: dict[str, Any], arrays: Arrays, shared_head: LinearHead | None = None) -> Any:
     """Return the fitted detector of a document and its arrays, after a check of every field.
 
     Whoever can write a file can also write a digest that fits, so the digest proves nothing.
     """
     detector_class = KINDS[document["kind"]]
+    if detector_class is ConformalEnsemble:
+        return _build_ensemble(document, arrays)
     is_dice = detector_class is DICEDetector
     _check_keys("the document", document, _DOCUMENT | ({"shaping"} if is_dice else set()))
     fitted = _check_keys(
         "the fitted state", document["fitted"], _FITTED | _FITTED_OF[detector_class]
     )
-    calibration = fitted["calibration"]
-    if calibration is not None:
-        calibration = Calibration(**_check_keys("the calibration", calibration, _CALIBRATION))
+    calibration = _decode_calibration(fitted["calibration"])
     n_features = _check_arrays(document["head"], detector_class, calibration, arrays)
     parameters = _check_keys(
         "the parameters",
@@ -267,23 +373,13 @@ def build(document: dict[str, Any], arrays: Arrays) -> Any:
     detector: Any = detector_class(
         "identity"
         if document["head"] == "identity"
-        else LinearHead(arrays["weight"], arrays["bias"]),
+        else shared_head or LinearHead(arrays["weight"], arrays["bias"]),
         **own,
         **{name: _decode(value) for name, value in parameters.items()},
     )
     validate_parameters(detector)
     head = as_linear_head(detector.head, n_features)
-    n_samples = fitted["n_samples_seen"]
-    if type(n_samples) is not int or not 1 <= n_samples < 1 << 63:
-        raise ValueError(f"its n_samples_seen is {n_samples!r}, expected a number from 1")
-    detector.n_features_in_ = n_features
-    names = fitted["feature_names"]
-    if names is not None:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"its feature names are {names!r}, expected a list of text")
-        if len(names) != n_features:
-            raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
-        detector.feature_names_in_ = np.array(names, dtype=object)
+    _set_features(detector, n_features, fitted)
     if isinstance(detector, DICEDetector):
         _build_dice(detector, head, fitted, arrays)
     elif isinstance(detector, FDBDDetector):
@@ -292,9 +388,30 @@ def build(document: dict[str, Any], arrays: Arrays) -> Any:
         components = arrays["residual_components"]
         layer = detector._set_subspace(head, arrays["origin"], components)
         detector._set_alpha(layer, _number("alpha", fitted["alpha"]))
-        detector.n_samples_seen_ = n_samples
     _set_threshold(detector, fitted, calibration, arrays.get("calibration_scores"))
     return detector
+
+
+def _decode_calibration(encoded: Any) -> Calibration | None:
+    if encoded is None:
+        return None
+    return Calibration(**_check_keys("the calibration", encoded, _CALIBRATION))
+
+
+def _set_features(detector: BaseDetector, n_features: int, fitted: dict[str, Any]) -> None:
+    """Set the numbers of rows and features, and the names of the features, after checks."""
+    n_samples = fitted["n_samples_seen"]
+    if type(n_samples) is not int or not 1 <= n_samples < 1 << 63:
+        raise ValueError(f"its n_samples_seen is {n_samples!r}, expected a number from 1")
+    detector.n_samples_seen_, detector.n_features_in_ = n_samples, n_features
+    names = fitted["feature_names"]
+    if names is None:
+        return
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its feature names are {names!r}, expected a list of text")
+    if len(names) != n_features:
+        raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
+    detector.feature_names_in_ = np.array(names, dtype=object)
 
 
 def _check_arrays(

@@ -14,7 +14,9 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import skdice
 from skdice import ConformalEnsemble, DICEDetector, LinearHead, make_ensemble
+from skdice import _persistence as persistence
 from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
 from skdice.io import open_features, save_features
 from skdice.shaping import ReAct
@@ -234,6 +236,53 @@ def test_a_pipeline_and_an_ensemble_can_be_members(fashion):
     ensemble = ConformalEnsemble(parts).fit(fashion.id_train)
     assert ensemble.score_samples(fashion.id_test).shape == (3000,)
     assert ensemble.head_ is None
+
+
+def test_an_ensemble_is_saved_and_loaded_bit_for_bit(fashion, tmp_path):
+    ensemble = make_ensemble(fashion.head, combination="min").fit(fashion.id_train)
+    ensemble.calibrate(fashion.id_test[:1000], method="conformal")
+    path = tmp_path / "ensemble.safetensors"
+    skdice.save(ensemble, path)
+    loaded = skdice.load(path)
+    X = np.concatenate([fashion.id_test[1000:1300], fashion.ood["textures"][:300]])
+    for method in ("score_samples", "predict", "pvalues", "member_pvalues"):
+        np.testing.assert_array_equal(getattr(loaded, method)(X), getattr(ensemble, method)(X))
+    assert loaded.calibration_ == ensemble.calibration_
+    assert loaded.get_params()["dice__sparsity"] == 0.1
+    # The head is stored once.
+    weight = fashion.head.weight.nbytes
+    assert path.stat().st_size < 5 * weight + 8 * (4 * 8001 + 64 * 128 + 5000)
+    skdice.save(loaded, path)
+    np.testing.assert_array_equal(skdice.load(path).score_samples(X), ensemble.score_samples(X))
+    with pytest.raises(ValueError, match=r"the member 'forest' is IsolationForest.* another lib"):
+        skdice.save(ConformalEnsemble(members(fashion.head)).fit(fashion.id_train[:500]), path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document, arrays: document["members"].append(document["members"][0]),
+        lambda document, arrays: document["members"].clear(),
+        lambda document, arrays: document["members"][0].update(name="vim"),
+        lambda document, arrays: document["members"][0].update(tail_mean=-1.0),
+        lambda document, arrays: document["members"][0].update(document={"kind": "x"}),
+        lambda document, arrays: arrays.pop("1.reference_scores"),
+        lambda document, arrays: arrays.update({"9.mask": np.ones((2, 2))}),
+        lambda document, arrays: (
+            arrays["0.reference_counts"].sort(kind="stable")
+            or arrays.update({"0.reference_counts": arrays["0.reference_counts"][::-1]})
+        ),
+        lambda document, arrays: document["parameters"].update(combination="max"),
+        lambda document, arrays: document["fitted"].update(feature_names="x"),
+    ],
+)
+def test_a_resealed_file_of_an_ensemble_is_refused(fashion, tmp_path, change):
+    ensemble = make_ensemble(fashion.head).fit(fashion.id_train[:500])
+    document, arrays = persistence.encode(ensemble)
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    change(document, arrays)
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        persistence.build(document, arrays)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
