@@ -196,9 +196,10 @@ class MemberPvaluesDisplay:
             )
             self.points_.append(points)
             beyond = pvalues[n] < SMALLEST_SHOWN
-            self.ax_.plot(
-                shown[n, beyond], heights[beyond], "<", color=colour, markersize=11, clip_on=False
-            )
+            # Matplotlib lays out an unclipped line without points at the corner of the figure.
+            if beyond.any():
+                arrows = shown[n, beyond], heights[beyond], "<"
+                self.ax_.plot(*arrows, color=colour, markersize=11, clip_on=False)
             if n_rows == 1:
                 for height, place, pvalue in zip(heights, shown[n], pvalues[n], strict=True):
                     self.ax_.annotate(
@@ -227,7 +228,7 @@ class MemberPvaluesDisplay:
         )
         hide_open_spines(self.ax_)
         draw_legend(
-            self.ax_, None, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False
+            self.ax_, None, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False
         )
         return self
 

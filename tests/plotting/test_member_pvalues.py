@@ -78,6 +78,18 @@ def test_a_pvalue_beyond_the_axis_is_an_arrow_at_its_end(ax, pvalue):
     assert ax.texts[0].get_text() == f"{pvalue:.2g}"
 
 
+def test_displays_side_by_side_do_not_overlap():
+    """A warning of the layout engine is an error here."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ax in (left, right):
+        MemberPvaluesDisplay(member_pvalues=[[0.5, 0.1]], member_names=["a", "b"]).plot(ax)
+    figure.draw_without_rendering()
+    assert left.get_tightbbox().x1 <= right.get_tightbbox().x0
+
+
 def test_names_are_shown_as_they_are(ax):
     display = MemberPvaluesDisplay(
         member_pvalues=[[0.5], [0.1]], member_names=["$x$"], row_names=["_a", "b"]
