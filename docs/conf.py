@@ -5,7 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
-# Before SciPy is imported: scikit-learn checks array API support only with it.
+# scikit-learn supports the array API only if this is set before SciPy is imported.
 os.environ["SCIPY_ARRAY_API"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -19,6 +19,7 @@ version = release = skdice.__version__
 
 extensions = [
     "command_help",
+    "glossary_links",
     "mathml",
     "matplotlib.sphinxext.plot_directive",
     "numpydoc",
@@ -31,14 +32,13 @@ extensions = [
 ]
 exclude_patterns = ["changes", "gallery", "_ext", "_build"]
 templates_path = ["_templates"]
-# Names in single backticks, as in the docstrings, are references where there is such a name.
+# A name in single backticks, as in the docstrings, becomes a reference if the name exists.
 default_role = "py:obj"
 
-# A reference to a name of skdice that does not exist is an error. Those of other projects are
-# checked by nobody here, as their inventories need a network: see below.
+# A reference to a name of skdice that does not exist is an error. References to other projects are
+# not checked, because their inventories need a network.
 nitpick_ignore_regex = [("py:.*", r"(?!skdice\b).*")]
-# The reference of other projects is linked where the build is asked to fetch their inventories:
-# sphinx-build -t online.
+# `sphinx-build -t online` fetches the inventories of other projects and links to them.
 if tags.has("online"):  # noqa: F821
     intersphinx_mapping = {
         "matplotlib": ("https://matplotlib.org/stable/", None),
@@ -78,10 +78,10 @@ sphinx_gallery_conf = {
     "backreferences_dir": "auto_gallery/backreferences",
     "doc_module": ("skdice",),
     "image_srcset": ["2x"],
-    # A picture is shown, not its name.
+    # The plot of a display is shown; its repr would repeat it in words.
     "ignore_repr_types": r"matplotlib|skdice\.plotting",
 }
-# As in the tests: an example that warns is wrong.
+# An example that warns is wrong, as in the tests.
 warnings.filterwarnings("error", module=r"skdice(\.|$)")
 
 html_theme = "pydata_sphinx_theme"
@@ -100,4 +100,4 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_sidebars = {"index": [], "getting_started": [], "cli": [], "performance": [], "changelog": []}
-html_sidebars |= {"evidence": [], "when_dice_does_not_help": [], "contributing": []}
+html_sidebars |= {"evidence": [], "when_dice_does_not_help": [], "contributing": [], "glossary": []}

@@ -1,4 +1,4 @@
-"""What every fitted detector does: score, decide, calibrate, and give p-values."""
+"""The base of all detectors, which scores, decides, calibrates and gives p-values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -93,7 +92,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     _layer: Layer
     # The sums of the rows of all calls of `fit` and `partial_fit`.
     _statistics: FeatureStatistics
-    # Library and device of the fitted arrays, which X must have, too; None for NumPy's.
+    # Library and device of the fitted arrays, which X must have as well; None stands for NumPy.
     _fit_namespace: str | None = None
     head_: LinearHead
     offset_: float
@@ -147,10 +146,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
-        scores = rows.collect(self._run())
+        scores = rows.collect(self._block_values())
         if is_dask(scores):
-            # Conformal scores are kept with the detector; others stay on the workers, where they
-            # are looked at several times.
+            # Conformal scores are kept with the detector. Other scores stay in the memory of the
+            # workers, because several passes read them.
             scores = scores.compute() if method == "conformal" else scores.persist()
         else:
             scores = to_numpy(scores)
@@ -167,7 +166,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         else:
             rank = rows_below(n_rows, share) + 1
             offset = score_threshold(scores, share)
-        self._forget_calibration()
+        self._forget_threshold()
         self.offset_, self.contamination_ = offset, float(share)
         self.calibration_ = Calibration(
             method=method,
@@ -210,7 +209,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"This {type(self).__name__} has no scores to compare with: call calibrate with "
                 "held-out in-distribution rows and method='conformal' first."
             )
-        function = partial(_block_pvalues, self._run(), self.calibration_scores_)
+        function = partial(_block_pvalues, self._block_values(), self.calibration_scores_)
         return rows.collect(function, np.float64)
 
     def score_samples(self, X: ArrayLike) -> Any:
@@ -231,7 +230,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ValueError
             A feature or a score is not finite; the message names the row.
         """
-        return self._open(X, "score_samples").collect(self._run())
+        return self._open(X, "score_samples").collect(self._block_values())
 
     def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
@@ -262,7 +261,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> Any:
-        """Tell for each row whether it is in-distribution.
+        """Predict for each row whether it is in-distribution.
 
         Parameters
         ----------
@@ -290,7 +289,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Any:
-        """Fit on X and tell for each of its rows whether it is in-distribution.
+        """Fit on X and predict for each of its rows whether it is in-distribution.
 
         Parameters
         ----------
@@ -316,9 +315,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def to_torch(self) -> Any:
         """Return a torch module that scores features as this detector does.
 
-        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` tells which
-        rows are out-of-distribution; rows that are not finite count as such, because the module
-        cannot refuse them. ``threshold`` is a buffer, NaN where there is none. The module can be
+        Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
+        rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
+        because the module cannot refuse it. ``threshold`` is a buffer, which is NaN if the
+        detector has no threshold. The module can be
         scripted and exported to ONNX. Rows in double precision are scored in double precision,
         all others in single precision.
 
@@ -354,7 +354,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
         inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = self._gather(inliers, second_moments=second_moments)
+        statistics = gather_statistics(
+            inliers,
+            second_moments=second_moments,
+            batch_size=self.batch_size,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
         if statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
         return head, inliers, statistics
@@ -378,7 +384,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             n_features = rows.shape[1]
             weights = None if sample_weight is None else check_weights(sample_weight, rows)
             inliers = rows.inliers(y, weights)
-            statistics.merge(self._gather(inliers, second_moments=second_moments))
+            gathered = gather_statistics(
+                inliers,
+                second_moments=second_moments,
+                batch_size=self.batch_size,
+                n_jobs=self.n_jobs,
+                verbose=self.verbose,
+            )
+            statistics.merge(gathered)
         return as_linear_head(self.head, n_features), statistics
 
     def _merge(
@@ -397,15 +410,6 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.n_features_in_ = X.n_features
         return X.n_features
 
-    def _gather(self, rows: RowSource, *, second_moments: bool = False) -> FeatureStatistics:
-        return gather_statistics(
-            rows,
-            second_moments=second_moments,
-            batch_size=self.batch_size,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one thread at a time add rows; take back all that it set if the block fails."""
@@ -416,7 +420,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def _follow(self, X: Any) -> None:
         """Turn the fitted arrays into X's library, as scikit-learn asks of array API support."""
-        if not (get_config()["array_api_dispatch"] and keeps_namespace(X)):
+        if not keeps_namespace(X):
             return
         namespace = Namespace(namespace_of(X), device_of(X))
         for name in self._fitted_arrays:
@@ -424,7 +428,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         self._fit_namespace = namespace_name(X)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays are pickled as NumPy's, so that they can be loaded on a machine without the device.
+        # Pickle NumPy arrays, because the pickle may be loaded on a machine without the device.
         state: dict[str, Any] = dict(super().__getstate__())
         arrays: dict[str, Any] = {
             name: to_numpy(state[name]) for name in self._fitted_arrays if name in state
@@ -434,10 +438,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         state.pop("_fit_namespace", None)
         return state | arrays
 
-    def _run(self, layer: Any = None) -> BlockValues:
+    def _block_values(self, layer: Any = None) -> BlockValues:
         """Return the function from rows to the slice and the scores of each block; it pickles.
 
-        Another layer than the fitted one gives its values in place of the scores.
+        Given another layer than the fitted one, the function returns the values of that layer.
         """
         options = Options(self.device, self.batch_size, self.n_jobs, self.verbose)
         return partial(run, self._layer if layer is None else layer, options=options)
@@ -445,7 +449,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _iterate_scores(self, X: Any) -> tuple[np.dtype[Any], Iterator[FloatArray]]:
         """Return the dtype of the scores of X, and the scores block by block as NumPy arrays."""
         rows = self._open(X, "score_samples")
-        blocks = rows.iterate_values(self._run())
+        blocks = rows.iterate_values(self._block_values())
         return scoring_dtype(rows.dtype), (scores for _, scores in blocks)
 
     def _set_threshold(self, rows: RowSource, scores: Any = None) -> None:
@@ -454,8 +458,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Their scores are computed here unless they are given.
         """
         if scores is None:
-            scores = rows.collect(self._run())
-        self._forget_calibration()
+            scores = rows.collect(self._block_values())
+        self._forget_threshold()
         if rows.weights is None:
             self.offset_ = score_threshold(scores, self.contamination)
         else:
@@ -464,7 +468,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.offset_ = weighted_threshold(scores, weights_of(rows), self.contamination)
         self.contamination_ = float(self.contamination)
 
-    def _forget_calibration(self) -> None:
+    def _forget_threshold(self) -> None:
         """Remove everything that belongs to a threshold."""
         for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
             self.__dict__.pop(name, None)
@@ -484,7 +488,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         method : str
             Name of the method that uses the fitted state; empty for one that sets it.
         reset : bool
-            True if X tells the number and the names of the features.
+            True if the number and the names of the features are taken from X.
         """
         if method:
             if not hasattr(self, "_layer"):
@@ -494,7 +498,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         rows = as_source(X)
         is_known = not reset and type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
         if not (is_known and rows.shape[1] == self.n_features_in_):
-            # Not by check_array, which would pull a lazy source into memory.
+            # Skip check_array, because it would pull a lazy source into memory.
             names = feature_names_source(X, rows)
             validate_data(self, names, reset=reset, skip_check_array=True)
         return rows
@@ -515,7 +519,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back all that was set on the estimator if the block fails."""
+        """Undo all changes of the estimator if the block fails."""
         before = self.__dict__.copy()
         try:
             yield
@@ -562,8 +566,11 @@ def _documentation_address() -> str:
         addresses = metadata("skdice").get_all("Project-URL") or []
     except PackageNotFoundError:
         return ""
-    found = [each.partition(", ")[2] for each in addresses if each.startswith("Documentation,")]
-    return found[0].rstrip("/") if found else ""
+    for labelled_address in addresses:
+        label, _, address = labelled_address.partition(", ")
+        if label == "Documentation":
+            return str(address).rstrip("/")
+    return ""
 
 
 def _block_pvalues(
@@ -575,7 +582,7 @@ def _block_pvalues(
 
 
 def _counted(blocks: Iterator[FloatArray], sizes: list[int]) -> Iterator[FloatArray]:
-    """Yield the blocks, and append the number of rows of each to `sizes`."""
+    """Yield the blocks, and append the number of rows of every block to `sizes`."""
     for block in blocks:
         sizes.append(len(block))
         yield block

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
@@ -59,7 +60,7 @@ class BaseDICE(BaseDetector):
         array of the kind of X, of shape (n_samples, n_classes), float32 or float64
         """
         return self._open(X, "logits").collect(
-            self._run(self._logits_layer()), n_columns=len(self.mask_)
+            self._block_values(self._logits_layer()), n_columns=len(self.mask_)
         )
 
     def _detector_parameters(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class BaseDICE(BaseDetector):
             shaping = fit_shaping(shaping, inliers, self.verbose)
         self._prune(head, statistics, sparsity, shaping)
         self._set_threshold(inliers)
-        self._follow(X)
+        if get_config()["array_api_dispatch"]:
+            self._follow(X)
 
     def _prune(
         self, head: LinearHead, statistics: FeatureStatistics, sparsity: float, shaping: Any
@@ -115,7 +117,7 @@ class BaseDICE(BaseDetector):
         contribution_threshold: float,
         shaping: Any,
     ) -> None:
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         self.head_ = head
         self._statistics = statistics
@@ -138,7 +140,7 @@ class BaseDICE(BaseDetector):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if "_layer" in state:
-            # The layer holds the fitted arrays again, and what engines packed.
+            # Only the score is kept of the layer, which is made anew from the fitted arrays.
             state["_layer"] = state["_layer"].score
         return state
 
@@ -149,7 +151,7 @@ class BaseDICE(BaseDetector):
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
-    """Tell whether the shaping learns nothing, so that blocks of rows are enough for it."""
+    """Return True if the shaping learns nothing, else raise: it would need all rows at once."""
     shaping = detector.shaping
     # Do not use check_is_fitted here: for a Pipeline it only looks at the last step.
     if (
@@ -169,7 +171,7 @@ class DICEDetector(BaseDICE):
     """Out-of-distribution detector by directed sparsification (DICE).
 
     This is novelty detection in scikit-learn's terms: the detector is fitted on penultimate
-    features of in-distribution inputs, and scores others. It ranks the weights of
+    features of in-distribution inputs, and scores other inputs. It ranks the weights of
     the classifier's last linear layer by their mean contribution, prunes the smallest,
     and scores a row by the energy of the logits that remain. Higher scores are more
     in-distribution. With ``sparsity=0`` it is exactly the energy score; the other
@@ -202,16 +204,16 @@ class DICEDetector(BaseDICE):
     device : {None, "auto", "cpu", "cuda", "cuda:1", "mps"}, default=None
         Where rows are scored. None follows the input: a torch tensor is scored on its
         device, everything else by NumPy. A GPU is fed with rows of any source block by
-        block. ``"auto"`` takes one if torch finds one. A function as `score_func` and a
+        block. ``"auto"`` uses a GPU if torch finds one. A function as `score_func` and a
         shaping of another library are computed by NumPy in any case.
     batch_size : int, default=None
-        Rows per block; None chooses them so that a block stays in cache. Changes
+        Rows per block; None chooses them so that a block stays in cache. The number changes
         results by rounding at most.
     n_jobs : int, default=None
         Threads that work on blocks of rows. None is 1 unless in a
         `joblib.parallel_config` context, -1 is all processors. The matrix product
-        itself uses the threads of NumPy's BLAS in any case; where the sparse engine takes
-        its place, None is as many as those.
+        itself uses the threads of NumPy's BLAS in any case. Where a compiled kernel replaces
+        it, None means as many threads as the BLAS would use.
     verbose : int, default=0
         Above 0, progress bars on stderr.
 
@@ -233,10 +235,11 @@ class DICEDetector(BaseDICE):
         The fitted shaping.
     offset_ : float
         The threshold on the scores:
-        ``decision_function(X) = score_samples(X) - offset_``. The smallest score with
-        more than `contamination` of the rows at or below it. Not set by `partial_fit`.
+        ``decision_function(X) = score_samples(X) - offset_``. `fit` sets it to the smallest
+        score with more than `contamination` of the rows at or below it, `calibrate` by its
+        method. `partial_fit` sets none.
     contamination_ : float
-        The contamination in force: that of `calibrate` after a call of it.
+        The contamination of the threshold in force, which `fit` or `calibrate` set last.
     calibration_ : Calibration
         Record of the last `calibrate`, with the attributes `method`, `contamination`,
         `confidence`, `n_samples`, `rank`, `date` and `digest`.
@@ -279,8 +282,8 @@ class DICEDetector(BaseDICE):
     References
     ----------
     Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
-    ECCV 2022, arXiv:2111.09805. Of the scores: energy arXiv:2010.03759, MaxLogit
-    arXiv:1911.11132, MSP arXiv:1610.02136, GEN Liu, Lochman & Zach, CVPR 2023.
+    ECCV 2022, arXiv:2111.09805. The scores are from arXiv:2010.03759 (energy),
+    arXiv:1911.11132 (MaxLogit), arXiv:1610.02136 (MSP) and Liu, Lochman & Zach, CVPR 2023 (GEN).
 
     Examples
     --------
@@ -387,8 +390,8 @@ class DICEDetector(BaseDICE):
             X, y or a parameter is refused, for the reasons that `fit` names. The detector is
             left as it was.
         AttributeError
-            The shaping has to learn from all rows at once, as a quantile does, so there
-            is no partial fit.
+            The shaping has to learn from all rows at once, as a quantile does, so a partial fit
+            is not possible.
         """
         self._validate_parameters(X)
         with self._locked():
@@ -396,9 +399,10 @@ class DICEDetector(BaseDICE):
             self._statistics = statistics
             if statistics.n_samples == 0:  # only outliers so far
                 return self
-            # A shaping that learns nothing needs one row, which tells it the number of features.
+            # A shaping that learns nothing is fitted on one row, for the number of features.
             mean_row = as_source(statistics.mean()[None])
-            # The threshold of an earlier fit belongs to another mask, and goes.
+            # `_prune` also removes the threshold of an earlier fit, which belongs to another mask.
             self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
-            self._follow(X)
+            if get_config()["array_api_dispatch"]:
+                self._follow(X)
         return self

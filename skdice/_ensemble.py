@@ -248,7 +248,7 @@ class ConformalEnsemble(BaseDetector, Composition):
             )
             self.n_samples_seen_ = len(reference)
             combined = combine_log_pvalues(self._layer.log_pvalues(reference), self.combination)
-            self._forget_calibration()
+            self._forget_threshold()
             # In the dtype of `score_samples`, so that the same rows lie below the threshold there.
             scores = combined.astype(scoring_dtype(rows.dtype))
             self.offset_ = score_threshold(scores, self.contamination)
@@ -347,13 +347,15 @@ class ConformalEnsemble(BaseDetector, Composition):
     def _names(self) -> list[str]:
         return [name for name, _ in self.estimators]
 
-    def _run(self, layer: Any = None, values: str = "scores") -> BlockValues:
+    def _block_values(self, layer: Any = None, values: str = "scores") -> BlockValues:
         options = Options(None, self.batch_size, self.n_jobs, self.verbose)
         return partial(run_ensemble, self._layer, options, values)
 
     def _member_values(self, X: Any, values: str) -> Any:
         rows = self._open(X, values)
-        collected = rows.collect(self._run(values=values), np.float64, len(self.estimators_))
+        collected = rows.collect(
+            self._block_values(values=values), np.float64, len(self.estimators_)
+        )
         configured = getattr(self, "_sklearn_output_config", {}).get("transform")
         library = configured or get_config()["transform_output"]
         if library == "default":

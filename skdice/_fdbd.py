@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 
 from skdice._base import BaseDetector, checked_mean
 from skdice._engines.layer import FDBDLayer
@@ -147,7 +148,8 @@ class FDBDDetector(BaseDetector):
             head, rows, statistics = self._measure(X, y, sample_weight)
             self._set_fitted(head, statistics)
             self._set_threshold(rows)
-            self._follow(X)
+            if get_config()["array_api_dispatch"]:
+                self._follow(X)
         return self
 
     def partial_fit(
@@ -184,7 +186,8 @@ class FDBDDetector(BaseDetector):
             self._statistics = statistics
             if statistics.n_samples:  # else there were only outliers so far
                 self._set_fitted(head, statistics)
-                self._follow(X)
+                if get_config()["array_api_dispatch"]:
+                    self._follow(X)
         return self
 
     def _set_fitted(self, head: LinearHead, statistics: FeatureStatistics) -> None:
@@ -194,7 +197,7 @@ class FDBDDetector(BaseDetector):
                 f"weight (n_features = {head.n_features}); FDBDDetector needs at least two classes "
                 "with different weights"
             )
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         self.head_ = head
         self._statistics = statistics

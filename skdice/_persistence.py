@@ -1,8 +1,8 @@
 """Saving a fitted detector to a file that runs no code when it is loaded.
 
-The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both
-tells an altered file from a whole one (it is no signature: whoever can write the file
-can write the digest). To change what is stored, raise SCHEMA and keep the old reader.
+The file is a .safetensors file: arrays, and JSON in its metadata. A digest over both reveals
+an altered file. The digest is not a signature, because whoever can write the file can also
+write the digest. To change the stored content, raise SCHEMA and keep the old reader.
 """
 
 from __future__ import annotations
@@ -20,24 +20,33 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice import shaping as shaping_module
+from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
 from skdice._compat.sklearn import validate_parameters
 from skdice._dice import BaseDICE, DICEDetector
+from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics
 from skdice._passes.threshold import Calibration
 from skdice._rows.door import wrap
 from skdice._version import __version__
+from skdice._vim import ViMDetector
 from skdice.io import _safetensors
 from skdice.io._archive import clean_errors, require_file, to_path
 from skdice.io._atomic import replacing
 
 SCHEMA = 1
-KIND = "skdice.DICEDetector"
+# The classes that `load` makes, by the names that their files have.
+KINDS: dict[str, type[BaseDetector]] = {
+    "skdice.DICEDetector": DICEDetector,
+    "skdice.FDBDDetector": FDBDDetector,
+    "skdice.ViMDetector": ViMDetector,
+}
+Arrays = dict[str, NDArray[Any]]
 _SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
 
 
-def save(detector: BaseDICE, path: str | Path) -> None:
+def save(detector: BaseDetector, path: str | Path) -> None:
     """Write a fitted detector to a file that runs no code when it is loaded.
 
     The file is in the .safetensors format, with JSON metadata. `skdice.load` reads it
@@ -45,8 +54,10 @@ def save(detector: BaseDICE, path: str | Path) -> None:
 
     Parameters
     ----------
-    detector : DICEDetector or DICEDetectorCV
-        Fitted. The result of a search is written as a `DICEDetector` with the best sparsity.
+    detector : DICEDetector, DICEDetectorCV, FDBDDetector or ViMDetector
+        Fitted. The result of a search is written as a `DICEDetector` with the best sparsity. The
+        second moments of a `ViMDetector` are left out, so that `partial_fit` cannot go on from
+        the file.
     path : str or Path
         The file, such as ``detector.safetensors``.
 
@@ -69,53 +80,7 @@ def save(detector: BaseDICE, path: str | Path) -> None:
     >>> detector = skdice.DICEDetector(data.head).fit(data.id_train)
     >>> skdice.save(detector, pathlib.Path(tempfile.mkdtemp()) / "detector.safetensors")
     """
-    # A derived class may do something else than its file would say.
-    if not isinstance(detector, BaseDICE) or not type(detector).__module__.startswith("skdice."):
-        raise TypeError(
-            f"save writes a DICEDetector or a DICEDetectorCV, got a {type(detector).__name__}"
-        )
-    check_is_fitted(detector)
-    parameters = detector._detector_parameters()
-    if not isinstance(detector.score_func, str):
-        raise ValueError(
-            f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
-            "code; use one of the named scores, or pickle the detector"
-        )
-    arrays: dict[str, NDArray[Any]] = {
-        "mask": to_numpy(detector.mask_),
-        "mean_activation": to_numpy(detector.mean_activation_).astype(np.float64),
-        "activation_total": detector._statistics.total,
-        "activation_error": detector._statistics.error,
-    }
-    is_identity = isinstance(detector.head, str)
-    if not is_identity:
-        arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
-    if hasattr(detector, "calibration_scores_"):
-        arrays["calibration_scores"] = detector.calibration_scores_
-    names = getattr(detector, "feature_names_in_", None)
-    calibration = getattr(detector, "calibration_", None)
-    document = {
-        "kind": KIND,
-        "schema": SCHEMA,
-        "versions": {"skdice": __version__, "scikit-learn": sklearn.__version__},
-        "parameters": {
-            name: _encode(value)
-            for name, value in parameters.items()
-            if name not in ("head", "shaping")
-        },
-        "head": detector.head if is_identity else "arrays",
-        "shaping": _encode_shaping(parameters["shaping"]),
-        "fitted": {
-            "contribution_threshold": _encode(detector.contribution_threshold_),
-            "offset": _encode(getattr(detector, "offset_", None)),
-            "contamination": _encode(getattr(detector, "contamination_", None)),
-            "calibration": None if calibration is None else asdict(calibration),
-            "n_samples_seen": int(detector.n_samples_seen_),
-            "sum_of_weights": detector._statistics.sum_of_weights,
-            "feature_names": None if names is None else list(map(str, names)),
-            "shaping": _encode_shaping(detector.shaping_),
-        },
-    }
+    document, arrays = encode(detector)
     text = json.dumps(document, allow_nan=False)
     metadata = {"skdice": text, "sha256": _digest(text, arrays)}
     path = to_path(path)
@@ -124,7 +89,7 @@ def save(detector: BaseDICE, path: str | Path) -> None:
         _safetensors.write(temporary, sources, metadata)
 
 
-def load(path: str | Path) -> DICEDetector:
+def load(path: str | Path) -> Any:
     """Load a detector that `skdice.save` wrote. No code in the file is executed.
 
     Parameters
@@ -134,7 +99,7 @@ def load(path: str | Path) -> DICEDetector:
 
     Returns
     -------
-    DICEDetector
+    DICEDetector, FDBDDetector or ViMDetector
         Fitted; its results are those of the saved one, bit for bit.
 
     Raises
@@ -160,7 +125,7 @@ def load(path: str | Path) -> DICEDetector:
     path = to_path(path)
     document, arrays = _read(path)
     with clean_errors(path, "load"):
-        return _build(document, arrays)
+        return build(document, arrays)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -168,18 +133,19 @@ def read_document(path: Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
     require_file(path)
     with clean_errors(path, "load"):
         try:
             entries, _, metadata = _safetensors.read_header(path)
-        except Exception as error:  # whatever a file of any kind leads the library to
-            raise ValueError(f"it is damaged, or no detector file ({error})") from error
+        except Exception as error:  # a file of another format can cause any error in the library
+            raise ValueError(f"it is damaged, or not a detector file ({error})") from error
         if "skdice" not in metadata:
             raise ValueError("it is a .safetensors file, but holds no skdice detector")
         document: dict[str, Any] = json.loads(metadata["skdice"])
-        if document.get("kind") != KIND:
-            raise ValueError(f"it holds a {document.get('kind')!r}, expected {KIND!r}")
+        if document.get("kind") not in KINDS:
+            expected = ", ".join(map(repr, KINDS))
+            raise ValueError(f"it holds a {document.get('kind')!r}, expected {expected}")
         if not isinstance(document["schema"], int) or document["schema"] < 1:
             raise ValueError(f"its schema is {document['schema']!r}, expected a number from 1")
         if document["schema"] > SCHEMA:
@@ -195,28 +161,74 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return document, arrays
 
 
-def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDetector:
-    fitted = document["fitted"]
-    n_features = len(arrays["mean_activation"])
-    head = "identity" if document["head"] == "identity" else None
-    detector = DICEDetector(
-        head or LinearHead(arrays["weight"], arrays["bias"]),
-        shaping=_decode_shaping(document["shaping"]),
+def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
+    """Return the JSON document and the arrays of a fitted detector."""
+    kind = "DICEDetector" if isinstance(detector, BaseDICE) else type(detector).__name__
+    # A derived class may do something else than its file would say.
+    is_own = type(detector).__module__.startswith("skdice.") and f"skdice.{kind}" in KINDS
+    if not isinstance(detector, BaseDetector) or not is_own:
+        raise TypeError(
+            "save writes a DICEDetector, a DICEDetectorCV, an FDBDDetector or a ViMDetector, got a "
+            f"{type(detector).__name__}"
+        )
+    check_is_fitted(detector)
+    parameters = detector.get_params(deep=False)
+    arrays: Arrays = {}
+    own: dict[str, Any] = {}
+    if isinstance(detector, BaseDICE):
+        parameters = detector._detector_parameters()
+        own, fitted = _encode_dice(detector, parameters, arrays)
+    elif isinstance(detector, FDBDDetector):
+        fitted = _encode_mean(detector, arrays)
+    else:
+        assert isinstance(detector, ViMDetector)
+        arrays["origin"] = to_numpy(detector.origin_)
+        arrays["residual_components"] = to_numpy(detector.residual_components_)
+        fitted = {"alpha": detector.alpha_}
+    is_identity = isinstance(detector.head, str)
+    if not is_identity:
+        arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
+    if hasattr(detector, "calibration_scores_"):
+        arrays["calibration_scores"] = detector.calibration_scores_
+    names = getattr(detector, "feature_names_in_", None)
+    calibration = getattr(detector, "calibration_", None)
+    document = {
+        "kind": f"skdice.{kind}",
+        "schema": SCHEMA,
+        "versions": {"skdice": __version__, "scikit-learn": sklearn.__version__},
+        "parameters": {
+            name: _encode(value)
+            for name, value in parameters.items()
+            if name not in ("head", "shaping")
+        },
+        "head": detector.head if is_identity else "arrays",
+        **own,
+        "fitted": {
+            "offset": _encode(getattr(detector, "offset_", None)),
+            "contamination": _encode(getattr(detector, "contamination_", None)),
+            "calibration": None if calibration is None else asdict(calibration),
+            "n_samples_seen": int(detector.n_samples_seen_),
+            "feature_names": None if names is None else list(map(str, names)),
+            **fitted,
+        },
+    }
+    return document, arrays
+
+
+def build(document: dict[str, Any], arrays: Arrays) -> Any:
+    """Return the fitted detector of a document and its arrays, every part of which is checked."""
+    fitted, detector_class = document["fitted"], KINDS[document["kind"]]
+    n_features = len(arrays["origin" if detector_class is ViMDetector else "mean_activation"])
+    own = {"shaping": _decode_shaping(document["shaping"])} if "shaping" in document else {}
+    detector: Any = detector_class(
+        "identity"
+        if document["head"] == "identity"
+        else LinearHead(arrays["weight"], arrays["bias"]),
+        **own,
         **{name: _decode(value) for name, value in document["parameters"].items()},
     )
     validate_parameters(detector)
-    resolved = as_linear_head(detector.head, n_features)
-    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "mask": (np.dtype(np.bool_), resolved.weight.shape)
-    }
-    for name in ("mean_activation", "activation_total", "activation_error"):
-        shapes[name] = (np.dtype(np.float64), (n_features,))
-    for name, (dtype, shape) in shapes.items():
-        array = arrays[name]
-        if (array.dtype, array.shape) != (dtype, shape):
-            raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"its {name} is not finite")
+    head = as_linear_head(detector.head, n_features)
     names = fitted["feature_names"]
     if names is not None and (
         len(names) != n_features or not all(isinstance(name, str) for name in names)
@@ -224,25 +236,83 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
     if not isinstance(fitted["n_samples_seen"], int) or fitted["n_samples_seen"] < 1:
         raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}")
+    detector.n_features_in_ = n_features
+    if names is not None:
+        detector.feature_names_in_ = np.array(names, dtype=object)
+    if isinstance(detector, DICEDetector):
+        _build_dice(detector, head, fitted, arrays)
+    elif isinstance(detector, FDBDDetector):
+        detector._set_fitted(head, _decode_statistics(fitted, arrays))
+    else:
+        components = arrays["residual_components"]
+        n_residual = min(max(1, len(components)), n_features)
+        _check_array(arrays, "origin", np.float64, (n_features,))
+        _check_array(arrays, "residual_components", np.float64, (n_residual, n_features))
+        layer = detector._set_subspace(head, arrays["origin"], components)
+        detector._set_alpha(layer, _number("alpha", fitted["alpha"]))
+        detector.n_samples_seen_ = fitted["n_samples_seen"]
+    _set_threshold(detector, fitted, arrays)
+    return detector
+
+
+def _encode_mean(detector: Any, arrays: Arrays) -> dict[str, Any]:
+    """Add the mean activation, and the sums that it comes from, to the arrays."""
+    arrays["mean_activation"] = to_numpy(detector.mean_activation_).astype(np.float64)
+    arrays["activation_total"] = detector._statistics.total
+    arrays["activation_error"] = detector._statistics.error
+    return {"sum_of_weights": detector._statistics.sum_of_weights}
+
+
+def _decode_statistics(fitted: dict[str, Any], arrays: Arrays) -> FeatureStatistics:
+    """Return the checked sums of a file."""
+    n_features = len(arrays["mean_activation"])
+    for name in ("mean_activation", "activation_total", "activation_error"):
+        _check_array(arrays, name, np.float64, (n_features,))
     statistics = FeatureStatistics(n_features)
     statistics.n_samples = fitted["n_samples_seen"]
     statistics.sum_of_weights = _number("sum_of_weights", fitted["sum_of_weights"])
     statistics.total = arrays["activation_total"]
     statistics.error = arrays["activation_error"]
-    detector.n_features_in_ = n_features
-    if names is not None:
-        detector.feature_names_in_ = np.array(names, dtype=object)
+    return statistics
+
+
+def _encode_dice(
+    detector: BaseDICE, parameters: dict[str, Any], arrays: Arrays
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add the arrays of DICE; return its parts of the document and of its fitted values."""
+    if not isinstance(detector.score_func, str):
+        raise ValueError(
+            f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
+            "code; use one of the named scores, or pickle the detector"
+        )
+    arrays["mask"] = to_numpy(detector.mask_)
+    return {"shaping": _encode_shaping(parameters["shaping"])}, {
+        "contribution_threshold": _encode(detector.contribution_threshold_),
+        "shaping": _encode_shaping(detector.shaping_),
+        **_encode_mean(detector, arrays),
+    }
+
+
+def _build_dice(
+    detector: DICEDetector, head: LinearHead, fitted: dict[str, Any], arrays: Arrays
+) -> None:
+    _check_array(arrays, "mask", np.bool_, head.weight.shape)
+    statistics = _decode_statistics(fitted, arrays)
     shaping = _decode_shaping(fitted["shaping"])
-    if getattr(shaping, "n_features_in_", n_features) != n_features:
+    if getattr(shaping, "n_features_in_", head.n_features) != head.n_features:
         raise ValueError(f"its shaping was fitted on {shaping.n_features_in_!r} features")
     detector._set_fitted(
-        resolved,
+        head,
         statistics,
         arrays["mean_activation"],
         arrays["mask"],
         _number("contribution_threshold", fitted["contribution_threshold"]),
         shaping,
     )
+
+
+def _set_threshold(detector: Any, fitted: dict[str, Any], arrays: Arrays) -> None:
+    """Set what belongs to a threshold, if the file has one."""
     if fitted["offset"] is not None:
         detector.offset_ = _number("offset", fitted["offset"])
         if not math.isfinite(detector.offset_):
@@ -257,7 +327,15 @@ def _build(document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> DICEDet
         if not (np.diff(scores) >= 0).all() or not np.isfinite(scores).all():
             raise ValueError("its calibration scores are not in ascending order")
         detector.calibration_scores_ = scores
-    return detector
+
+
+def _check_array(arrays: Arrays, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
+    """Raise if an array is of another dtype or shape, or not finite."""
+    array, dtype = arrays[name], np.dtype(dtype)
+    if (array.dtype, array.shape) != (dtype, shape):
+        raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"its {name} is not finite")
 
 
 def _number(name: str, encoded: Any) -> float:
@@ -268,7 +346,7 @@ def _number(name: str, encoded: Any) -> float:
 
 
 def _encode(value: Any) -> Any:
-    """Return a parameter or fitted number as JSON has it; infinities as text."""
+    """Return a parameter or fitted number as a JSON value; infinities become text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -314,7 +392,7 @@ def _decode_shaping(encoded: dict[str, Any] | None) -> Any:
     return shaping
 
 
-def _digest(text: str, arrays: dict[str, NDArray[Any]]) -> str:
+def _digest(text: str, arrays: Arrays) -> str:
     """Return the SHA-256 of the document and of every array with its name, dtype and shape."""
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):

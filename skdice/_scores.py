@@ -2,7 +2,11 @@
 
 Pure functions on logits of shape (n_samples, n_classes) of any library with the array API, float32
 or float64. They return (n_samples,) in the same dtype. With ``overwrite=True`` they may use the
-memory of NumPy's logits for their intermediate results, so that a block needs no second one.
+memory of NumPy's logits for their intermediate results, which saves a second array of that size.
+
+Two engines cannot call these functions and repeat the formulas; tests hold the results equal: the
+kernels (`skdice._engines.kernels.vectors.finish_tile`) and the torch module
+(`skdice._engines.module.DetectorModule`).
 """
 
 from __future__ import annotations
@@ -107,7 +111,7 @@ def partitioned(values: Any, places: Sequence[int], *, overwrite: bool = False) 
     values : array of shape (n_samples, n_columns)
         Rows.
     places : sequence of int
-        Columns that must hold what they would hold if each row were sorted.
+        Columns that must hold the same entries as if each row were sorted.
     overwrite : bool
         True if the memory of `values` may be used.
     """

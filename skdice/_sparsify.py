@@ -32,7 +32,7 @@ def contribution(
     -------
     ndarray of shape (n_classes, n_features), float64
     """
-    # `_mask_above` raises for infinite contributions, with a message; a warning says less.
+    # Ignore the warning, because `threshold_masks` raises an error for infinite contributions.
     with np.errstate(over="ignore"):
         values: NDArray[np.float64] = np.multiply(mean_activation, weight, dtype=np.float64)
     return values
@@ -74,8 +74,8 @@ def threshold_masks(
     >>> threshold
     1.25
     """
-    # NumPy finds all percentiles in one selection, which takes O(n_classes * n_features). It
-    # warns where infinities of both signs meet, which is found below.
+    # NumPy finds all percentiles in one selection, which takes O(n_classes * n_features). Its
+    # warning about infinities of both signs is ignored because the loop below raises for them.
     with np.errstate(invalid="ignore"):
         thresholds = np.percentile(values, 100 * np.asarray(sparsities, np.float64)).tolist()
     masks: list[tuple[NDArray[np.bool_], float]] = []

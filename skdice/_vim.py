@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 
 from skdice._base import BaseDetector, checked_mean
@@ -188,7 +189,8 @@ class ViMDetector(BaseDetector):
             self.n_samples_seen_ = statistics.n_samples
             scores = self._set_scale(rows, self._subspace_layer(head))
             self._set_threshold(rows, scores)
-            self._follow(X)
+            if get_config()["array_api_dispatch"]:
+                self._follow(X)
         return self
 
     def partial_fit(
@@ -225,6 +227,11 @@ class ViMDetector(BaseDetector):
             left as it was.
         """
         self._validate_parameters(X)
+        if hasattr(self, "_layer") and not hasattr(self, "_statistics"):
+            raise ValueError(
+                "this ViMDetector was loaded from a file, which has no second moments that rows "
+                "could be added to: use fit, or a pickle"
+            )
         with self._locked():
             head, statistics = self._accumulate(X, y, sample_weight, second_moments=True)
             self._n_principal(head.n_features)  # raises if it is out of range
@@ -285,7 +292,7 @@ class ViMDetector(BaseDetector):
 
     def _forget_fit(self) -> None:
         """Remove everything that depends on the moments."""
-        self._forget_calibration()
+        self._forget_threshold()
         self._fit_namespace = None
         names = ("_layer", "alpha_", "origin_", "residual_components_", "n_components_", "head_")
         for name in names:
@@ -297,8 +304,8 @@ class ViMDetector(BaseDetector):
             return 1000 if n_features >= 2048 else 512 if n_features >= 768 else n_features // 2
         if self.n_components >= n_features:
             raise ValueError(
-                f"n_components is {self.n_components}, expected less than the number of features "
-                f"({n_features}): no residual would be left"
+                f"n_components is {self.n_components}, expected less than "
+                f"n_features = {n_features}: no residual would be left"
             )
         return int(self.n_components)
 
@@ -319,7 +326,7 @@ class ViMDetector(BaseDetector):
         weight, bias = head.weight.astype(np.float64), head.bias.astype(np.float64)
         # Smaller singular values are the rounding of the weight, and would move the origin far.
         cutoff = max(weight.shape) * float(np.finfo(head.weight.dtype).eps)
-        origin: NDArray[np.float64] = np.linalg.lstsq(weight, -bias, rcond=cutoff)[0]
+        origin = np.asarray(np.linalg.lstsq(weight, -bias, rcond=cutoff)[0], np.float64)
         moments = statistics.second_moments_about(origin)
         overflow = np.flatnonzero(~np.isfinite(moments).all(axis=0))
         if len(overflow):
@@ -328,13 +335,23 @@ class ViMDetector(BaseDetector):
             )
         _, vectors = np.linalg.eigh(moments)  # in ascending order of the eigenvalues
         components = np.ascontiguousarray(vectors[:, : n_features - n_principal].T)
-        self.head_, self.n_components_ = head, n_principal
+        return self._set_subspace(head, origin, components)
+
+    def _set_subspace(
+        self, head: LinearHead, origin: NDArray[np.float64], components: NDArray[np.float64]
+    ) -> ViMLayer:
+        """Set the subspace; return its layer without alpha."""
+        self.head_, self.n_components_ = head, head.n_features - len(components)
         self.origin_, self.residual_components_ = origin, components
         return ViMLayer(head.weight, head.bias, components, -components @ origin)
 
+    def _set_alpha(self, layer: ViMLayer, alpha: float) -> None:
+        self.alpha_ = alpha
+        self._layer = replace(layer, alpha=alpha)
+
     def _set_scale(self, rows: RowSource, layer: ViMLayer) -> Any:
         """Set alpha from rows, and with it the layer; return the scores of the rows."""
-        values = rows.collect(self._run(layer), n_columns=3)
+        values = rows.collect(self._block_values(layer), n_columns=3)
         weights = None
         if rows.weights is not None:
             values = values.compute() if is_dask(values) else to_numpy(values)
@@ -363,6 +380,5 @@ class ViMDetector(BaseDetector):
                 UserWarning,
                 stacklevel=3,
             )
-        self.alpha_ = alpha
-        self._layer = replace(layer, alpha=alpha)
+        self._set_alpha(layer, alpha)
         return values[:, 1] - alpha * values[:, 2]

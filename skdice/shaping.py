@@ -1,9 +1,8 @@
 """Activation shaping: transformers applied to penultimate features when scoring.
 
-Each is a scikit-learn transformer of (n_samples, n_features) to the same shape, usable
-alone in a Pipeline or as the `shaping` of a `skdice.DICEDetector`. float32 stays
-float32, half precision becomes float32, everything else float64. Quantiles are
-fractions in [0, 1].
+Each class is a scikit-learn transformer that keeps the shape (n_samples, n_features), for use alone
+in a Pipeline or as the `shaping` of a `skdice.DICEDetector`. float32 features stay float32, half
+precision becomes float32, and everything else becomes float64. Quantiles are fractions in [0, 1].
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     A derived class describes itself to the engines by `_activation`.
     """
 
-    # Library and device of the rows of `fit`, which X must have, too; None for NumPy's.
+    # Library and device of the rows of `fit`, which X must have as well; None stands for NumPy.
     _fit_namespace: str | None = None
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
@@ -108,8 +107,8 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def _learn(self, rows: RowSource, verbose: int | bool) -> None:
-        # There is nothing to learn, but bad rows are refused here as everywhere. On a cluster the
-        # pass would be for nothing, because bad rows are refused where they are used.
+        # There is nothing to learn, but the rows are read because bad rows must be refused. Rows on
+        # a cluster are not read, because that is expensive and the detector refuses them later.
         if isinstance(rows, SlicedRows):
             for _ in rows.iterate_blocks(description="shaping", verbose=verbose):
                 pass
@@ -127,16 +126,16 @@ def _shaped_blocks(
     """Yield the slice of each block of rows, and the block after a shaping."""
     dtype, native = scoring_dtype(rows.dtype).name, rows.namespace is not None
 
-    def shape(block: Any) -> Any:
+    def shape_block(block: Any) -> Any:
         xp = namespace_of(block)
         return apply_shaping(activation, xp.astype(block, getattr(xp, dtype)) if native else block)
 
-    for row_slice, shaped in rows.map_blocks(shape, rows.slices(), native=native):
+    for row_slice, shaped in rows.map_blocks(shape_block, rows.slices(), native=native):
         xp = namespace_of(shaped)
         if not bool(xp.all(xp.isfinite(shaped))):
             is_finite = xp.all(xp.isfinite(shaped), axis=1)
             row = row_slice.start + int(xp.argmin(xp.asarray(is_finite, dtype=xp.int32)))
-            rows.read_block(slice(row, row + 1))  # names a feature that is not finite itself
+            rows.read_block(slice(row, row + 1))  # raises if the feature itself is not finite
             raise ValueError(
                 f"{shaping!r} makes row {rows.row_number(row)} infinite or NaN: it is too large "
                 f"for {dtype}, or its entries sum to zero"
@@ -165,9 +164,9 @@ def describe(shaping: Any, n_features: int) -> Activation | None:
 
 
 def is_described(shaping: Any) -> bool:
-    """Tell whether a shaping is of exactly one of the classes of this module.
+    """Return whether a shaping is of exactly one of the classes of this module.
 
-    A class that is derived from them may do something else than it describes.
+    A class of the user that is derived from them may transform otherwise than it describes.
     """
     return isinstance(shaping, Shaping) and type(shaping).__module__ == __name__
 
@@ -179,7 +178,7 @@ class ReAct(Shaping):
     ----------
     quantile : float in [0, 1], default=0.99
         The clipping threshold is this quantile of all entries of the fitted features.
-        Not used where `threshold` is given.
+        It is not used where `threshold` is given.
     threshold : float, default=None
         A fixed clipping threshold, such as the 1.0 of DICE + ReAct on ImageNet;
         infinity changes nothing. With it, the transformer needs no fit.
@@ -235,15 +234,15 @@ class ReAct(Shaping):
 class VRA(Shaping):
     """Suppress low and clip high activations (VRA-P).
 
-    0 where ``h < alpha``, h between, beta where ``h > beta``.
+    An activation h becomes 0 where ``h < alpha`` and beta where ``h > beta``.
 
     Parameters
     ----------
     lower_quantile : float in [0, 1], default=0.6
-        alpha is this quantile of all entries of the fitted features. Not used where
+        alpha is this quantile of all entries of the fitted features. It is not used where
         `alpha` is given.
     upper_quantile : float in [0, 1], default=0.95
-        Likewise for beta.
+        beta is this quantile of all entries. It is not used where `beta` is given.
     alpha, beta : float, default=None
         Fixed values. With both, the transformer needs no fit.
 
@@ -290,10 +289,10 @@ class VRA(Shaping):
 
     def _learn(self, rows: RowSource, verbose: int | bool) -> None:
         fixed = (self.alpha, self.beta)
-        wanted = (self.lower_quantile, self.upper_quantile)
-        sought = [q for q, value in zip(wanted, fixed, strict=True) if value is None]
-        if sought:
-            learned = iter(quantiles(rows, sought, verbose=verbose))
+        levels = (self.lower_quantile, self.upper_quantile)
+        unfixed = [level for level, value in zip(levels, fixed, strict=True) if value is None]
+        if unfixed:
+            learned = iter(quantiles(rows, unfixed, verbose=verbose))
         else:
             super()._learn(rows, verbose)
             learned = iter(())

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before SciPy is imported: scikit-learn checks array API support only with it.
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from skdice import DICEDetector, LinearHead
+from skdice._compat.extras import has_numba
 from skdice.datasets import load_fashion_mnist_ood
 
 # How long an example takes says nothing about what must be true.
@@ -60,6 +62,14 @@ def small():
 
 
 @pytest.fixture(scope="session")
+def wide():
+    """A head and ReLU-like features of several blocks, float32: (head, features)."""
+    rng = np.random.default_rng(5)
+    head = LinearHead(rng.normal(size=(30, 64)).astype(np.float32))
+    return head, np.maximum(rng.normal(size=(5000, 64)), 0).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
 def fitted(fashion):
     return DICEDetector(fashion.head, sparsity=0.7).fit(fashion.id_train)
 
@@ -69,6 +79,16 @@ def labelled(fashion):
     """Rows of the embedded sets, and 1 for in-distribution, -1 for outliers."""
     X = np.concatenate([fashion.id_test[:400], fashion.ood["mnist"][:200]])
     return X, np.repeat([1, -1], [400, 200])
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    """Have numba missing, as it is without the extra `fast`."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    has_numba.cache_clear()
+    yield
+    monkeypatch.undo()
+    has_numba.cache_clear()
 
 
 @pytest.fixture

@@ -20,14 +20,18 @@ from sklearn.utils.estimator_checks import (
     estimator_checks_generator,
 )
 
-import skdice._dice
-from skdice import DICEDetector, DICEDetectorCV, LinearHead
+import skdice._base
+from skdice import DICEDetector, DICEDetectorCV, FDBDDetector, LinearHead, ViMDetector
 from skdice._head import as_linear_head
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 pytestmark = [
     # The battery's matrices have two to five columns, so some class loses all its weights.
     pytest.mark.filterwarnings("ignore:.*left without any weight"),
+    # The battery fits few rows, and features of any sign as if they were logits.
+    pytest.mark.filterwarnings("ignore:.*fewer than the .* features"),
+    pytest.mark.filterwarnings("ignore:.*nothing but rounding"),
+    pytest.mark.filterwarnings("ignore:alpha_ is -"),
     # Of scikit-learn's checks themselves.
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning"),
 ]
@@ -47,6 +51,8 @@ DETECTORS = [
     DICEDetector(head="identity"),
     DICEDetector(head="identity", sparsity=0, score_func="msp", shaping=ReAct()),
     SearchWithOutliers(head="identity", cv=2),
+    FDBDDetector(head="identity"),
+    ViMDetector(head="identity"),
 ]
 # What the battery holds, at least, in the oldest scikit-learn that is supported.
 MIN_CHECKS = 44
@@ -95,7 +101,7 @@ def width_of(check, monkeypatch):
         return as_linear_head(head, n_features)
 
     with monkeypatch.context() as patch:
-        patch.setattr(skdice._dice, "as_linear_head", recorded)
+        patch.setattr(skdice._base, "as_linear_head", recorded)
         check(DICEDetector(head="identity"))
     assert len(widths) <= 1
     return widths.pop() if widths else 3

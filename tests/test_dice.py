@@ -1,7 +1,9 @@
 import pickle
+import sys
 import threading
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector, FeatureStatistics, LinearHead
 from skdice.shaping import ASH, ReAct
 
 
@@ -61,12 +63,66 @@ def test_identity_head_scores_logits(small):
     np.testing.assert_allclose(detector.score_samples(X), logsumexp(X, axis=1), rtol=1e-12)
 
 
-def test_a_pair_is_a_head(small):
+def as_tensors(head):
+    torch = pytest.importorskip("torch")
+    return torch.tensor(head.weight), torch.tensor(head.bias)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda head: (head.weight, head.bias),
+        lambda head: (head.weight.tolist(), head.bias.tolist()),
+        as_tensors,
+    ],
+    ids=["pair", "pair of lists", "pair of tensors"],
+)
+def test_a_pair_is_a_head(small, form):
     head, X = small
-    pair = DICEDetector((head.weight, head.bias)).fit(X)
-    assert (pair.score_samples(X) == DICEDetector(head).fit(X).score_samples(X)).all()
+    expected = DICEDetector(head).fit(X)
+    for method in ("fit", "partial_fit"):
+        detector = getattr(DICEDetector(form(head)), method)(X)
+        assert detector.head_ == head
+        np.testing.assert_array_equal(detector.score_samples(X), expected.score_samples(X))
     with pytest.raises(ValueError, match=r"tuple of 3, expected \(weight, bias\)"):
         DICEDetector((1, 2, 3)).fit(X)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda w: w, lambda w: w.tolist(), lambda w: (w, None)], ids=["array", "list", "pair"]
+)
+def test_a_weight_alone_has_no_bias(small, form):
+    head, X = small
+    expected = DICEDetector(LinearHead(head.weight)).fit(X)
+    detector = clone(DICEDetector(form(head.weight))).fit(X)
+    assert detector.head_ == LinearHead(head.weight)
+    np.testing.assert_array_equal(detector.score_samples(X), expected.score_samples(X))
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (None, "head is None, expected the classifier's last linear layer"),
+        ("fc", "head is 'fc', expected the classifier's last linear layer"),
+        (np.ones(12), "weight"),
+        (np.ones((12, 5)), r"the head expects 5: .* transpose the weight"),
+    ],
+    ids=["None", "name", "vector", "transposed"],
+)
+def test_what_is_not_a_head_is_refused_at_fit(small, head, message):
+    _, X = small
+    if isinstance(head, np.ndarray) and head.ndim == 2:
+        head = np.ones((X.shape[1], 5))
+    detector = DICEDetector(head)
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match=message):
+            getattr(detector, method)(X)
+    assert not hasattr(detector, "head_")
+
+
+def test_the_head_is_required():
+    with pytest.raises(TypeError, match="head"):
+        DICEDetector()
 
 
 @pytest.fixture
@@ -229,18 +285,6 @@ def test_partial_fit_follows_a_changed_shaping(small):
     np.testing.assert_allclose(detector.score_samples(X), expected.score_samples(X), rtol=1e-12)
 
 
-def test_calibrate_on_held_out_rows(small):
-    head, X = small
-    detector = DICEDetector(head).fit(X[:100])
-    mask = detector.mask_.copy()
-    detector.calibrate(X[100:], contamination=0.25)
-    assert (detector.predict(X[100:]) == -1).sum() == 25
-    np.testing.assert_array_equal(detector.mask_, mask)
-    assert detector.get_params()["contamination"] == 0.05
-    detector.calibrate(X[100:])
-    assert (detector.predict(X[100:]) == -1).sum() == 5
-
-
 @pytest.mark.parametrize(
     ("dtype", "scored"),
     [
@@ -395,6 +439,33 @@ def test_scoring_from_many_threads_leaves_the_estimator_alone(small):
     assert pickle.dumps(detector) == before
 
 
+@pytest.mark.parametrize("kind", ["rows", "statistics"])
+def test_partial_fit_from_many_threads_loses_no_row(kind):
+    rng = np.random.default_rng(0)
+    # Whole numbers, and as many rows as a power of two: the sum and the mean are exact.
+    X = rng.integers(-1000, 1000, size=(2048, 3)).astype(float)
+    blocks = np.split(X, 256)
+    if kind == "statistics":
+        blocks = [FeatureStatistics().add(block) for block in blocks]
+    detector = DICEDetector("identity", sparsity=0)
+    together = threading.Barrier(8)
+
+    def work(i):
+        together.wait(10)
+        for block in blocks[i::8]:
+            detector.partial_fit(block)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert detector.n_samples_seen_ == 2048
+    np.testing.assert_array_equal(detector.mean_activation_ * 2048, X.sum(axis=0))
+
+
 def test_verbose_shows_progress_on_stderr(small, capsys):
     head, X = small
     DICEDetector(head, verbose=1).fit(X)
@@ -483,14 +554,6 @@ def test_bad_features_are_named_at_fit(small, change, message):
     for method in ("fit", "partial_fit"):
         with pytest.raises(ValueError, match=message):
             getattr(DICEDetector(head), method)(change(X))
-
-
-@pytest.mark.parametrize("share", [0, -0.1, 0.51, float("nan"), "many"])
-def test_bad_contamination_of_calibrate_is_named(small, share):
-    head, X = small
-    detector = DICEDetector(head).fit(X)
-    with pytest.raises(ValueError, match=f"contamination is {share!r}"):
-        detector.calibrate(X, share)
 
 
 def test_only_outliers_is_an_error_that_says_why(small):

@@ -179,7 +179,7 @@ def test_files_of_another_kind_are_refused(small, tmp_path):
     (tmp_path / "pickle").write_bytes(pickle.dumps(DICEDetector(head).fit(X)))
     (tmp_path / "empty").write_bytes(b"")
     for name in ("pickle", "empty"):
-        with pytest.raises(ValueError, match=f"cannot load .*{name}: it is damaged, or no det"):
+        with pytest.raises(ValueError, match=f"cannot load .*{name}: it is damaged, or not a det"):
             skdice.load(tmp_path / name)
 
 

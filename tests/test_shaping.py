@@ -3,10 +3,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from skdice import DICEDetector
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 RNG = np.random.default_rng(5)
@@ -146,3 +149,87 @@ def test_bad_rows_are_named(transformer):
     for method in (transformer.fit, transformer.fit(X).transform):
         with pytest.raises(ValueError, match="NaN in row 250, column 4"):
             method(bad)
+
+
+class Fitted(ReAct):
+    """Clips at a value of its own."""
+
+    def fit(self, X, y=None):
+        super().fit(X)
+        self.threshold_ = 0.25
+        return self
+
+
+class Shaped(ReAct):
+    """Clips, and takes a root."""
+
+    def transform(self, X):
+        return np.sqrt(super().transform(X))
+
+
+class Transformed(ReAct):
+    """Clips, and squares."""
+
+    def transform(self, X):
+        return super().transform(X) ** 2
+
+
+OWN = {
+    Fitted(): lambda X, c: np.minimum(X, 0.25),
+    Shaped(): lambda X, c: np.sqrt(np.minimum(X, c)),
+    Transformed(): lambda X, c: np.minimum(X, c) ** 2,
+}
+
+
+@pytest.mark.parametrize("shaping", OWN, ids=repr)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_what_is_derived_from_a_shaping_is_used_as_it_is(small, library, shaping):
+    head, X = small
+    detector = DICEDetector(head, shaping=shaping).fit(X)
+    rows = X if library == "numpy" else pytest.importorskip("torch").from_numpy(X)
+    logits = OWN[shaping](X, np.quantile(X, 0.99)) @ detector.coef_.T + detector.intercept_
+    np.testing.assert_allclose(detector.logits(rows), logits, rtol=1e-10, atol=1e-10)
+    if library == "torch":
+        with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
+            detector.to_torch()
+
+
+def in_numpy(X):
+    return X
+
+
+def in_torch(X):
+    return pytest.importorskip("torch").from_numpy(X)
+
+
+def in_strict(X):
+    strict = pytest.importorskip("array_api_strict")
+    return strict.asarray(X, device=strict.Device("device1"))
+
+
+def in_dask(X):
+    return pytest.importorskip("dask.array").from_array(X, chunks=(70, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shaping", [ReAct(0.7), VRA(), ASH(0.5), Scale(0.5)], ids=repr)
+@pytest.mark.parametrize("library", [in_numpy, in_torch, in_strict, in_dask])
+def test_features_are_transformed_in_their_own_kind(small, library, shaping, dtype):
+    rows = small[1].astype(dtype)
+    expected = clone(shaping).fit_transform(rows)
+    tolerance = 1e-6 if dtype == np.float32 else 1e-14
+    source = library(rows)
+    with config_context(array_api_dispatch=library is in_strict):
+        # With the dispatch on, scikit-learn wants the library of fit in transform as well.
+        for fitted_on in [source] if library is in_strict else [rows, source]:
+            shaped = clone(shaping).fit(fitted_on).transform(source)
+            assert type(shaped) is type(source)
+            assert shaped.dtype == source.dtype
+            assert shaped.shape == source.shape
+            if library is in_dask:
+                assert shaped.chunks == ((70, 70, 60), (12,))
+                shaped = shaped.compute()
+            elif library is not in_numpy:
+                assert shaped.device == source.device
+                shaped = np.from_dlpack(shaped)
+            np.testing.assert_allclose(shaped, expected, rtol=tolerance)

@@ -1,4 +1,4 @@
-"""The directive ``command-help``: what ``skdice --help`` and its like print, a section each."""
+"""The directive ``command-help`` shows the help of each command of ``skdice`` in a section."""
 
 import argparse
 import os
@@ -16,14 +16,16 @@ class CommandHelp(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         parser = build_parser()
         (commands,) = (
-            each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)
+            action.choices
+            for action in parser._actions
+            if isinstance(action, argparse._SubParsersAction)
         )
         lines: list[str] = []
-        # No wider than the column of a page.
+        # argparse wraps the help at this width, which fits the column of a page.
         with patch.dict(os.environ, {"COLUMNS": "80", "NO_COLOR": "1"}):
-            for name, each in {"skdice": parser, **commands}.items():
-                title = name if each is parser else f"skdice {name}"
-                text = (f"   {line}".rstrip() for line in each.format_help().splitlines())
+            for name, command in {"skdice": parser, **commands}.items():
+                title = name if command is parser else f"skdice {name}"
+                text = (f"   {line}".rstrip() for line in command.format_help().splitlines())
                 lines += [title, "-" * len(title), "", ".. code-block:: text", "", *text, ""]
         return self.parse_content_to_nodes_of(lines)
 

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw themselves: no script, no network, no LaTeX."""
+"""Formulas become MathML, which browsers draw without a script, a network or LaTeX."""
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
@@ -12,7 +12,7 @@ def visit_math(self, node: nodes.math) -> None:
 
 def visit_math_block(self, node: nodes.math_block) -> None:
     formula = latex2mathml.tex2mathml(node.astext(), as_block=True)
-    # What is wider than a narrow screen is scrolled by itself.
+    # The style sheet lets a formula that is wider than the screen scroll on its own.
     self.body.append(f'<div class="formula">{formula}</div>\n')
     raise nodes.SkipNode
 

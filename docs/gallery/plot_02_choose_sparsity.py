@@ -2,11 +2,11 @@
 Choosing the sparsity by cross-validation
 =========================================
 
-How much pruning helps depends on the network: measure it, with 0 (nothing pruned) among the
+How much pruning helps depends on the network. Measure it, with 0 (nothing pruned) among the
 candidates.
 
-This takes known outliers: inputs of the kind that the network will meet and must not trust.
-Without any, take ``sparsity=0``; see :doc:`/user_guide/choosing_sparsity`.
+The search needs known outliers: inputs of the kind that the network will meet and must not trust.
+:doc:`/user_guide/choosing_sparsity` says what to do without them.
 """
 
 import numpy as np
@@ -21,23 +21,23 @@ known = np.concatenate([rows[::2] for rows in data.ood.values()])
 others = {name: rows[1::2] for name, rows in data.ood.items()}
 
 # %%
-# Half of each set of other images helps to choose. The metric is FPR95 by the paper's rule: the
-# share of outliers that passes where 95 % of the in-distribution rows pass.
+# Half of each set of other images serves as known outliers for the choice. The metric is FPR95 by
+# the paper's rule: the share of outliers that passes where 95 % of the in-distribution rows pass.
 search = DICEDetectorCV(data.head, scoring=neg_fpr95_scorer).fit(data.id_train, outliers=known)
 print(f"chosen: {search.sparsity_}")
 
 # %%
-# The curve tells more than its best place. Here little pruning helps a little and much of it
-# hurts. The bands are one standard deviation over the folds.
+# The curve tells more than the best sparsity alone. On this network a little pruning helps a
+# little, and much pruning hurts. The bands are one standard deviation over the folds.
 SparsityCurveDisplay.from_estimator(search, negate_score=True)
 
 # %%
-# The other half, which had no part in the choice, judges it. The default of 0.7 is the paper's for
-# ImageNet, and worse than no pruning on this network.
+# The other half had no part in the choice, so it can judge the choice. The paper's 0.7 for ImageNet
+# is worse than no pruning on this network.
 detectors = {
     "energy (nothing pruned)": DICEDetector(data.head, sparsity=0),
     f"chosen: {search.sparsity_}": DICEDetector(data.head, sparsity=search.sparsity_),
-    "default: 0.7": DICEDetector(data.head),
+    "the paper's for ImageNet: 0.7": DICEDetector(data.head, sparsity=0.7),
 }
-fitted = {name: each.fit(data.id_train) for name, each in detectors.items()}
+fitted = {name: detector.fit(data.id_train) for name, detector in detectors.items()}
 compare(fitted, data.id_test, others)

@@ -2,8 +2,7 @@
 Comparing scores: MSP, energy, ReAct, DICE
 ==========================================
 
-The common post-hoc scores are parameters of one detector, so that they can be compared on the same
-rows.
+The common post-hoc scores are parameters of one detector, so you can compare them on the same rows.
 """
 
 import matplotlib.pyplot as plt
@@ -27,8 +26,8 @@ detectors = {
     "DICE 0.7": DICEDetector(data.head, sparsity=0.7),
     "DICE 0.1 + ReAct": DICEDetector(data.head, sparsity=0.1, shaping=ReAct()),
 }
-for each in detectors.values():
-    each.fit(data.id_train)
+for detector in detectors.values():
+    detector.fit(data.id_train)
 
 # %%
 # The table shows FPR95 by the paper's rule and AUROC, in percent, with the in-distribution rows as
@@ -36,9 +35,10 @@ for each in detectors.values():
 compare(detectors, data.id_test, data.ood)
 
 # %%
-# No score is the best on every set. ASH and SCALE were made for networks with many more features.
-# On this one SCALE is not much better than chance, and ASH ranks outliers above good rows:
-# its AUROC is far below 50 %. The curves of three others:
+# On this network DICE with a sparsity of 0.1 has the lowest FPR95 on every set, and ReAct changes
+# little. ASH and SCALE were made for networks with many more features. On this network SCALE is not
+# much better than chance, and ASH ranks outliers above good rows, so that its AUROC is far below 50
+# %. On another network the order may be another one. The plot shows the curves of three scores:
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
 for ax, name in zip(axes, ("MSP", "energy", "DICE 0.1 + ReAct"), strict=True):
     OODRocCurveDisplay.from_estimator(detectors[name], data.id_test, data.ood, ax=ax)

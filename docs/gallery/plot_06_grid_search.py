@@ -2,10 +2,11 @@
 Searching over anything: GridSearchCV and pipelines
 ===================================================
 
-The detector is a scikit-learn estimator: its parameters, and those of its shaping, can be
-searched.
+The detector is a scikit-learn estimator, so `GridSearchCV` can search over its parameters and over
+the parameters of its shaping.
 
-Known outliers are labelled -1. They are left out of every fit, and count when a fold is scored.
+Known outliers are labelled -1. They are left out of every fit, and they count when a fold is
+scored.
 """
 
 import numpy as np
@@ -35,8 +36,8 @@ search = GridSearchCV(
 search.best_params_
 
 # %%
-# A shaping may as well be a step of a pipeline. That is another method: the contribution is then
-# measured on the clipped features, while the paper measures it on those that were not clipped.
+# A shaping may also be a step of a pipeline. That is another method: the pipeline measures the
+# contribution on the clipped features, but the paper measures it on the features before clipping.
 pipeline = make_pipeline(ReAct(0.9), DICEDetector(data.head, sparsity=0.1)).fit(data.id_train)
 detectors = {
     "chosen by the search": search.best_estimator_,
@@ -46,6 +47,6 @@ detectors = {
 compare(detectors, data.id_test, {name: rows[1::2] for name, rows in data.ood.items()})
 
 # %%
-# What the search saw: a curve for each quantile, with bands of one standard deviation over the
-# folds. Clipping more, at lower quantiles, and pruning go together badly.
+# The plot shows the results of the search: a curve for each quantile, with bands of one standard
+# deviation over the folds. Strong clipping, at lower quantiles, and pruning go together badly.
 SparsityCurveDisplay.from_estimator(search)

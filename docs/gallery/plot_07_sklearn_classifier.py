@@ -2,8 +2,8 @@
 With a scikit-learn classifier
 ==============================
 
-Any classifier with a linear last layer will do: here a network of scikit-learn, trained on the
-digits 0 to 7. The digits 8 and 9 are what it does not know.
+skdice works with any classifier that has a linear last layer. This example trains a network of
+scikit-learn on the digits 0 to 7. The digits 8 and 9 are out-of-distribution for it.
 """
 
 import matplotlib.pyplot as plt
@@ -25,9 +25,8 @@ X_train, X_test, y_train, y_test = train_test_split(
 unknown = images[~is_known]
 
 # %%
-# The features of `MLPClassifier` are what leaves its last hidden layer, and its head is its last
-# layer. scikit-learn stores weights as (inputs, outputs), the head takes them as torch does:
-# transposed.
+# The head of an `MLPClassifier` is its output layer. The features are the activations of its last
+# hidden layer, which scikit-learn does not return, so `hidden` computes them.
 network = MLPClassifier((64,), max_iter=150, tol=1e-3, random_state=0).fit(X_train, y_train)
 
 
@@ -35,19 +34,20 @@ def hidden(rows):
     return np.maximum(rows @ network.coefs_[0] + network.intercepts_[0], 0)
 
 
-head = LinearHead(network.coefs_[1].T, network.intercepts_[1])
+head = LinearHead.from_estimator(network)
 logits = hidden(X_test) @ head.weight.T + head.bias
 is_same = network.classes_[logits.argmax(axis=1)] == network.predict(X_test)
 print(f"accuracy {network.score(X_test, y_test):.1%}")
 print(f"features and head give the predictions of the network: {is_same.all()}")
 
 # %%
-# A linear classifier is all head: its features are its inputs.
+# A linear classifier consists of a head alone. Its features are its inputs.
 linear = LogisticRegression(max_iter=1000).fit(X_train, y_train)
 linear_head = LinearHead.from_estimator(linear)
 
 # %%
-# The unknown digits are much like the known ones, which is hard. Pruning is measured, not assumed:
+# The unknown digits are much like the known ones, so they are hard to detect. Measure whether
+# pruning helps:
 of_network = {
     f"network, sparsity {p:g}": DICEDetector(head, sparsity=p).fit(hidden(X_train))
     for p in (0, 0.1, 0.7)
@@ -62,7 +62,12 @@ of_linear = {
 compare(of_linear, X_test, {"digits 8 and 9": unknown})
 
 # %%
-# The unknown images that the network is surest of, and those it is least sure of:
+# On both classifiers pruning hurts, and on the linear one even a tenth of the weights is too much.
+# Where the features are few or the weights were fitted to raw inputs, negative contributions are
+# evidence, and pruning removes them first. Give ``sparsity=0`` for such classifiers.
+#
+# The plot shows the unknown images with the lowest scores, and the unknown images with the highest
+# scores, which the network takes for known digits:
 scores = of_network["network, sparsity 0"].score_samples(hidden(unknown))
 order = np.argsort(scores)
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.4), layout="constrained")

@@ -2,8 +2,8 @@
 A file larger than memory
 =========================
 
-Feature files are opened without being read, and fitted, calibrated and scored block by block. This
-one is small; one of 20 GB takes no other code.
+skdice opens a feature file without reading it, and fits, calibrates and scores block by block. The
+file of this example is small. A file of 20 GB needs the same code.
 """
 
 import tempfile
@@ -22,15 +22,15 @@ save_features(folder / "train.npy", data.id_train)
 save_features(folder / "heldout.npz", data.id_test, labels=data.id_test_labels)
 
 # %%
-# An open file has a shape and a dtype, and hands out rows. It goes wherever an array goes.
+# An open file has a shape, a dtype and slices of rows. Every method takes it in place of an array.
 train = open_features(folder / "train.npy")
 print(train.shape, train.dtype)
 detector = DICEDetector(data.head, sparsity=0.1, batch_size=500).fit(train)
 
 # %%
-# Where the rows come from a loop of your own, `partial_fit` takes them as they come. The mean is
-# the same to rounding, however the rows are split, and so is the mask. A threshold needs
-# `calibrate`.
+# If the rows come from a loop of your own, `partial_fit` takes one block at a time. The mean is the
+# same to rounding, however the rows are split, and so is the mask. `partial_fit` sets no threshold,
+# so `calibrate` follows.
 streamed = DICEDetector(data.head, sparsity=0.1)
 for start in range(0, len(data.id_train), 700):
     streamed.partial_fit(data.id_train[start : start + 700])
@@ -38,13 +38,13 @@ print(np.abs(streamed.mean_activation_ - detector.mean_activation_).max())
 streamed.calibrate(open_features(folder / "heldout.npz"))
 
 # %%
-# Scores for more rows than memory are written as they are computed. The file takes its name only
-# when it is complete.
+# `save_scores` writes scores while it computes them, so they need not fit in memory. The file gets
+# its name when it is complete.
 save_features(folder / "new.npy", np.concatenate([data.ood["mnist"], data.id_test]))
 print(save_scores(folder / "scores.npy", streamed, open_features(folder / "new.npy")), "rows")
 
 # %%
-# A score per row; the digits come first.
+# The plot shows one score for each row. The digits come first.
 scores = np.load(folder / "scores.npy", mmap_mode="r")
 figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
 ax.plot(scores, ".", markersize=1.5)

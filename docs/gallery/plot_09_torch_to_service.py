@@ -2,11 +2,11 @@
 From a torch model to a service
 ===============================
 
-Extract the features, fit, calibrate, and attach the detector to the model: one module that gives
-logits and a score in one pass.
+This example extracts the features, fits and calibrates a detector, and attaches the detector to the
+model. The result is one module that returns logits and scores in one pass.
 
-The model is a small network trained here on the digits 0 to 7; what it does not know are 8 and 9,
-and noise.
+The model is a small network that the example trains on the digits 0 to 7. The digits 8 and 9, and
+noise, are out-of-distribution for it.
 """
 
 import matplotlib.pyplot as plt
@@ -46,19 +46,19 @@ accuracy = (model(heldout).argmax(1) == classes[900:]).float().mean().item()
 print(f"accuracy on held-out images {accuracy:.1%}")
 
 # %%
-# The classification layer is found by itself: the one whose output is the model's. A tensor is cut
-# into batches; a DataLoader goes in as it is.
+# `extract_features` finds the classification layer: its output is the output of the model. A tensor
+# is cut into batches. A DataLoader may be given in its place.
 extraction = extract_features(model, train)
 print(extraction.layer, extraction.head)
 
 # %%
-# Without known outliers, prune nothing: that is the energy score. Half of the held-out rows set
-# the threshold, with a guarantee.
+# On small networks pruning often hurts, so without known outliers this example prunes nothing,
+# which gives the energy score. Half of the held-out rows set the threshold, with a guarantee.
 detector = DICEDetector(extraction.head, sparsity=0).fit(extraction.features)
 detector.calibrate(extract_features(model, heldout[::2]).features, method="conformal")
 
 # %%
-# The attached module takes what the model takes. It is a torch module like any other: save it, or
+# The attached module takes the inputs of the model. It is a torch module, so you can save it or
 # export it to ONNX.
 service = attach(model, detector)
 with torch.no_grad():
@@ -71,7 +71,8 @@ with torch.no_grad():
         print(f"{name:<23} {(score < detector.offset_).float().mean():6.1%} flagged")
 
 # %%
-# What the service answers. The digits 8 and 9 are close to those it knows, and many pass.
+# The plot shows the answers of the service. The digits 8 and 9 resemble the known digits, and many
+# of them pass.
 shown = torch.cat([heldout[1:12:2], unknown[:6]])
 with torch.no_grad():
     logits, score = service(shown)

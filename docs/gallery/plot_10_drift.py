@@ -2,7 +2,7 @@
 Watching a stream for drift
 ===========================
 
-A detector flags some good rows, too: 5 % of them here. One flag therefore says little. A
+A detector also flags some good rows, 5 % of them in this example. One flag therefore says little. A
 `FlagMonitor` says when there are more flags than good rows explain, with a stated probability of a
 false alarm, however often you look.
 """
@@ -30,9 +30,8 @@ textures = data.ood["textures"]
 stream[is_other] = textures[rng.integers(0, len(textures), is_other.sum())]
 
 # %%
-# The monitor takes the features as they come: one row, or as many as there are. The calibration
-# promises 5 % on average over calibrations; the monitor takes the rate that this one keeps with
-# 95 % confidence, which is 6 %.
+# The monitor takes any number of rows at a time. The calibration promises 5 % on average over
+# calibrations; the monitor takes the rate that this one keeps with 95 % confidence, which is 6 %.
 monitor = FlagMonitor.from_detector(detector)
 for hour in np.split(stream, 30):
     monitor.update(hour)
@@ -41,16 +40,16 @@ for hour in np.split(stream, 30):
 print(monitor)
 
 # %%
-# Two promises are on offer. That of `false_alarm` holds for ever, so that each good row makes the
-# monitor a little slower to believe in a change. With `run_length`, false alarms do occur, but
-# 5,000 good rows or more pass on average before one, and a late change is found sooner.
+# A monitor makes one of two promises. The promise of `false_alarm` holds for ever, so each good row
+# makes the monitor a little slower to believe in a change. With `run_length`, false alarms do
+# occur, but 5,000 good rows or more pass on average before one, and a late change is found sooner.
 late = FlagMonitor.from_detector(detector, run_length=5000).update(stream)
 print(f"the drift begins at row {starts_at}")
 print(f"alarm with false_alarm=0.01: row {monitor.alarm_row_}, with run_length=5000: row ", end="")
 print(late.alarm_row_)
 
 # %%
-# The evidence, and the rate of flags with a band that holds at all times.
+# The plot shows the evidence, and the rate of flags with a band that holds at all times.
 MonitorDisplay.from_monitor(monitor, stream)
 plt.show()
 

@@ -19,7 +19,7 @@ class Namespace(NamedTuple):
 
 def namespace_of(array: Any) -> Any:
     """Return the array API namespace of an array."""
-    # array_api_compat takes microseconds to find out, which counts for a single row.
+    # Asking array_api_compat takes microseconds, which is long next to the score of a single row.
     return np if type(array) is np.ndarray else array_api_compat.array_namespace(array)
 
 
@@ -29,9 +29,9 @@ def device_of(array: Any) -> Any:
 
 
 def keeps_namespace(X: Any) -> bool:
-    """Tell whether results for X are arrays of its own library, on its device.
+    """Return whether results for X are arrays of its own library, on its device.
 
-    True for a torch tensor, and for an array of any other library but NumPy while
+    This is so for a torch tensor, and for an array of any other library but NumPy while
     scikit-learn's ``array_api_dispatch`` is on.
     """
     return array_api_compat.is_torch_array(X) or (
@@ -43,19 +43,19 @@ def keeps_namespace(X: Any) -> bool:
 
 
 def is_dask(X: Any) -> bool:
-    """Tell whether X is a Dask array, DataFrame or Series, without importing Dask."""
+    """Return whether X is a Dask array, DataFrame or Series, without importing Dask."""
     return type(X).__module__.partition(".")[0] in ("dask", "dask_expr") and hasattr(
         X, "__dask_graph__"
     )
 
 
 def is_torch(X: Any) -> bool:
-    """Tell whether X is a torch tensor, without importing torch."""
+    """Return whether X is a torch tensor, without importing torch."""
     return bool(array_api_compat.is_torch_array(X))
 
 
 def to_numpy(array: Any) -> NDArray[Any]:
-    """Return an array of any library as NumPy's; dtypes that NumPy lacks become float32."""
+    """Return an array of any library as a NumPy array; dtypes that NumPy lacks become float32."""
     if array_api_compat.is_torch_array(array):
         array = array.detach().cpu().resolve_neg()
         try:
@@ -71,7 +71,7 @@ def to_numpy(array: Any) -> NDArray[Any]:
 
 
 def to_host(X: Any) -> Any:
-    """Return an array that `keeps_namespace` as NumPy's, and anything else as it is."""
+    """Return an array that `keeps_namespace` as a NumPy array, and anything else unchanged."""
     return to_numpy(X) if keeps_namespace(X) else X
 
 
@@ -86,13 +86,13 @@ def from_numpy(array: NDArray[Any], namespace: Namespace) -> Any:
 
 
 def has_float64(namespace: Namespace) -> bool:
-    """Tell whether a device computes in double precision."""
+    """Return whether a device computes in double precision."""
     information = namespace.xp.__array_namespace_info__()
     return "float64" in information.dtypes(device=namespace.device, kind="real floating")
 
 
 def is_accelerator(namespace: Namespace) -> bool:
-    """Tell whether a device sums faster than the host, and in double precision."""
+    """Return whether a device sums faster than the host, and in double precision."""
     on_gpu = array_api_compat.is_cupy_namespace(namespace.xp) or (
         array_api_compat.is_torch_namespace(namespace.xp) and namespace.device.type != "cpu"
     )

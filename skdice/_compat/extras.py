@@ -8,12 +8,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-# Of the extra `fast`.
+# The extra `fast` asks for this version at least.
 LEAST_NUMBA = (0, 59)
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import `module`, or say which extra of skdice brings it."""
+    """Import `module`, or raise an ImportError that names the extra of skdice to install."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -27,13 +27,13 @@ def import_extra(module: str, extra: str) -> Any:
 
 @cache
 def has_numba() -> bool:
-    """Tell whether numba is there and compiles; warn, once, where it is there and does not."""
+    """Return whether numba can compile; warn once if it is installed but cannot."""
     if find_spec("numba") is None:
         return False
     try:
         numba = import_module("numba")
     except Exception as error:
-        # As one that is too old for the NumPy that is installed.
+        # For example, numba may be too old for the NumPy that is installed.
         reason = str(error)
     else:
         if numba.config.DISABLE_JIT:
@@ -42,8 +42,8 @@ def has_numba() -> bool:
             return True
         reason = f"it is version {numba.__version__}"
     warnings.warn(
-        f"numba is installed but cannot be used ({reason}), so that skdice computes without it; "
-        "pip install 'skdice[fast]' brings one that can.",
+        f"numba is installed but cannot be used ({reason}), so skdice computes without it; "
+        "pip install 'skdice[fast]' installs a version that can.",
         stacklevel=2,
     )
     return False

@@ -32,14 +32,14 @@ __all__ = [
 
 
 class MatchingOptions(StrOptions):
-    """Strings of a set, and those that match a regular expression.
+    """Constraint of a parameter: a string of a set, or one that matches a regular expression.
 
     Parameters
     ----------
     options : set of str
-        Valid strings; for messages, one of the others may be among them.
+        Valid strings. Messages list them, so an example of the pattern may be among them.
     pattern : str
-        What the whole of another has to match.
+        Regular expression that has to match the whole of any other string.
     """
 
     def __init__(self, options: set[str], pattern: str) -> None:
@@ -47,7 +47,7 @@ class MatchingOptions(StrOptions):
         self.pattern = pattern
 
     def is_satisfied_by(self, val: Any) -> bool:
-        """Tell whether a value satisfies the constraint."""
+        """Return whether a value satisfies the constraint."""
         return isinstance(val, str) and (
             val in self.options or re.fullmatch(self.pattern, val) is not None
         )
@@ -56,7 +56,7 @@ class MatchingOptions(StrOptions):
 def validate_parameters(estimator: BaseEstimator) -> None:
     """Raise scikit-learn's InvalidParameterError for a parameter out of its constraints.
 
-    Where a percent was given for a fraction, the message says so.
+    The message says so if a percentage was given in place of a fraction.
     """
     name, parameters = type(estimator).__name__, estimator.get_params(deep=False)
     constraints: dict[str, list[Any]] = estimator._parameter_constraints
@@ -77,7 +77,7 @@ def _looks_like_percent(value: Any, constraints: Any) -> bool:
     if not isinstance(value, Real):
         return False
     is_fraction = any(
-        isinstance(each, Interval) and each.left == 0 and each.right in (0.5, 1)
-        for each in constraints
+        isinstance(constraint, Interval) and constraint.left == 0 and constraint.right in (0.5, 1)
+        for constraint in constraints
     )
     return is_fraction and 1 < float(value) <= 100

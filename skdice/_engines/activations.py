@@ -1,4 +1,4 @@
-"""What a shaping does to a block of features, as plain values that every engine understands.
+"""Shapings of a block of features, as plain values that every engine understands.
 
 A shaping transformer describes itself by one of these values, so that no engine needs to know the
 classes of `skdice.shaping`. The functions are written once, for any library with the array API.
@@ -18,7 +18,7 @@ from skdice._scores import partitioned
 
 @dataclass(frozen=True)
 class Clip:
-    """0 where a feature is below `low`, `high` where it is above that, the feature between."""
+    """Features below `low` become 0, features above `high` become `high`, others stay."""
 
     low: float
     high: float
@@ -36,7 +36,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class ScaleRows:
-    """Each row times ``exp(s1 / s2)``: s1 is its sum, s2 the sum of its largest features.
+    """Each row is multiplied by ``exp(s1 / s2)``.
+
+    s1 is the sum of the row, and s2 is the sum of its largest features.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ class ScaleRows:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """A fitted transformer that skdice does not know, called with NumPy arrays, one at a time."""
+    """A fitted transformer that skdice does not know; it is called with NumPy arrays only."""
 
     transformer: Any
     is_portable: ClassVar[bool] = False

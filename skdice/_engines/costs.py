@@ -1,4 +1,4 @@
-"""Which engine of the CPU is faster for a head, by a model of what they cost.
+"""The choice of the fastest engine of the CPU for a head, by a model of their costs.
 
 The model is linear in counts that need no measuring at run time. Its constants are seconds on
 one core with AVX-512, fitted by ``benchmarks/engines.py --constants``; only their ratios
@@ -16,27 +16,29 @@ from skdice._engines.few import MOST_WEIGHT_BYTES
 from skdice._engines.kernels.layout import CLASSES
 from skdice._engines.sparse import PANEL_COLUMNS
 
-# Nanoseconds by bytes per number. Dense, per row: multiplication, logit, feature, row.
+# The constants are nanoseconds, by bytes per number. Those of the dense engine are per
+# multiplication, logit, feature and row.
 DENSE = {4: (0.0196, 1.57, 0.657, 54.6), 8: (0.0372, 3.32, 1.3, 38.6)}
-# Sparse, per row: kept weight, class and panel, logit, feature, row; once: weight, kept weight.
+# Those of the sparse engine are, for every row, per kept weight, class and panel, logit, feature
+# and row, and once for all rows per weight and kept weight.
 SPARSE = {
     4: (0.0262, 0.0257, 0.901, 0.435, 18.6, 2.49, 10.4),
     8: (0.0527, 0.105, 1.03, 0.679, 52.9, 2.46, 26.2),
 }
-# Few classes, per row: multiplication, logit, feature, row.
+# Those of the engine for few classes are per multiplication, logit, feature and row.
 FEW = {4: (0.0198, 1.21, 0.009, 14.0), 8: (0.0456, 0.466, 0.0105, 26.4)}
-# Rows that one core scores in less than this by matrix products are always left to these. Beyond
-# it, the first call of a process pays for the import of numba, half a second, and the first of
-# an installation for the compilation, a few seconds; those that follow gain.
+# Rows that one core scores in less than this by matrix products are left to the dense engine.
+# Otherwise the first call of a process may pay half a second for the import of numba, and the first
+# call of an installation a few seconds for the compilation; all further calls gain.
 LEAST_DENSE_NANOSECONDS = 50e6
-# The model is off by up to this much, and a tie is not worth importing numba for.
+# The error of the model is up to this much, and a tie is not worth the import of numba.
 CLEARLY_LESS = 0.85
 
 
 def dense_counts(n_rows: int, n_features: int, n_classes: int, n_threads: int) -> tuple[float, ...]:
     """Return how often each constant of `DENSE` counts.
 
-    Threads share the matrix product, reading the features included, and not the log-sum-exp.
+    Threads share the matrix product and the reading of the features, but not the log-sum-exp.
     """
     n_numbers = n_rows * n_features / n_threads
     return n_numbers * n_classes, n_rows * n_classes, n_numbers, n_rows
@@ -79,19 +81,19 @@ def cheapest_for_path(
     Parameters
     ----------
     n_rows, n_features, n_classes, dtype, n_threads
-        As in `cheapest`.
+        The same as for `cheapest`.
     n_kept : sequence of int
-        Weights that each sparsity keeps, in ascending order.
+        Numbers of weights that the sparsities keep, in ascending order.
     """
     size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
     dense = len(n_kept) * np.dot(DENSE[size], dense_counts(*shape, 1))
     if dense < LEAST_DENSE_NANOSECONDS:
         return "dense"
     dense = len(n_kept) * np.dot(DENSE[size], dense_counts(*shape, n_threads))
-    # Each adds to the logits of the one before.
+    # A sparsity only adds its further weights to the logits of the next higher sparsity.
     added = np.diff(n_kept, prepend=0)
     sparse = sum(
-        np.dot(SPARSE[size], sparse_counts(*shape, int(each), n_threads)) for each in added
+        np.dot(SPARSE[size], sparse_counts(*shape, int(n_added), n_threads)) for n_added in added
     )
     return "sparse" if sparse < CLEARLY_LESS * dense else "dense"
 
@@ -111,11 +113,11 @@ def cheapest(
     n_rows, n_features, n_classes : int
         Shape of the problem.
     n_kept : int
-        Weights that are not pruned.
+        Number of weights that are not pruned.
     dtype : dtype
-        float32 or float64: in which it is computed.
+        Dtype of the computation, float32 or float64.
     n_threads : int
-        Of any engine.
+        Number of threads that any engine would use.
     """
     size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
     if np.dot(DENSE[size], dense_counts(*shape, 1)) < LEAST_DENSE_NANOSECONDS:

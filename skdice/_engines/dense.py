@@ -38,7 +38,7 @@ def dense_engine(
     Parameters
     ----------
     layer : MaskedLayer
-        What is computed.
+        The layer that is computed.
     dtype : dtype
         Dtype of the blocks.
     reuses_memory : bool
@@ -55,7 +55,7 @@ def dense_engine(
     def compute(block: FloatArray) -> FloatArray:
         shaped = block if shaping is None else apply_shaping(shaping, block)
         out = None if memory is None else memory.of_rows(len(shaped), len(weight), dtype)
-        # `check_finite` reports an overflow with its row.
+        # `check_values` reports an overflow with its row.
         with np.errstate(over="ignore", invalid="ignore"):
             logits: FloatArray = np.matmul(shaped, weight.T, out=out)
             logits += bias
@@ -89,7 +89,7 @@ def array_engine(
     weight, bias = layer.packed_as(("array", xp, namespace.device, dtype), on_device)
 
     def compute(block: Any) -> Any:
-        with np.errstate(all="ignore"):  # `check_finite` reports an overflow with its row
+        with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
             shaped = apply_shaping(layer.shaping, xp.astype(block, weight.dtype))
             return score_logits(layer.score, shaped @ weight.T + bias)
 

@@ -1,4 +1,4 @@
-"""The devices that `device=` names."""
+"""The devices that the parameter `device` of a detector names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from skdice._compat.extras import import_extra
 
 DEVICES = {"auto", "cpu", "cuda", "cuda:1", "mps"}
-# Any CUDA device, as a regular expression.
+# This regular expression matches the name of any CUDA device.
 CUDA_DEVICE = r"cuda:\d{1,3}"
 
 
@@ -47,8 +47,8 @@ def torch_device(name: str) -> Any:
         return torch.device(
             "cuda", torch.cuda.current_device() if device.index is None else device.index
         )
-    found = [f"cuda:{n}" for n in range(n_cuda)] + ["mps"] * has_mps
+    available = [f"cuda:{n}" for n in range(n_cuda)] + ["mps"] * has_mps
     raise ValueError(
-        f"device is {name!r}, but torch finds {' and '.join(found) or 'no GPU'} here; "
+        f"device is {name!r}, but torch finds {' and '.join(available) or 'no GPU'} here; "
         "device='cpu' computes without one"
     )

@@ -1,8 +1,8 @@
 """The engine for heads of few classes: a matrix product that reads each row once; for CPUs.
 
-A matrix library copies the rows into a layout of its own first, which takes longer than the
-product where there are few classes. Here the weight is laid out once, and the rows are read as
-they lie. Every weight is multiplied, so that a feature that is not finite always shows.
+A matrix library first copies the rows into a layout of its own, which takes longer than the
+product if there are few classes. This engine lays the weight out once, and reads the rows where
+they lie. It multiplies every weight, so a feature that is not finite always shows in the results.
 
 Only the kernel (`skdice._engines.kernels.few`) imports numba.
 """
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._engines.kernels.fused import LOGITS, FusedScore, aligned, fused_scores, wanted
+from skdice._engines.kernels.fused import LOGITS, FusedScore, aligned, fused_scores, output_of
 from skdice._engines.kernels.layout import CLASSES, COLUMN_BYTES, VECTOR_BYTES
 
 FloatArray = NDArray[np.floating[Any]]
 
-# A weight that takes more does not stay in the second-level cache beside the rows.
+# A larger weight would not stay in the second-level cache beside the rows.
 MOST_WEIGHT_BYTES = 512 << 10
 
 
@@ -30,14 +30,14 @@ def pack_few_classes(coef: FloatArray) -> FloatArray:
     Parameters
     ----------
     coef : ndarray of shape (n_classes, n_features), float32 or float64
-        Of a vector of features at least.
+        The weight, with at least as many features as one vector holds.
 
     Returns
     -------
     ndarray of shape (n_chunks, n_steps, CLASSES * n), of the same dtype
         n is the number of features in a vector. Chunks of `CLASSES` classes, and steps of one
-        vector of features each. The last step ends where the features end: of these, those
-        that the one before has already have weight zero.
+        vector of features each. The last step ends where the features end, so it may repeat
+        features of the step before; their weight in the last step is zero.
     """
     n = VECTOR_BYTES // coef.itemsize
     n_classes, n_features = coef.shape
@@ -52,9 +52,8 @@ def pack_few_classes(coef: FloatArray) -> FloatArray:
 class FewClassesLayer:
     """A layer of few classes.
 
-    Built once, it computes any number of blocks, in any number of threads at a time. A row's
-    results are the same bits whatever block it comes in. They are not finite where one of
-    its features is not.
+    One layer computes any number of blocks, in any number of threads at a time. The results of a
+    row are the same bits in every block. They are not finite if one of its features is not finite.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ class FewClassesLayer:
         from skdice._engines.kernels import few as kernels
 
         self.dtype = coef.dtype
-        # Compiled here, in one thread, rather than by all that compute blocks.
+        # Compile here, in one thread, because later several threads compute blocks.
         self._compute = kernels.compiled(self.dtype)
         self._weight = pack_few_classes(self._widened(coef))
         self._intercept = np.ascontiguousarray(intercept, self.dtype)
@@ -82,15 +81,15 @@ class FewClassesLayer:
     def logits(self, features: FloatArray) -> FloatArray:
         """Return the logits (n_samples, n_classes) of a block of features."""
         logits = np.empty((len(features), len(self._intercept)), self.dtype)
-        nothing = np.empty(0, self.dtype)
-        self._run(LOGITS, features, logits, nothing, nothing)
+        unused = np.empty(0, self.dtype)
+        self._run(LOGITS, features, logits, unused, unused)
         return logits
 
     def scores(self, features: FloatArray, score: FusedScore) -> FloatArray:
         """Return one of `FUSED_SCORES` (n_samples,) of a block of features."""
         maxima = np.full(len(features), -np.inf, self.dtype)
         totals = np.zeros(len(features), self.dtype)
-        self._run(wanted(score), features, np.empty((0, 0), self.dtype), maxima, totals)
+        self._run(output_of(score), features, np.empty((0, 0), self.dtype), maxima, totals)
         return fused_scores(score, maxima, totals)
 
     def _widened(self, rows: FloatArray) -> FloatArray:
@@ -102,15 +101,15 @@ class FewClassesLayer:
 
     def _run(
         self,
-        what: int,
+        output: int,
         features: FloatArray,
         logits: FloatArray,
         maxima: FloatArray,
         totals: FloatArray,
     ) -> None:
         shape = len(self._weight) * CLASSES, COLUMN_BYTES // self.dtype.itemsize
-        # Lanes of rows that there are not are computed, too, and not looked at.
+        # The last tile may have fewer rows than lanes; the surplus lanes are computed and ignored.
         tile = aligned(shape, self.dtype)
         tile[:] = 0
         rows = self._widened(features)
-        self._compute(what, rows, self._weight, self._intercept, tile, logits, maxima, totals)
+        self._compute(output, rows, self._weight, self._intercept, tile, logits, maxima, totals)

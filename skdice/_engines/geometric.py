@@ -172,7 +172,7 @@ def geometric_engine(
     Parameters
     ----------
     layer : FDBDLayer or ViMLayer
-        What is computed.
+        The layer that is computed.
     dtype : dtype
         Dtype in which it is computed.
     namespace : Namespace, default=None
@@ -181,7 +181,7 @@ def geometric_engine(
     scores = score_function(layer, dtype, namespace)
 
     def compute(block: Any) -> Any:
-        with np.errstate(all="ignore"):  # `check_finite` reports an overflow with its row
+        with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
             if namespace is not None:
                 block = namespace.xp.astype(block, getattr(namespace.xp, dtype.name))
             return scores(block)

@@ -1,4 +1,4 @@
-"""What an engine computes: the fitted state of a detector, as plain arrays and numbers."""
+"""The layer that an engine computes: the fitted state of a detector, as arrays and numbers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Packed = TypeVar("Packed")
 class PackedWeights:
     """The weights of a fitted layer in the layouts that engines have asked for so far.
 
-    A service that scores small batches packs its weights once instead of at every call. Nothing
-    that is computed depends on it: pickles leave it out, and it forgets all once the arrays of the
-    layer are other ones. It is safe to use from several threads.
+    A service that scores small batches packs its weights once instead of at every call. No result
+    depends on this memory: pickles leave it out, and it is emptied when the layer has other arrays.
+    It is safe to use from several threads.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class PackedWeights:
         self._lock = threading.RLock()
 
     def get(self, arrays: tuple[Any, ...], key: Hashable, pack: Callable[[], Packed]) -> Packed:
-        """Return the packed arrays of a key, which `pack` makes if there are none yet."""
+        """Return the packed arrays of a key; `pack` makes them if they are not there yet."""
         with self._lock:
             if len(arrays) != len(self._arrays) or any(
                 new is not old for new, old in zip(arrays, self._arrays, strict=True)
@@ -53,7 +53,7 @@ class PackedWeights:
 
 
 class FittedLayer:
-    """Base of what engines compute from the logits of a linear layer and from the features.
+    """Base of the layers that engines compute from the features and a linear layer.
 
     Attributes
     ----------
@@ -68,6 +68,8 @@ class FittedLayer:
     weight: FloatArray
     bias: FloatArray
     packed: PackedWeights
+    # While a row is processed, it takes this many arrays of n_classes and of n_features numbers.
+    row_arrays: ClassVar[tuple[int, int]] = (1, 1)
 
     @property
     def arrays(self) -> tuple[FloatArray, ...]:
@@ -76,16 +78,11 @@ class FittedLayer:
 
     @property
     def settings(self) -> tuple[Hashable, ...]:
-        """What else the values depend on."""
+        """The settings besides the arrays on which the values depend."""
         return ()
 
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        return sum(self.weight.shape)
-
     def packed_as(self, key: Hashable, pack: Callable[..., Packed]) -> Packed:
-        """Return what `pack` makes of the arrays, made once for a key."""
+        """Return the arrays packed for a key; `pack` packs them once."""
         arrays = self.arrays
         return self.packed.get(arrays, key, lambda: pack(*arrays))
 
@@ -121,7 +118,7 @@ class MaskedLayer(FittedLayer):
 
     @property
     def settings(self) -> tuple[Hashable, ...]:
-        """What the values depend on besides the arrays."""
+        """The settings besides the arrays on which the values depend."""
         return self.score, self.shaping
 
 
@@ -145,6 +142,7 @@ class FDBDLayer(FittedLayer):
     bias: FloatArray
     mean: FloatArray
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    row_arrays: ClassVar[tuple[int, int]] = (3, 2)
     score: ClassVar[str] = "fdbd"
     shaping: ClassVar[None] = None
     is_portable: ClassVar[bool] = True
@@ -153,12 +151,6 @@ class FDBDLayer(FittedLayer):
     def arrays(self) -> tuple[FloatArray, ...]:
         """The arrays of the layer, which engines convert and pack."""
         return self.weight, self.bias, self.mean
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        n_classes, n_features = self.weight.shape
-        return 2 * n_features + 3 * n_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +181,8 @@ class ViMLayer(FittedLayer):
     shift: FloatArray
     alpha: float | None = None
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+    # There are about half as many components as features.
+    row_arrays: ClassVar[tuple[int, int]] = (1, 2)
     score: ClassVar[str] = "vim"
     shaping: ClassVar[None] = None
     is_portable: ClassVar[bool] = True
@@ -200,14 +194,8 @@ class ViMLayer(FittedLayer):
 
     @property
     def settings(self) -> tuple[Hashable, ...]:
-        """What the values depend on besides the arrays."""
+        """The settings besides the arrays on which the values depend."""
         return (self.alpha,)
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        n_classes, n_features = self.weight.shape
-        return n_features + n_classes + 2 * len(self.components)
 
 
 Layer = MaskedLayer | FDBDLayer | ViMLayer
@@ -238,11 +226,7 @@ class LayerPath:
     masks: Sequence[NDArray[np.bool_]]
     shaping: Activation | None
     score: Score
-
-    @property
-    def row_size(self) -> int:
-        """How many numbers a row takes while it is processed."""
-        return sum(self.weight.shape)
+    row_arrays: ClassVar[tuple[int, int]] = (1, 1)
 
     @property
     def is_portable(self) -> bool:

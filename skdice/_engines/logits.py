@@ -1,4 +1,4 @@
-"""From the logits of a block to its scores."""
+"""The scores of a block from its logits."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FloatArray = NDArray[np.floating[Any]]
 def score_logits(score: Score, logits: Any) -> Any:
     """Return the scores of logits, or the logits themselves where `score` is None.
 
-    The memory of the logits may be used, unless a function of the user is given them: it may
-    keep them.
+    The named scores may overwrite the logits. A function of the user gets them to itself, because
+    it may keep them.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def score_logits(score: Score, logits: Any) -> Any:
     if score is None:
         return logits
     if isinstance(score, str):
-        with np.errstate(all="ignore"):  # `check_finite` reports such a row
+        with np.errstate(all="ignore"):  # `check_values` reports such a row
             return SCORES[score](logits, overwrite=True)
     # The check comes first, because the function may hide an overflow or write over the logits.
     is_finite = np.isfinite(logits).all(axis=1)

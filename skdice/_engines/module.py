@@ -31,8 +31,8 @@ class ScoringModule(nn.Module):
 
     Notes
     -----
-    Rows in double precision are scored in it, all others in single precision, also where the
-    caller's own computation is cast to less.
+    Rows in double precision are scored in double precision, all others in single precision, also
+    inside the caller's autocast.
     """
 
     coef: Tensor
@@ -61,13 +61,18 @@ class ScoringModule(nn.Module):
             return uncast_linear(features, weight, bias)
         return nn.functional.linear(features, weight, bias)
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        raise NotImplementedError
+
     @torch.jit.export
     def is_ood(self, features: Tensor) -> Tensor:
-        """Tell for each row whether it is out-of-distribution: (n,), bool.
+        """Return for each row whether it is out-of-distribution: (n,), bool.
 
-        A row with a feature or a score that is not finite is, where there is a threshold.
+        A row with a feature or a score that is not finite counts as out-of-distribution. Without
+        a threshold, no row does.
         """
-        scores = self.forward(features)
+        scores: Tensor = self.forward(features)
         sound = features.isfinite().all(1) & scores.isfinite()
         below = scores < self.threshold.to(scores.dtype)
         return (below | ~sound) & ~self.threshold.isnan()
@@ -256,29 +261,29 @@ class DetectorModule(ScoringModule):
             n_kept = features.size(1) - self.n_pruned
             least = features.topk(n_kept, dim=1).values[:, -1:]
             above, equal = features > least, features == least
-            # Of those that tie for the last places, the ones in the first columns.
+            # Of the features that tie for the last places, those in the first columns are kept.
             places = n_kept - above.sum(1, keepdim=True)
             is_kept = above | (equal & (equal.to(torch.int64).cumsum(1) <= places))
             kept = torch.where(is_kept, features, torch.zeros_like(features))
             before, after = features.sum(1, keepdim=True), kept.sum(1, keepdim=True)
             empty = (before == 0) & (after == 0)
             ratio = torch.where(empty, torch.ones_like(before), before / after)
-            # Possible with negative entries alone, and without a meaning.
-            nothing = torch.full_like(ratio, torch.nan)
-            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), nothing)
+            # An infinite ratio comes from negative features alone, and has no meaning.
+            undefined = torch.full_like(ratio, torch.nan)
+            factor = torch.where(torch.isfinite(ratio), torch.exp(ratio), undefined)
             return (kept if self.zero_pruned else features) * factor
         return features
 
     def gen(self, logits: Tensor) -> Tensor:
         """Return the generalised entropy, through logarithms as skdice computes it."""
         n_classes = logits.size(1)
-        # What is not finite would come out as if it were certain.
+        # Without this check a logit that is not finite would look like a certain class.
         bad = ~torch.isfinite(logits).all(1)
         if n_classes == 1:
             return torch.zeros_like(logits[:, 0]).masked_fill(bad, torch.nan)
         n_top = min(self.gen_top_classes, n_classes)
         ordered = logits.sort(dim=1, descending=True).values
-        # From the top first: the logits may be large, and close together.
+        # Subtract the largest logit first, because the logits may be large and close together.
         others = ordered[:, 1:] - ordered[:, :1]
         rest = others.logsumexp(1, keepdim=True)
         log_total = torch.log1p(rest.exp())
@@ -289,7 +294,7 @@ class DetectorModule(ScoringModule):
 
 
 def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the linear layer in the precision of the features, whatever the caller casts to."""
+    """Return the linear layer in the precision of the features, also inside autocast."""
     kind = features.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
@@ -297,15 +302,20 @@ def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.linear(features, weight, bias)
 
 
-def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule:
+def detector_module(
+    layer: Layer, threshold: float = torch.nan, dtype: np.dtype[Any] | None = None
+) -> ScoringModule:
     """Return the module of a layer.
 
     Parameters
     ----------
     layer : MaskedLayer, FDBDLayer or ViMLayer
-        What is computed; a layer without a score becomes a module that scores by energy.
+        The layer; one without a score becomes a module that scores by energy.
     threshold : float
         Threshold on the scores; NaN where there is none.
+    dtype : dtype, default=None
+        Precision of the fitted arrays beside the head; None takes that of the head, because not
+        every device has double precision.
 
     Raises
     ------
@@ -317,6 +327,7 @@ def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule
     single = exact.float()
     differs = bool((single < exact) | (single > exact))
     limit = exact if differs else single
+    dtype = layer.weight.dtype if dtype is None else dtype
     if isinstance(layer, MaskedLayer):
         return _masked_module(layer, limit)
     if isinstance(layer, FDBDLayer):
@@ -325,16 +336,24 @@ def detector_module(layer: Layer, threshold: float = torch.nan) -> ScoringModule
         boundaries = np.zeros((0, 0)) if arrays.boundaries is None else arrays.boundaries
         centred = none if arrays.centred is None else arrays.centred
         squares = np.zeros(0) if arrays.squares is None else arrays.squares
-        tensors = map(_tensor, (arrays.mean, boundaries, centred, squares))
-        coef, intercept = _tensor(layer.weight), _tensor(layer.bias)
-        return FDBDModule(coef, intercept, limit, *tensors, arrays.least_distance)
-    coef, intercept, components, shift = map(_tensor, layer.arrays)
+        return FDBDModule(
+            _tensor(layer.weight),
+            _tensor(layer.bias),
+            limit,
+            _tensor(arrays.mean, dtype),
+            _tensor(boundaries, dtype),
+            _tensor(centred, dtype),
+            _tensor(squares, dtype),
+            arrays.least_distance,
+        )
+    coef, intercept = map(_tensor, (layer.weight, layer.bias))
+    components, shift = (_tensor(array, dtype) for array in (layer.components, layer.shift))
     alpha = torch.nan if layer.alpha is None else layer.alpha
     return ViMModule(coef, intercept, limit, components, shift, alpha)
 
 
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))
+def _tensor(array: Any, dtype: Any = None) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype))
 
 
 def _masked_module(layer: MaskedLayer, threshold: Tensor) -> DetectorModule:

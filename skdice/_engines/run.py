@@ -1,6 +1,7 @@
-"""How rows are computed: `choose` is the only place that decides on an engine, `run` the only loop.
+"""How the rows of one detector are computed: `choose` decides on an engine, and `run` loops.
 
-An engine is one callable from a block of rows to their logits or scores.
+An `Engine` is one callable from a block of rows to their logits or scores, and its conditions.
+The detectors of an ensemble share each block in a loop of their own, `skdice._engines.together`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import mul
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -31,15 +33,15 @@ from skdice._rows.sources import SlicedRows, scoring_dtype
 FloatArray = NDArray[np.floating[Any]]
 CPUEngine = Literal["dense", "sparse", "few"]
 
-# So many rows are computed in less time than it takes to find out which engine is faster.
-FEW_ROWS = 16
-# The name of the engine of the CPU that is chosen in any case, inside `forced_engine`.
+# This many rows or fewer are computed in less time than the choice of an engine would take.
+SMALL_BATCH_ROWS = 16
+# Inside `forced_engine`, the last item names the engine of the CPU that is always chosen.
 _forced: list[CPUEngine] = []
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the user wants rows to be computed: parameters of an estimator of those names."""
+    """Options of the computation: the parameters of a detector with the same names."""
 
     device: str | None = None
     batch_size: int | None = None
@@ -88,11 +90,11 @@ def choose(layer: Layer | LayerPath, rows: SlicedRows, options: Options) -> Engi
     Parameters
     ----------
     layer : MaskedLayer, FDBDLayer, ViMLayer or LayerPath
-        What is computed.
+        The layer that is computed.
     rows : SlicedRows
         Source of the blocks.
     options : Options
-        What the user asked for.
+        The options of the user.
     """
     if isinstance(layer, LayerPath):
         return _path_engine(layer, rows, options)
@@ -107,7 +109,10 @@ def choose(layer: Layer | LayerPath, rows: SlicedRows, options: Options) -> Engi
 
 @contextmanager
 def forced_engine(name: CPUEngine) -> Iterator[None]:
-    """Have one engine of the CPU chosen for all rows, for tests and benchmarks."""
+    """Prefer one engine of the CPU for all NumPy blocks, for tests and benchmarks.
+
+    The dense engine still computes small batches, and everything if numba is missing.
+    """
     _forced.append(name)
     try:
         yield
@@ -141,7 +146,7 @@ def _torch_engine(layer: Layer, rows: SlicedRows, options: Options, device: Any)
     staged = from_host and device.type == "cuda"
     slices = rows.slices(
         options.batch_size,
-        _row_bytes(layer, rows),
+        sum(map(mul, layer.row_arrays, layer.weight.shape)) * scoring_dtype(rows.dtype).itemsize,
         block_bytes=engine.block_bytes(from_host=from_host),
         min_rows=64,
     )
@@ -162,17 +167,19 @@ def _array_engine(layer: Layer, rows: SlicedRows, options: Options, namespace: N
         compute = array_engine(layer, namespace, dtype)
     else:
         compute = geometric_engine(layer, dtype, namespace)
-    slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
+    row_size = sum(map(mul, layer.row_arrays, layer.weight.shape))
+    slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     return Engine(name, compute, slices, native=True)
 
 
 def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
     """Return the engine that computes a layer from NumPy blocks of the rows."""
     n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
-    slices = rows.slices(options.batch_size, _row_bytes(layer, rows))
+    row_size = sum(map(mul, layer.row_arrays, layer.weight.shape))
+    slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     name: CPUEngine = "dense"
-    # A service scores one row or few at a time. These are spared the question of the costs.
-    if isinstance(layer, MaskedLayer) and n_rows > FEW_ROWS:
+    # A service scores a few rows at a time, for which comparing the costs would take too long.
+    if isinstance(layer, MaskedLayer) and n_rows > SMALL_BATCH_ROWS:
         name = _cheapest_for_cpu(layer, rows, options, len(slices))
     if name == "dense" or not isinstance(layer, MaskedLayer):
         compute: Callable[[Any], Any]
@@ -203,9 +210,9 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
         compute_block,
         slices,
         _kernel_threads(layer, rows, options, len(slices)),
-        # The engine for few classes multiplies every feature by every weight. A shaping may clip
-        # a feature that is not finite, the sparse engine skips features without a weight, and a
-        # matrix library may skip zeros.
+        # Only the engine for few classes multiplies every feature by every weight: the sparse
+        # engine skips features without a weight, and a matrix library may skip zeros. With a
+        # shaping no engine guarantees it, because a shaping may clip a feature that is not finite.
         nonfinite_propagates=name == "few"
         and layer.shaping is None
         and (layer.score is None or is_fused),
@@ -215,11 +222,11 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
 def _cheapest_for_cpu(
     layer: MaskedLayer, rows: SlicedRows, options: Options, n_blocks: int
 ) -> CPUEngine:
-    """Return the fastest engine of the CPU that can be had."""
+    """Return the name of the fastest engine of the CPU that is available."""
     n_classes, n_features = layer.weight.shape
     problem = (rows.shape[0], n_features, n_classes)
     dtype = scoring_dtype(rows.dtype)
-    # Most calls have too few rows for any other engine, whatever the head keeps.
+    # Most calls have too few rows for any other engine, even if the head kept no weight at all.
     if not _forced and cheapest(*problem, 0, dtype, 1) == "dense":
         return "dense"
     if not has_numba() or (options.batch_size or TILE_ROWS) < TILE_ROWS:
@@ -236,15 +243,16 @@ def _kernel_threads(layer: MaskedLayer, rows: SlicedRows, options: Options, n_bl
     if not rows.reads_ahead:
         return 1
     if options.n_jobs is None and layer.is_portable:
-        # As many as the matrix products of the dense engine would take.
+        # The number is that of the threads that the dense engine's matrix products would take.
         return min(available_threads(), n_blocks)
-    # Functions of the user need not be safe to call from threads that nobody asked for.
+    # A function of the user need not be thread-safe, so only `n_jobs` makes it run in threads.
     return min(block_threads(options.n_jobs), n_blocks)
 
 
 def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
     dtype = scoring_dtype(rows.dtype)
-    slices = rows.slices(options.batch_size, _row_bytes(path, rows))
+    row_size = sum(map(mul, path.row_arrays, path.weight.shape))
+    slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     n_classes, n_features = path.weight.shape
     n_kept = [int(np.count_nonzero(mask)) for mask in path.masks]
     n_threads = available_threads()
@@ -255,7 +263,7 @@ def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
     )
     if name != "sparse" or path.score not in FUSED_SCORES or not has_numba():
         return Engine("dense engine", dense_path_engine(path, dtype), slices)
-    # Each mask holds the smaller ones: a weight comes in with the first mask that has it.
+    # The masks are nested, so the level of a weight is the number of the first mask that keeps it.
     level = np.full(path.weight.shape, len(path.masks), np.uint16)
     for mask in path.masks:
         level -= mask
@@ -269,11 +277,6 @@ def _path_engine(path: LayerPath, rows: SlicedRows, options: Options) -> Engine:
     return Engine("sparse engine", compute, slices, n_threads if path.is_portable else 1)
 
 
-def _row_bytes(layer: Layer | LayerPath, rows: SlicedRows) -> int:
-    """Return the memory that a row and its logits take while it is processed."""
-    return layer.row_size * scoring_dtype(rows.dtype).itemsize
-
-
 def run(
     layer: Layer | LayerPath, rows: SlicedRows, options: Options
 ) -> Iterator[tuple[slice, Any]]:
@@ -282,11 +285,11 @@ def run(
     Parameters
     ----------
     layer : MaskedLayer, FDBDLayer, ViMLayer or LayerPath
-        What is computed.
+        The layer that is computed.
     rows : SlicedRows
         The rows.
     options : Options
-        What the user asked for.
+        The options of the user.
 
     Yields
     ------
@@ -315,46 +318,16 @@ def run(
     try:
         for row_slice, values in blocks:
             if isinstance(values, np.ndarray):
-                check_finite(values, rows, row_slice, values_name)
+                rows.check_values(values, row_slice, values_name)
             else:
                 xp = namespace_of(values)
                 on_device.append((row_slice, xp.all(xp.isfinite(values))))
             yield row_slice, values
-        # Each look at a result waits for the device, so all are looked at once, at the end.
+        # Reading a result waits for the device, so all these results are read at the end.
         for row_slice, is_finite in on_device:
             if not bool(is_finite):
                 values = to_numpy(engine.compute(rows.native_block(row_slice)))
-                check_finite(values, rows, row_slice, values_name)
+                rows.check_values(values, row_slice, values_name)
     finally:
         if engine.finish is not None:
             engine.finish()
-
-
-def check_finite(values: FloatArray, rows: SlicedRows, row_slice: slice, name: str) -> None:
-    """Raise for the first row whose logits or score are not finite.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples,) or (n_samples, n_columns)
-        Values of a block.
-    rows : SlicedRows
-        Rows that the values were computed from.
-    row_slice : slice
-        Rows of the block.
-    name : str
-        Name of the values for the message.
-    """
-    if np.isfinite(values).all():
-        return
-    if values.ndim == 2:
-        values = np.abs(values).max(axis=1)  # NaN where there is one
-    bad = int(np.flatnonzero(~np.isfinite(values))[0])
-    row = row_slice.start + bad
-    # Only `read_block` names a feature that is not finite, and some engines do not check the
-    # features. Let it raise first.
-    rows.read_block(slice(row, row + 1))
-    raise ValueError(
-        f"the {name.removesuffix('s') if name == 'scores' else name} of row {rows.row_number(row)} "
-        f"is {values[bad]}: its features, after shaping, are too large for {values.dtype}, or "
-        "score_func is not finite there"
-    )

@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._engines.kernels.fused import LOGITS, FusedScore, aligned, fused_scores, wanted
+from skdice._engines.kernels.fused import LOGITS, FusedScore, aligned, fused_scores, output_of
 from skdice._engines.kernels.layout import COLUMN_BYTES, SQUARE_BYTES
 
 FloatArray = NDArray[np.floating[Any]]
 IndexArray = NDArray[np.int64]
 
-# Rows of a tile in float32: blocks of fewer are computed as if they had as many.
+# A tile has this many rows in float32. A block of fewer rows takes the time of a whole tile.
 TILE_ROWS = COLUMN_BYTES // 4
-# 28 KiB: what the smallest first-level caches, of 32 KiB, hold beside the weights and logits.
-# Every byte offset in a panel must fit 16 bits.
+# A panel of so many columns takes 28 KiB, because the smallest first-level caches have 32 KiB and
+# also hold weights and logits. Every byte offset in a panel must fit into 16 bits.
 PANEL_COLUMNS = 112
-# The logits of a tile for as many classes take 256 KiB of the second-level cache.
+# The logits of a tile for this many classes take 256 KiB of the second-level cache.
 BLOCK_CLASSES = 1024
 
 
@@ -38,8 +38,8 @@ class PackedHead(NamedTuple):
 
     Classes come in blocks, weights in levels, used columns in panels. The kept weights of
     one class and level in one panel are a run; the runs of a block, level and panel are
-    ordered by length, the longest first, so that the processor learns how long the loop
-    over one is.
+    ordered by length, the longest first, so that the processor can predict the length of
+    the loop over a run.
 
     Attributes
     ----------
@@ -52,8 +52,8 @@ class PackedHead(NamedTuple):
     square_columns : ndarray of shape (n_squares,)
         First column of the features in each square.
     square_offsets : ndarray of shape (n_squares, columns per square), uint16
-        Byte offset in the panel to which each of its columns goes. Those of units with no
-        weight left, and of other panels, all go to the same place, which is never read.
+        Byte offset in the panel to which each column of the square goes. Columns of units with
+        no weight left, and of other panels, all go to one place that is never read.
     first_runs : ndarray of shape (n_blocks, n_levels, n_panels + 1)
         First run of each block, level and panel.
     run_classes : ndarray of shape (n_runs,), uint16
@@ -89,13 +89,13 @@ def pack_head(
     Parameters
     ----------
     coef : ndarray of shape (n_classes, n_features), float32 or float64
-        Masked weight: the kept weights are those that are not zero. Of 32 bytes a row at
-        least, which is 8 features in float32 and 4 in float64.
+        Masked weight: the kept weights are those that are not zero. A row has at least 32
+        bytes, which is 8 features in float32 and 4 in float64.
     intercept : ndarray of shape (n_classes,)
         Bias, in the same dtype.
     level : ndarray of shape (n_classes, n_features), int, default=None
-        Of each weight, below `n_levels`, or at or above it for one that is never used. None
-        puts all at level 0.
+        Level of each weight. A weight whose level is `n_levels` or above is never used. None
+        puts all weights at level 0.
     n_levels : int, default=1
         Number of levels.
     """
@@ -104,7 +104,8 @@ def pack_head(
     block_classes = np.linspace(0, n_classes, n_blocks + 1).astype(np.int64)
 
     def kept_weights(first: int, stop: int) -> NDArray[np.bool_]:
-        # Of one block at a time: next to a large head there is little room.
+        # The mask is made for one block at a time, because little memory may be left beside a
+        # large head.
         kept: NDArray[np.bool_] = coef[first:stop] != 0
         if level is not None:
             kept &= level[first:stop] < n_levels
@@ -117,7 +118,7 @@ def pack_head(
         is_used |= kept.any(axis=0)
     used = np.flatnonzero(is_used)
     n_panels = -(-len(used) // PANEL_COLUMNS)
-    # As even as can be.
+    # The panels are as even as possible.
     panels = [
         used[len(used) * i // n_panels : len(used) * (i + 1) // n_panels] for i in range(n_panels)
     ]
@@ -134,14 +135,14 @@ def pack_head(
     for first, stop in pairwise(block_classes):
         kept = kept_weights(first, stop)
         for n in range(n_levels):
-            here = kept if level is None else kept & (level[first:stop] == n)
-            runs = _runs(coef[first:stop], here, first_columns, offset_of_column)
+            in_level = kept if level is None else kept & (level[first:stop] == n)
+            runs = _runs(coef[first:stop], in_level, first_columns, offset_of_column)
             parts.append(runs[:3])
             end = filled + len(runs[3])
             offsets[filled:end], weights[filled:end] = runs[3:]
             filled = end
     runs_of_panels, run_classes, run_lengths = (
-        np.concatenate(each) for each in zip(*parts, strict=True)
+        np.concatenate(arrays) for arrays in zip(*parts, strict=True)
     )
     first_runs = np.zeros((n_blocks * n_levels, n_panels + 1), np.int64)
     first_runs[:, 1:] = np.cumsum(runs_of_panels).reshape(len(first_runs), n_panels)
@@ -175,21 +176,22 @@ def _runs(
     classes, lengths : ndarray of shape (sum of n_runs,)
         Class of each run, counted from the first of the block, and its number of weights.
     offsets, weights : ndarray of shape (n_kept,)
-        As in `PackedHead`.
+        The same as in `PackedHead`.
     """
-    here = np.flatnonzero(kept)
+    kept_places = np.flatnonzero(kept)
     n_kept = np.add.reduceat(kept, first_columns, axis=1, dtype=np.intp)
     order = np.argsort(-n_kept.T, axis=1, kind="stable")  # (n_panels, classes)
     lengths = np.take_along_axis(n_kept.T, order, axis=1)
-    # The weights of a run lie together in row-major order too: a run moves as a whole.
+    # A run moves as a whole, because its weights lie together in row-major order as well.
     target = np.empty_like(n_kept)
     ends = np.cumsum(lengths).reshape(lengths.shape)
     np.put_along_axis(target.T, order, ends - lengths, axis=1)
     source = np.cumsum(n_kept) - n_kept.ravel()
-    moved = np.arange(len(here)) + np.repeat(target.ravel() - source, n_kept.ravel())
-    offsets, weights = np.empty(len(here), np.uint16), np.empty(len(here), coef.dtype)
-    offsets[moved] = offset_of_column[here % kept.shape[1]]
-    weights[moved] = coef.ravel()[here]
+    moved = np.arange(len(kept_places)) + np.repeat(target.ravel() - source, n_kept.ravel())
+    offsets = np.empty(len(kept_places), np.uint16)
+    weights = np.empty(len(kept_places), coef.dtype)
+    offsets[moved] = offset_of_column[kept_places % kept.shape[1]]
+    weights[moved] = coef.ravel()[kept_places]
     runs = lengths > 0
     return runs.sum(axis=1), order[runs], lengths[runs], offsets, weights
 
@@ -219,9 +221,9 @@ def _squares(
 class SparseLayer:
     """A masked layer of which only the kept weights are computed.
 
-    Built once, it computes any number of blocks, in any number of threads at a time: the
-    kernel runs in the thread that calls it, without the interpreter lock. A row's results
-    are the same bits whatever block it comes in.
+    One layer computes any number of blocks, in any number of threads at a time: the kernel runs
+    in the thread that calls it, without the interpreter lock. The results of a row are the same
+    bits in every block.
 
     Parameters
     ----------
@@ -230,8 +232,8 @@ class SparseLayer:
     intercept : ndarray of shape (n_classes,)
         Bias.
     level : ndarray of shape (n_classes, n_features), int, default=None
-        For `level_scores`: the level that each weight is added with, or any number from
-        `n_levels` on for one that is not used. None adds all at once.
+        Level with which `level_scores` adds each weight. A weight whose level is `n_levels` or
+        above is not used. None adds all weights at once.
     n_levels : int, default=1
         Number of levels.
 
@@ -252,7 +254,7 @@ class SparseLayer:
         from skdice._engines.kernels import sparse as kernels
 
         self.dtype = coef.dtype
-        # Compiled here, in one thread, rather than by all that compute blocks.
+        # Compile here, in one thread, because later several threads compute blocks.
         self._compute = kernels.compiled(self.dtype)
         widened = self._widened(coef)
         if level is not None and level.shape != widened.shape:
@@ -266,11 +268,11 @@ class SparseLayer:
         Parameters
         ----------
         features : ndarray of shape (n_samples, n_features)
-            One block of rows; computed in the dtype of `coef`.
+            One block of rows, which is computed in the dtype of `coef`.
         """
         logits = np.empty((len(features), len(self._head.intercept)), self.dtype)
-        nothing = np.empty((1, 0), self.dtype)
-        self._run(LOGITS, features, logits, nothing, nothing)
+        unused = np.empty((1, 0), self.dtype)
+        self._run(LOGITS, features, logits, unused, unused)
         return logits
 
     def scores(self, features: FloatArray, score: FusedScore) -> FloatArray:
@@ -279,9 +281,9 @@ class SparseLayer:
         Parameters
         ----------
         features : ndarray of shape (n_samples, n_features)
-            One block of rows; computed in the dtype of `coef`.
+            One block of rows, which is computed in the dtype of `coef`.
         score : {"energy", "max_logit", "msp"}
-            Which, of the logits.
+            Score of a row from its logits.
         """
         scores: FloatArray = self.level_scores(features, score)[0]
         return scores
@@ -292,7 +294,7 @@ class SparseLayer:
         Parameters
         ----------
         features, score
-            As in `scores`.
+            The same as for `scores`.
 
         Returns
         -------
@@ -300,7 +302,7 @@ class SparseLayer:
         """
         shape = self._head.first_runs.shape[1], len(features)
         maxima, totals = np.full(shape, -np.inf, self.dtype), np.zeros(shape, self.dtype)
-        self._run(wanted(score), features, np.empty((0, 0), self.dtype), maxima, totals)
+        self._run(output_of(score), features, np.empty((0, 0), self.dtype), maxima, totals)
         return fused_scores(score, maxima, totals)
 
     def _widened(self, rows: FloatArray) -> FloatArray:
@@ -312,7 +314,7 @@ class SparseLayer:
 
     def _run(
         self,
-        what: int,
+        output: int,
         features: FloatArray,
         logits: FloatArray,
         maxima: FloatArray,
@@ -321,10 +323,10 @@ class SparseLayer:
         tile_rows = COLUMN_BYTES // self.dtype.itemsize
         n_largest = int(np.diff(self._head.block_classes).max())
         self._compute(
-            what,
+            output,
             self._widened(features),
             *self._head,
-            # One column more, for what is not needed.
+            # The panel has one more column, to which the columns go that are not needed.
             aligned((PANEL_COLUMNS + 1, tile_rows), self.dtype),
             aligned((n_largest, tile_rows), self.dtype),
             logits,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skdice._compat.arrays import to_numpy
 from skdice._engines.geometric import score_function
 from skdice._engines.layer import FDBDLayer, ViMLayer
-from skdice._engines.run import Engine, Options, check_finite, choose, choose_for_cpu
+from skdice._engines.run import Engine, Options, choose, choose_for_cpu
 from skdice._rows.sources import SlicedRows, scoring_dtype
 
 
@@ -96,7 +96,7 @@ def run_together(
     try:
         for row_slice, scores in blocks:
             for n, member in enumerate(members):
-                check_finite(scores[:, n], rows, row_slice, f"score by {member.name!r}")
+                rows.check_values(scores[:, n], row_slice, f"score by {member.name!r}")
             yield row_slice, scores
     finally:
         for engine in known:
@@ -125,20 +125,24 @@ def _engines_of(
 def _sharing(
     members: Sequence[Member], dtype: np.dtype[Any]
 ) -> dict[int, Callable[[Any, Any], Any]]:
-    """Return the functions of the members that need the logits of one unmasked head, by place."""
-    layers = {n: member.layer for n, member in enumerate(members)}
-    chosen = {n: each for n, each in layers.items() if isinstance(each, FDBDLayer | ViMLayer)}
-    first = next(iter(chosen.values()), None)
-    return {
-        n: score_function(layer, dtype)
-        for n, layer in chosen.items()
-        if len(chosen) > 1 and layer.weight is first.weight and layer.bias is first.bias
+    """Return the functions of the members that need the logits of one unmasked head, by place.
+
+    There are none if fewer than two members need them, or their heads are different objects.
+    """
+    chosen = {
+        n: member.layer
+        for n, member in enumerate(members)
+        if isinstance(member.layer, FDBDLayer | ViMLayer)
     }
+    heads = {(id(layer.weight), id(layer.bias)) for layer in chosen.values()}
+    if len(chosen) < 2 or len(heads) > 1:
+        return {}
+    return {n: score_function(layer, dtype) for n, layer in chosen.items()}
 
 
 def _logits(layer: FDBDLayer | ViMLayer, block: NDArray[Any]) -> NDArray[Any]:
     """Return the logits of the unmasked head of a layer."""
-    with np.errstate(all="ignore"):  # `check_finite` reports an overflow with its row
+    with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
         logits: NDArray[Any] = block @ layer.weight.T.astype(block.dtype, copy=False)
         logits += layer.bias.astype(block.dtype, copy=False)
     return logits

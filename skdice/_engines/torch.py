@@ -19,16 +19,18 @@ from torch import Tensor
 from skdice._engines.layer import Layer
 from skdice._engines.module import ScoringModule, detector_module
 
-# What a block and its logits occupy on a GPU: enough rows that a matrix product runs at its
-# full rate.
+# A block and its logits take this much memory of a GPU. These are enough rows for a matrix product
+# to run at its full rate.
 RESIDENT_BYTES = 256 << 20
-# The same on the CPU, where it is to stay in cache.
+# A block and its logits take this much memory of the CPU, where they should stay in cache.
 HOST_BYTES = 8 << 20
-# What one page-locked buffer holds.
+# One page-locked buffer has this size.
 STAGED_BYTES = 32 << 20
-# Threads that feed a GPU with rows of the host: one alone fills a buffer slower than the bus.
+# This many threads feed a GPU with rows of the host, because one thread alone fills a buffer slower
+# than the bus empties it.
 STAGING_THREADS = 4
-# NumPy dtypes in which rows travel to a device as they are; others travel as they are computed.
+# Rows of these NumPy dtypes are copied to a device unchanged; other rows are first converted to the
+# dtype of the computation.
 TRAVELLING = tuple(np.dtype(name) for name in ("float16", "float32", "float64"))
 
 
@@ -38,11 +40,11 @@ class TorchEngine:
     Parameters
     ----------
     layer : MaskedLayer, FDBDLayer or ViMLayer
-        What is computed.
+        The layer that is computed.
     device : torch.device
-        Where it is computed.
+        The device that computes it.
     dtype : dtype
-        float32 or float64: the precision of the results.
+        Precision of the results, float32 or float64.
     """
 
     def __init__(self, layer: Layer, device: torch.device, dtype: np.dtype[Any]) -> None:
@@ -55,14 +57,14 @@ class TorchEngine:
         def on_device(*arrays: Any) -> ScoringModule:
             # A module made in inference mode could not be used outside of it.
             with torch.inference_mode(False):
-                module = detector_module(layer).to(device, self._dtype)
+                module = detector_module(layer, dtype=dtype).to(device, self._dtype)
             if device.type == "cuda":
-                torch.cuda.synchronize(device)  # streams of other threads use the weights
+                torch.cuda.synchronize(device)  # because streams of other threads use the weights
             return module
 
         key = ("torch", device, dtype, layer.settings)
         self._module = layer.packed_as(key, on_device)
-        # Blocks of more rows do not fit on the device.
+        # The most rows that fit on the device; None until a block does not fit.
         self._most_rows: int | None = None
         self._of_thread = local()
 
@@ -112,7 +114,7 @@ class TorchEngine:
         return buffer[: len(block)].copy_(block)
 
     def _in_parts(self, block: Tensor) -> Tensor:
-        """Return the values of a block, in as many parts as the device's memory asks for."""
+        """Return the values of a block, computed in parts if the device's memory is too small."""
         size = self._most_rows or len(block)
         parts: list[Tensor] = []
         start = 0
@@ -145,7 +147,7 @@ class TorchEngine:
             if torch.amp.is_autocast_available(kind)
             else nullcontext()
         )
-        # The precision is that of the features, whatever the caller casts to.
+        # Autocast is off because the precision must be that of the features in any context.
         with torch.no_grad(), autocast:
             values = self._module.logits(block) if self._returns_logits else self._module(block)
             if self._module.shaping:

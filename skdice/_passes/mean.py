@@ -21,13 +21,14 @@ FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
 
 
-# Rows that are summed at a time: few, so that they stay in cache and their sum is often exact.
+# So few rows are summed at a time that they stay in cache and their sum is often exact.
 SUMMED_ROWS = 256
-# With as many values, 1 GiB in float32, compiled sums save more time than numba takes to load.
+# From this number of values on, 1 GiB in float32, compiled sums save more time than numba takes to
+# load.
 COMPILED_VALUES = 1 << 28
-# Rows of a block whose products are summed.
+# A block has this many rows at least where the products of its columns are summed.
 PRODUCT_ROWS = 2048
-# Blocks of more rows are summed plainly where no value is negative.
+# Blocks of more rows than this are summed without compensation if no value is negative.
 COMPENSATED_ROWS = 256
 
 
@@ -41,26 +42,26 @@ def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Arr
 def _inexact_columns(rows: FloatArray, largest: float, scratch: FloatArray) -> NDArray[np.intp]:
     """Return the columns of a few float32 rows whose float64 sum may round.
 
-    It cannot round, in whatever order, where the last bit of the smallest magnitude and
-    the first bit of the largest possible sum both fit into the 53 bits of one float64.
-    (A zero is taken for too small a magnitude: a few columns more are split in vain.)
+    The sum cannot round, in any order, if the last bit of the smallest magnitude and the first
+    bit of the largest possible sum both fit into the 53 bits of one float64. (A zero counts as
+    too small a magnitude, so a few columns are split without need.)
     """
     smallest = np.abs(rows, out=scratch[: len(rows)]).min(axis=0)
     return np.flatnonzero(smallest < math.ldexp(largest, 24 + len(rows).bit_length() + 1 - 53))
 
 
 def _split_sums(rows: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """Return the float64 column sums of a few rows, and what is missing from them.
+    """Return the float64 column sums of a few rows, and the corrections to add to them.
 
     Every value is cut into a high part, a multiple of one power of two for all of its
-    column, and the rest. The high parts add up without any rounding; the rests are so
-    small that theirs is of no account (Rump, Ogita & Oishi, "Accurate floating-point
+    column, and a low part. The high parts add up without rounding. The low parts are so small
+    that the rounding of their sum does not matter (Rump, Ogita & Oishi, "Accurate floating-point
     summation", SIAM J. Sci. Comput. 2008).
     """
     values = rows.astype(np.float64)
     largest = np.abs(values).max(axis=0)
     n_bits = np.frexp(largest)[1] + len(rows).bit_length() + 1
-    # Next to the end of float64 no power of two is left: there the sum is a plain one.
+    # Near the largest float64 there is no such power of two, so the sum is a plain one.
     unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
     high = values + unit
     high -= unit
@@ -76,22 +77,23 @@ def column_sums(block: FloatArray, *, half: bool = False) -> Float64Array:
     block : ndarray of shape (n, n_columns), float32 or float64
         The rows.
     half : bool
-        The values had 16 bits once: then the sums of a few rows are exact.
+        True if the values were converted from 16 bits, because then plain sums are exact.
 
     Returns
     -------
     ndarray of shape (2, n_columns)
-        The sums, and what is to be added to them.
+        The sums, and the corrections to add to them.
     """
     lowest = float(block.min())
-    # As after a ReLU: nothing cancels, so the plain sum is good to n * 1e-16, and fast.
+    # Values after a ReLU do not cancel, so a plain sum is exact to n * 1e-16, and it is fast.
     plain = half or (len(block) > COMPENSATED_ROWS and lowest >= 0)
     single = block.dtype == np.float32 and not plain
     largest = max(float(block.max()), -lowest) if single else 0.0
-    # New memory for every few rows would cost more than their sum.
+    # The memory is allocated once because allocating it for every few rows would take longer than
+    # their sum.
     scratch = np.empty((SUMMED_ROWS if single else 0, block.shape[1]), np.float32)
     total, error = np.zeros((2, block.shape[1]))
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the mean
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the mean
         for start in range(0, len(block), SUMMED_ROWS):
             rows = block[start : start + SUMMED_ROWS]
             part = np.add.reduce(rows, axis=0, dtype=np.float64)
@@ -122,7 +124,7 @@ class FeatureStatistics:
     `DICEDetector.partial_fit` in place of the rows. The sums are float64 and compensated, so
     that the mean does not depend on blocks, workers or the order of merging beyond the last
     digits. (Blocks of more than 256 rows without a negative value are summed plainly, to
-    n * 1e-16 of their own sum. That shows only where another block cancels the sum almost wholly.)
+    n * 1e-16 of their own sum. This shows only if another block cancels the sum almost wholly.)
 
     Parameters
     ----------
@@ -136,7 +138,7 @@ class FeatureStatistics:
     Attributes
     ----------
     n_features : int or None
-        Number of features; None until rows or other statistics tell it.
+        Number of features; None until rows or other statistics are added.
     n_samples : int
         Number of rows so far.
     sum_of_weights : float
@@ -185,7 +187,7 @@ class FeatureStatistics:
             self.scatter = np.zeros((n_features or 0, n_features or 0))
 
     def add(self, X: Any, *, sample_weight: ArrayLike | None = None) -> Self:
-        """Add rows, by one thread.
+        """Add the rows of X.
 
         Parameters
         ----------
@@ -285,7 +287,8 @@ class FeatureStatistics:
                 "FeatureStatistics(second_moments=True)"
             )
         distance = self.mean() - np.asarray(origin)
-        return self.scatter / self.sum_of_weights + np.outer(distance, distance)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the moments
+            return self.scatter / self.sum_of_weights + np.outer(distance, distance)
 
     def copy(self) -> FeatureStatistics:
         """Return an independent copy."""
@@ -359,15 +362,16 @@ def gather_statistics(
     batch_size : int or None
         Rows of a block.
     n_jobs : int or None
-        Threads that sum, but two at least.
+        Number of threads that sum the blocks; two at least are used.
     verbose : int
         Above 0, there is a progress bar.
     """
     if second_moments:
-        return rows.reduce(
+        statistics: FeatureStatistics = rows.reduce(
             partial(_sum_products, batch_size=batch_size, verbose=verbose),
             partial(_merged, second_moments=True),
         )
+        return statistics
     return rows.reduce(
         partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
     )
@@ -397,7 +401,7 @@ def _sum_rows(
     elif rows.shape[0] * rows.shape[1] >= COMPILED_VALUES and has_numba():
         from skdice._passes.sum_kernel import compiled, compiled_column_sums
 
-        compiled(scoring_dtype(rows.dtype))  # once, rather than in each thread
+        compiled(scoring_dtype(rows.dtype))  # compile once, before the threads start
         sum_block = compiled_column_sums
     sums_of_blocks = rows.map_blocks(
         sum_block,
@@ -447,7 +451,7 @@ def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatisti
         centred = xp.astype(block, xp.float64, copy=True)
     part._add_sums(len(block), sums, len(block) if weights is None else float(weights.sum()))
     mean = part.mean()
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller sees it in the moments
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the moments
         centred -= mean if isinstance(block, np.ndarray) else xp.asarray(mean, device=block.device)
         if weights is not None:
             centred *= np.sqrt(weights)[:, np.newaxis]
@@ -456,7 +460,7 @@ def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatisti
 
 
 def weights_of(rows: RowSource) -> Float64Array:
-    """Return the weights of rows that have some, wherever they lie."""
+    """Return the weights of a source of rows with weights, joined from all of its parts."""
     return rows.reduce(_weights_of_part, np.concatenate)
 
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
-# Entries are sorted where there are fewer than bins, by as many powers of two.
+# If there are fewer entries than bins by this many powers of two, the entries are sorted, because
+# that is faster than a count in all bins.
 SORTED_BITS = 3
-# By leading bits: counts of all bins, or the bins that are not empty and their counts.
+# The keys are leading bits. The values are the counts of all bins; in sparse histograms they are
+# the bins that are not empty, and the counts of these bins.
 Histograms = dict[int, NDArray[Any]]
 SparseHistograms = dict[int, tuple[NDArray[np.intp], NDArray[Any]]]
 
@@ -52,7 +54,7 @@ def quantiles(
     Parameters
     ----------
     X : source of rows, of shape (n_samples, n_features)
-        Half and single precision are taken as float32, everything else as float64.
+        The rows. Half and single precision are read as float32, everything else as float64.
     q : sequence of float in [0, 1]
         Quantiles sought.
     batch_size : int or None
@@ -76,10 +78,10 @@ def quantiles(
     if X.weights is None:
         block = X.whole_block(batch_size=batch_size, description="quantile", verbose=verbose)
         if block is not None:  # NumPy selects in one block at once
-            return [float(np.quantile(block.ravel(), float(each))) for each in q]
+            return [float(np.quantile(block.ravel(), float(level))) for level in q]
 
     def positions(n_values: float) -> list[float]:
-        return [max(0.0, (n_values - 1) * float(each)) for each in q]
+        return [max(0.0, (n_values - 1) * float(level)) for level in q]
 
     def ranks(n_values: float) -> list[float]:
         neighbours = {int(p) + step for p in positions(n_values) for step in (0, 1)}
@@ -112,19 +114,20 @@ def order_statistics(
     X : source of rows, of shape (n_samples, n_features)
         At least one entry.
     ranks : callable
-        From the number of entries, which the first pass tells, to the ranks, from 0.
+        Function from the number of entries, which is known after the first pass, to the ranks,
+        which count from 0.
     batch_size, verbose
-        As in `quantiles`.
+        The same as for `quantiles`.
     """
     dtype = scoring_dtype(X.dtype)
-    found: dict[float, tuple[int, float]] = {0: (0, 0)}
+    sought: dict[float, tuple[int, float]] = {0: (0, 0)}
     n_values = 0.0
     bits_left = 8 * dtype.itemsize
     n_passes = 2 if dtype == np.float32 else 3
     for n in range(n_passes):
         n_bits = -(-bits_left // (n_passes - n))
         bits_left -= n_bits
-        count = _Count(tuple({prefix for prefix, _ in found.values()}), n_bits, bits_left)
+        count = _Count(tuple({prefix for prefix, _ in sought.values()}), n_bits, bits_left)
         description = f"quantile, pass {n + 1} of {n_passes}"
         histograms = X.reduce(partial(count, description, batch_size, verbose), _merged)
         cumulative = _dense(histograms, n_bits)
@@ -135,13 +138,13 @@ def order_statistics(
             if n_values == 0:  # chunks of unknown sizes may all be empty
                 raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
             # Leading bits of each sought value, and its rank among entries that share them.
-            found = {rank: (0, rank) for rank in ranks(n_values)}
-        for rank, (prefix, rank_within) in found.items():
+            sought = {rank: (0, rank) for rank in ranks(n_values)}
+        for rank, (prefix, rank_within) in sought.items():
             counts = cumulative[prefix]
             bin_ = int(np.searchsorted(counts, rank_within, side="right"))
             below = counts[bin_ - 1].item() if bin_ else 0
-            found[rank] = ((prefix << n_bits) | bin_, rank_within - below)
-    return {rank: _from_sort_key(prefix, dtype) for rank, (prefix, _) in found.items()}, n_values
+            sought[rank] = ((prefix << n_bits) | bin_, rank_within - below)
+    return {rank: _from_sort_key(prefix, dtype) for rank, (prefix, _) in sought.items()}, n_values
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,11 @@ class _Count:
     Parameters
     ----------
     prefixes : tuple of int
-        Leading bits; the one prefix of the first pass is 0, which all entries share.
+        Leading bits. The first pass has the one prefix 0, which all entries share.
     n_bits : int
         Number of bits that are counted.
     bits_left : int
-        Number of bits behind them.
+        Number of bits after the counted ones.
     """
 
     prefixes: tuple[int, ...]
@@ -197,18 +200,18 @@ class _Count:
 def _merged(parts: list[SparseHistograms]) -> SparseHistograms:
     whole: SparseHistograms = {}
     for prefix in parts[0]:
-        bins = np.concatenate([each[prefix][0] for each in parts])
-        counts = np.concatenate([each[prefix][1] for each in parts])
+        bins = np.concatenate([part[prefix][0] for part in parts])
+        counts = np.concatenate([part[prefix][1] for part in parts])
         whole[prefix] = _sum_by_bin(bins, counts)
     return whole
 
 
 def _sum_by_bin(bins: NDArray[np.intp], counts: Any) -> tuple[NDArray[np.intp], NDArray[Any]]:
     """Return the bins without repetition, and the sum of the counts of each."""
-    found, places = np.unique(bins, return_inverse=True)
-    total = np.zeros(len(found), np.asarray(counts).dtype)
+    filled, places = np.unique(bins, return_inverse=True)
+    total = np.zeros(len(filled), np.asarray(counts).dtype)
     np.add.at(total, places, counts)
-    return found, total
+    return filled, total
 
 
 def _dense(histograms: SparseHistograms, n_bits: int) -> Histograms:

@@ -1,4 +1,4 @@
-"""Compensated column sums at the speed of the memory, compiled by numba; only that imports it."""
+"""Compensated column sums at the speed of the memory; importing this module imports numba."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.np.numpy_support import from_dtype
 from numpy.typing import NDArray
 
-# Rows that are added at a time: their sums stay in registers meanwhile.
+# This many rows are added at a time, while the sums stay in registers.
 UNROLLED_ROWS = 4
 
 
@@ -20,7 +20,7 @@ def _add_rows(rows: Any, total: Any, error: Any) -> None:
 
     Each addition is Knuth's error-free transformation, as in `skdice._passes.mean`.
     """
-    # Rows by name rather than by number: so the compiler takes many columns at a time.
+    # Four named rows, rather than a loop over them, let the compiler vectorize over the columns.
     for i in range(0, rows.shape[0], UNROLLED_ROWS):
         row0, row1, row2, row3 = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
         for j in range(len(total)):
@@ -36,12 +36,13 @@ def _add_rows(rows: Any, total: Any, error: Any) -> None:
 @cache
 def compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
     """Return `_add_rows` for rows of a dtype, compiled, or read from numba's cache on disk."""
-    # Features in a file that is mapped are read-only; others are accepted as such.
+    # The rows are declared read-only because those of a mapped file are; numba then accepts
+    # writable rows as well.
     rows = types.Array(from_dtype(dtype), 2, "C", readonly=True)
     signature = types.void(rows, types.float64[::1], types.float64[::1])
     try:
         function: Callable[..., None] = njit(signature, nogil=True, cache=True)(_add_rows)
-    except Exception:  # of the cache: no place to write it, a full disk, a damaged file
+    except Exception:  # The cache has no writable folder or disk space, or is damaged.
         function = njit(signature, nogil=True)(_add_rows)
     return function
 

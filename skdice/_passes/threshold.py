@@ -29,7 +29,8 @@ class Calibration:
     contamination : float
         Share of in-distribution rows that may fall below the threshold.
     confidence : float or None
-        Probability with which the share holds for this calibration; None promises it on average.
+        Probability with which the share holds for this calibration. None: a conformal
+        threshold promises the share on average over calibrations, a quantile promises nothing.
     n_samples : int
         Number of calibration rows.
     rank : int
@@ -57,8 +58,8 @@ def score_threshold(scores: Any, contamination: float) -> float:
     Parameters
     ----------
     scores : array of shape (n_samples,)
-        Scores of in-distribution rows, at least one. Those of a Dask array stay on its workers,
-        where they are kept meanwhile: two passes count them, three in float64.
+        Scores of in-distribution rows, at least one. The scores of a Dask array are kept in the
+        memory of its workers while two passes (three in float64) count them there.
     contamination : float in (0, 0.5]
         Share of the rows below the threshold.
 
@@ -86,7 +87,8 @@ def score_threshold(scores: Any, contamination: float) -> float:
 def weighted_threshold(scores: FloatArray, weights: FloatArray, contamination: float) -> float:
     """Return the smallest score with more than `contamination` of the weight at or below it.
 
-    With whole weights it is the `score_threshold` of rows that are repeated as often.
+    With integer weights this is the `score_threshold` of the rows repeated as often as their
+    weights say.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def weighted_threshold(scores: FloatArray, weights: FloatArray, contamination: f
     order = np.argsort(scores, kind="stable")
     order = order[weights[order] > 0]
     at_or_below = np.cumsum(weights[order])
-    # A share that is reached exactly must count as reached, whatever rounding made of the sum.
+    # The margin makes a share that is reached exactly count as reached although the sum is rounded.
     limit = contamination * at_or_below[-1] * (1 + 1e-12)
     place = int(np.searchsorted(at_or_below, limit, side="right"))
     return float(scores[order[min(place, len(order) - 1)]])
@@ -115,15 +117,16 @@ def weighted_threshold(scores: FloatArray, weights: FloatArray, contamination: f
 def rows_below(n: int, contamination: float) -> int:
     """Return how many of n rows fall below the threshold."""
     n_below = floor(contamination * n)
-    # A product a hair off a whole number must not cost a row: 0.29 * 100 is 28.999...
+    # Rounding of the product must not cost a row: 0.29 * 100 is 28.999...
     return n_below + 1 if (n_below + 1) / n <= contamination else n_below
 
 
 def conformal_rank(n: int, contamination: float) -> int:
     """Return the rank k of the calibration score that is the conformal threshold.
 
-    Of n exchangeable scores and one more, the last is below the k-th smallest of the n with
-    probability k / (n + 1) at most: k is the largest with ``k / (n + 1) <= contamination``.
+    If n + 1 scores are exchangeable, the last score is below the k-th smallest of the first n with
+    probability k / (n + 1) at most. The rank is the largest k with
+    ``k / (n + 1) <= contamination``.
 
     Parameters
     ----------
@@ -138,7 +141,7 @@ def conformal_rank(n: int, contamination: float) -> int:
     5
     """
     k = floor(contamination * (n + 1))
-    # A product a hair off a whole number must not cost a row.
+    # Rounding of the product must not cost a row.
     if (k + 1) / (n + 1) <= contamination:
         k += 1
     if k == 0:

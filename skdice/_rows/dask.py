@@ -1,8 +1,8 @@
 """Rows that lie in the chunks of a Dask array, and stay on the workers of its cluster.
 
 Every pass over the rows is one reduction in a tree, whose leaves look at one chunk each;
-scores are a lazy array with a chunk for each chunk of rows. What all tasks need, such as the
-masked weight, is one node of the graph, which goes to each worker once.
+scores are a lazy array with a chunk for each chunk of rows. An object that all tasks need, such as
+the masked weight, is one node of the graph, which Dask sends to each worker once.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from skdice._rows.sources import BlockValues, ChunkRows, SelectedRows, SlicedRow
 
 Result = TypeVar("Result")
 
-# Results that one task of a reduction merges.
+# One task of a reduction merges this many results.
 MERGED = 8
-# Results that are on their way to the client at a time, where they are read in order.
+# Where results are read in order, groups of chunks of this size travel to the client.
 GROUP_BYTES = 128 << 20
-# Chunks of such a group where their sizes are not known, and the largest number of chunks.
+# A group has so many chunks where their sizes are not known, and never more than the second number.
 UNKNOWN_GROUP = 256
 LARGEST_GROUP = 4096
-# Kinds of labels that can be -1.
+# Labels with dtypes of these kinds can be -1.
 NUMERIC_KINDS = "iufbO"
 
 
@@ -62,7 +62,7 @@ class DaskRows:
         y : array-like or dask.array.Array or Series of shape (n_samples,), or None
             Labels. They may lie in memory only where the sizes of the chunks of rows are known.
         weights : ndarray of shape (n_samples,), default=None
-            Weights.
+            Weights of the rows.
         """
         if weights is not None:
             return self._weighted(y, weights)
@@ -74,7 +74,7 @@ class DaskRows:
             labels: Any = y.to_dask_array() if hasattr(y, "to_dask_array") else y
         elif np.isnan(self.shape[0]):
             raise ValueError(
-                "the chunks of X have unknown sizes, so that labels in memory cannot be cut to "
+                "the chunks of X have unknown sizes, so labels in memory cannot be split like "
                 "them: give y as a Dask collection with the same chunks, or call "
                 "X.compute_chunk_sizes() first"
             )
@@ -103,7 +103,7 @@ class DaskRows:
         da = import_extra("dask.array", "dask")
         if np.isnan(self.shape[0]):
             raise ValueError(
-                "the chunks of X have unknown sizes, so that sample_weight cannot be cut to them: "
+                "the chunks of X have unknown sizes, so sample_weight cannot be split like them: "
                 "call X.compute_chunk_sizes() first"
             )
         labels = np.where(weights > 0, 1 if y is None else np.asarray(y), -1)
@@ -114,7 +114,7 @@ class DaskRows:
     def whole_block(
         self, *, batch_size: int | None = None, description: str = "", verbose: int | bool = 0
     ) -> None:
-        """Return None, as the rows are never brought to one place."""
+        """Return None, because the rows are never brought to one place."""
 
     def reduce(
         self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
@@ -124,10 +124,10 @@ class DaskRows:
         Parameters
         ----------
         function : callable
-            Of the rows of a chunk, which may be none.
+            Function of the rows of one chunk, which may be empty.
         merge : callable
-            Of a list of results, which it does not change. A result that lies alone, on no
-            chunk with any other, is merged with none.
+            Function of a list of results, which it does not change. The list may hold a single
+            result.
         """
         da = import_extra("dask.array", "dask")
         n_chunks = self.array.numblocks[0]
@@ -153,8 +153,8 @@ class DaskRows:
             meta=np.empty((0, 0), object),
         )
         ((result,),) = merged.compute()
-        found: Result = result
-        return found
+        merged_result: Result = result
+        return merged_result
 
     def collect(
         self, function: BlockValues, dtype: DTypeLike | None = None, n_columns: int | None = None
@@ -164,7 +164,8 @@ class DaskRows:
         Parameters
         ----------
         function : callable
-            From the rows of a chunk to the slice and the values of each block; it must pickle.
+            Function from the rows of a chunk to the slice and the values of each block. Dask
+            pickles it.
         dtype : dtype, default=None
             Dtype of the values; None is the scoring dtype of the rows.
         n_columns : int, default=None
@@ -184,7 +185,7 @@ class DaskRows:
         )
         if n_columns is not None:
             return values
-        # The axis is dropped last, as Dask fuses only tasks that keep both axes.
+        # The axis is dropped last, because Dask fuses only tasks that keep both axes.
         return values.map_blocks(
             _one_axis, drop_axis=1, dtype=dtype, meta=np.empty(0, dtype), token="skdice-column"
         )
@@ -241,9 +242,9 @@ def dask_rows(X: Any, name: str = "X") -> DaskRows:
     Parameters
     ----------
     X : dask.array.Array or dask.dataframe.DataFrame
-        Nothing of it is computed.
+        The collection, of which nothing is computed.
     name : str
-        What it is called in messages.
+        Name of X for error messages.
     """
     if hasattr(X, "to_dask_array"):
         X = X.to_dask_array()
@@ -260,10 +261,10 @@ def dask_rows(X: Any, name: str = "X") -> DaskRows:
         )
     if np.isnan(X.shape[1]):
         raise ValueError(f"{name} has an unknown number of features: call compute_chunk_sizes()")
-    for length, what in zip(X.shape, ("sample", "feature"), strict=True):
+    for length, axis in zip(X.shape, ("sample", "feature"), strict=True):
         if length == 0:
             raise ValueError(
-                f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required."
+                f"Found array with 0 {axis}(s) (shape={X.shape}) while a minimum of 1 is required."
             )
     return DaskRows(X if X.numblocks[1] == 1 else X.rechunk({1: -1}))
 
@@ -271,14 +272,14 @@ def dask_rows(X: Any, name: str = "X") -> DaskRows:
 def in_order(values: Any) -> Iterator[NDArray[Any]]:
     """Yield the chunks of a lazy array in order, with few of them on the client at a time.
 
-    Groups of chunks are computed while the one before is read.
+    The next group of chunks is computed while the current group is read.
     """
     dask = import_extra("dask", "dask")
     groups = _groups(values)
     ahead = next(groups, None)
     if ahead is None:
         return
-    # Where there is a cluster, it goes on with the next group meanwhile.
+    # A cluster computes the next group while the client reads the current one.
     (ahead,) = dask.persist(ahead)
     for following in groups:
         current = ahead
@@ -303,19 +304,19 @@ def _groups(values: Any) -> Iterator[Any]:
 
 
 def _shared(argument: Any) -> Any:
-    """Return a node of the graph that all tasks refer to, so that it goes to each worker once."""
+    """Return an object as a node of the graph, which Dask sends to each worker only once."""
     dask = import_extra("dask", "dask")
     name = f"skdice-{dask.base.tokenize(argument)}"
     return dask.delayed(argument, name=name, traverse=False)
 
 
 class _Merged:
-    """Merges an array of results to an array of one, for the steps of a reduction.
+    """A step of a reduction, which merges an array of results into an array of one.
 
     Parameters
     ----------
     merge : callable
-        Of a list of results.
+        Function of a list of results.
     """
 
     def __init__(self, merge: Callable[[list[Any]], Any]) -> None:
@@ -354,19 +355,20 @@ def _chunk_rows(
     block : ndarray (n, n_features)
         The chunk.
     place : tuple
-        Of the slice of its rows, or where that is not known, its number among the chunks.
+        One item: the slice of the rows of the chunk, or the number of the chunk where the slice
+        is not known.
     labels : ndarray (n,) or None
         Rows labelled -1 are left out.
     weights : ndarray (n,) or None
         Weights of the rows.
     dtype : dtype
-        Of the whole.
+        Dtype of the whole array.
     """
-    # Whoever made the array may have named a dtype that its chunks do not have.
+    # Dask does not check that chunks have the dtype that their array declares.
     block = np.asarray(block, dtype)
-    (where,) = place
-    known = isinstance(where, slice)
-    rows = ChunkRows(block, where.start) if known else ChunkRows(block, chunk=where)
+    (position,) = place
+    known = isinstance(position, slice)
+    rows = ChunkRows(block, position.start) if known else ChunkRows(block, chunk=position)
     if labels is None:
         return rows
     if len(labels) != len(block):

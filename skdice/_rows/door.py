@@ -15,8 +15,8 @@ from skdice._rows.wrapped import ArrayRows, ForeignRows, MappedRows
 
 PLAIN_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float16, np.float32, np.float64))
 NOT_IN_MEMORY = (
-    "the rows of a Dask collection stay on its workers; this needs them in memory: give a "
-    "part of them, such as X[:10000].compute(). The detectors take Dask collections in "
+    "the rows of a Dask collection stay on its workers, but here they are needed in memory: "
+    "give a part of them, such as X[:10000].compute(). The detectors take Dask collections in "
     "fit, partial_fit and calibrate and in all methods that score"
 )
 
@@ -33,7 +33,7 @@ def as_source(X: Any, name: str = "X") -> RowSource:
         NumPy array or memmap, list, data frame, feature file, h5py or Zarr array, tensor, Dask
         array or data frame.
     name : str
-        Its name for error messages.
+        Name of X for error messages.
     """
     # For a single row, scikit-learn's validation takes longer than all the rest, because it looks
     # for data frames, sparse matrices, masks and names.
@@ -53,13 +53,13 @@ def as_source(X: Any, name: str = "X") -> RowSource:
         return check_shape_and_dtype(ArrayRows(X), name)
     if _is_lazy(X):
         return check_shape_and_dtype(wrap(X), name)
-    # A memmap in the right dtype comes through unread.
+    # check_array returns a memmap of a suitable dtype as it is, without reading it.
     array = check_array(X, dtype="numeric", ensure_all_finite=False, input_name=name)
     return wrap(X if isinstance(X, np.memmap) and X.dtype == array.dtype else array)
 
 
 def as_sliced_source(X: Any, name: str = "X") -> SlicedRows:
-    """Return X as a source of which slices can be read; refuse what lies on a cluster."""
+    """Return X as a source of which slices can be read; refuse rows that lie on a cluster."""
     return require_slicing(as_source(X, name))
 
 
@@ -110,7 +110,7 @@ def feature_names_source(X: Any, source: RowSource) -> Any:
 
 
 def _is_lazy(X: Any) -> bool:
-    """Tell whether X is an object that only slicing reads, rather than an array in memory."""
+    """Return whether the rows of X are read by slicing because X is not an array in memory."""
     return isinstance(X, SlicedRows) or (
         hasattr(X, "shape")
         and hasattr(X, "__getitem__")

@@ -1,8 +1,8 @@
-"""Sources of rows: one interface for all that rows can come from.
+"""Sources of rows: one interface to arrays, files, tensors and clusters.
 
-`skdice._rows.door.as_source` wraps every input of the package once. After that nobody asks what the
-rows are: reading blocks, mapping a function over them, reducing them to a few numbers, and making
-an output of the same kind are methods of the source.
+`skdice._rows.door.as_source` wraps every input of the package once. After that no module asks for
+the type of the rows: reading blocks, mapping a function over them, reducing them to a few numbers,
+and making an output of the same kind are methods of the source.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from skdice._compat.arrays import (
 
 FloatArray = NDArray[np.floating[Any]]
 Result = TypeVar("Result")
-# From a source to the slice and the values of each of its blocks, in order.
+# A function from a source to the slice and the values of each of its blocks, in order.
 BlockValues = Callable[["SlicedRows"], Iterator[tuple[slice, Any]]]
 
-# A block takes this much memory while it is processed: little enough to stay in cache, and
-# enough that the matrix product runs at its full rate.
+# A block takes this much memory while it is processed. It stays in cache, and it is large enough
+# for a matrix product to run at its full rate.
 BLOCK_BYTES = 8 << 20
 MIN_BLOCK_ROWS = 512
 # A selection of few rows among very many is read in pieces of this many rows.
@@ -41,7 +41,7 @@ PIECE_ROWS = 512
 
 
 class Sliceable(Protocol):
-    """What can become a source: an array, a memmap, a feature file, an HDF5 or Zarr array."""
+    """An object that can become a source: an array, a memmap, a feature file, a Zarr array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class Sliceable(Protocol):
 
 
 class RowSource(Protocol):
-    """What all sources can do, those whose rows stay on the workers of a cluster included.
+    """The interface of all sources, also of those whose rows stay on the workers of a cluster.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class RowSource(Protocol):
 def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Return the dtype in which rows of `dtype` are computed.
 
-    float32 for half and single precision, float64 for everything else.
+    It is float32 for half and single precision, and float64 for everything else.
     """
     dtype = np.dtype(dtype)
     single = dtype.kind == "f" and dtype.itemsize <= 4
@@ -107,10 +107,10 @@ def scoring_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def all_finite(block: FloatArray) -> bool:
-    """Tell whether all values of a block are finite, in one pass where none is negative.
+    """Return whether all values of a block are finite, in one pass where none is negative.
 
-    As unsigned integers, the bits of all finite values without a sign come before those of
-    infinity, and these before NaN; all values with a sign follow, in the same order.
+    Read as unsigned integers, the bits of finite values without a sign are below the bits of
+    infinity, and the bits of NaN are above. Values with a sign follow in the same order.
     """
     n_bits = 8 * block.dtype.itemsize
     bits = block.view(f"u{block.dtype.itemsize}")
@@ -118,7 +118,7 @@ def all_finite(block: FloatArray) -> bool:
     largest = int(bits.max())
     if largest < infinity:
         return True
-    # With the sign as that of the integer, the values without one come last.
+    # Read as signed integers, the values without a sign are the largest.
     return largest < infinity + (1 << (n_bits - 1)) and (
         int(block.view(f"i{block.dtype.itemsize}").max()) < infinity
     )
@@ -132,14 +132,14 @@ class SlicedRows:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    # The library and device of the rows, where results have to be arrays of that library, too.
+    # The library and device of the rows if results must be arrays of that library as well.
     namespace: Namespace | None = None
     # Weights of the rows, where the user gave them.
     weights: NDArray[np.float64] | None = None
     # True if threads that compute may read their blocks themselves. Otherwise one thread reads all
-    # blocks in order, as files of some formats can only be read from their beginning.
+    # blocks in order, because files of some formats can only be read from their beginning.
     reads_in_threads: bool = False
-    # False if other tasks keep the processors busy, so that nothing is read ahead.
+    # False if nothing is read ahead because other tasks keep the processors busy.
     reads_ahead: bool = True
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
@@ -165,7 +165,7 @@ class SlicedRows:
         return len(self.shape)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        # Only what needs all rows at once, such as a shaping of another library, calls this.
+        # Only callers that need all rows at once, such as a shaping of another library, get here.
         return np.array(self[0 : len(self)], dtype)
 
     def __repr__(self) -> str:
@@ -176,11 +176,11 @@ class SlicedRows:
         return row
 
     def native_block(self, row_slice: slice) -> Any:
-        """Return rows as they are: an array of their own library, dtype and device."""
+        """Return rows as an array of their own library, dtype and device."""
         return np.asarray(self[row_slice])
 
     def take(self, indices: NDArray[np.intp]) -> Any:
-        """Return some rows as an array of their library, where they have one."""
+        """Return some rows as an array of their own library, if the source has a `namespace`."""
         raise NotImplementedError
 
     def read_block(self, row_slice: slice, *, validate: bool = True) -> FloatArray:
@@ -204,6 +204,38 @@ class SlicedRows:
                 f"column {column}; every feature must be finite."
             )
         return block
+
+    def check_values(self, values: FloatArray, row_slice: slice, name: str) -> None:
+        """Raise for the first row whose logits or score are not finite.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_samples,) or (n_samples, n_columns)
+            Values that were computed from a block.
+        row_slice : slice
+            Rows of the block.
+        name : str
+            Name of the values for the message.
+
+        Raises
+        ------
+        ValueError
+            A feature, or a value of finite features, is not finite; the message names the row.
+        """
+        if np.isfinite(values).all():
+            return
+        if values.ndim == 2:
+            values = np.abs(values).max(axis=1)  # NaN where there is one
+        bad = int(np.flatnonzero(~np.isfinite(values))[0])
+        row = row_slice.start + bad
+        # Only `read_block` names a feature that is not finite, and some engines do not check the
+        # features. Let it raise first.
+        self.read_block(slice(row, row + 1))
+        raise ValueError(
+            f"the {'score' if name == 'scores' else name} of row {self.row_number(row)} is "
+            f"{values[bad]}: its features, after shaping, are too large for {values.dtype}, or "
+            "score_func is not finite there"
+        )
 
     def whole_block(
         self, *, batch_size: int | None = None, description: str = "rows", verbose: int | bool = 0
@@ -233,9 +265,9 @@ class SlicedRows:
         row_bytes : int, default=None
             Memory that one row takes while it is processed; None takes that of its features.
         block_bytes : int
-            Memory that a block takes about.
+            Approximate memory of a block.
         min_rows : int
-            Rows that a block has at least.
+            Least number of rows of a block.
         """
         n_rows = self.shape[0]
         if n_rows <= (batch_size or min_rows):
@@ -246,7 +278,7 @@ class SlicedRows:
         return list(map(slice, range(0, n_rows, size), [*range(size, n_rows, size), n_rows]))
 
     def raw_blocks(self, batch_size: int | None = None) -> Iterator[NDArray[Any]]:
-        """Yield blocks of rows of any dtype and number of axes as they are, unchecked."""
+        """Yield unchecked blocks of rows of any dtype and number of axes."""
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         for row_slice in self.slices(batch_size, row_bytes):
             yield np.asarray(self[row_slice])
@@ -286,12 +318,14 @@ class SlicedRows:
         slices : list of slice
             The blocks.
         native : bool
-            True if the function takes blocks of `native_block`, False for those of `read_block`.
+            True if the function takes the blocks that `native_block` returns, False if it takes
+            those that `read_block` returns.
         validate : bool
-            False if the function itself returns something that is not finite for a row that is
-            not; native blocks are never checked here.
+            False if features need no check because the function turns a non-finite feature into
+            a non-finite value. Native blocks are never checked here.
         n_threads : int
-            Threads that call the function. With one, a thread reads the next block meanwhile.
+            Number of threads that call the function. If it is 1, a second thread reads the next
+            block meanwhile.
         description : str
             Label of the progress bar.
         verbose : int
@@ -301,7 +335,8 @@ class SlicedRows:
             self.native_block if native else partial(self.read_block, validate=validate)
         )
         n_threads = min(len(slices), n_threads)
-        # A single block, such as a single row, is spared the threads and the bar.
+        # A single block is computed without threads and bar, because starting these takes longer
+        # than scoring a single row.
         if (len(slices) == 1 and not verbose) or not self.reads_ahead:
             for row_slice in slices:
                 yield row_slice, function(load(row_slice))
@@ -342,11 +377,11 @@ class SlicedRows:
         return SelectedRows(self, weights > 0 if mask is None else mask & (weights > 0), weights)
 
     def inlier_mask(self, y: ArrayLike) -> NDArray[np.bool_] | None:
-        """Return which rows are not labelled -1; None where all are kept."""
+        """Return the mask of the rows that are not labelled -1; None if all rows are kept."""
         labels = column_or_1d(to_host(y))
         if len(labels) != len(self):
             raise ValueError(f"y has {len(labels)} labels, but X has {len(self)} rows")
-        # Strings mark no outliers; objects may be numbers.
+        # Labels of type string mark no outliers; labels of type object may be numbers.
         if labels.dtype.kind not in "iufbO":
             return None
         mask: NDArray[np.bool_] = np.asarray(labels != -1, dtype=np.bool_)
@@ -355,7 +390,7 @@ class SlicedRows:
     def reduce(
         self, function: Callable[[SlicedRows], Result], merge: Callable[[list[Result]], Result]
     ) -> Result:
-        """Return the result of a function of the rows, which lie in one part here."""
+        """Return the result of a function of the rows, which are one part, so nothing is merged."""
         return function(self)
 
     def collect(
@@ -366,7 +401,7 @@ class SlicedRows:
         Parameters
         ----------
         function : callable
-            From the source to the slice and the values of each block, in order.
+            Function from the source to the slice and the values of each block, in order.
         dtype : dtype, default=None
             Dtype of the values; None is the scoring dtype of the rows.
         n_columns : int, default=None
@@ -394,7 +429,7 @@ class SlicedRows:
             if isinstance(values, np.ndarray):
                 values = from_numpy(values.astype(dtype, copy=False), self.namespace)
             if is_torch(values):
-                # A tensor can be written to, which takes half the memory of joining parts.
+                # Writing the parts to one tensor takes half the memory of joining them.
                 if not parts:
                     shape = (self.shape[0], *values.shape[1:])
                     parts = [xp.empty(shape, dtype=values.dtype, device=device)]
@@ -462,9 +497,9 @@ class ChunkRows(NumpyRows):
     array : ndarray of shape (n_samples, n_features)
         The chunk.
     first : int, default=0
-        Number of its first row in the whole.
+        Number of the chunk's first row in the whole.
     chunk : int, default=None
-        Number of the chunk, where the number of its first row is not known.
+        Number of the chunk; given where the number of its first row is not known.
     """
 
     reads_ahead = False
@@ -508,24 +543,25 @@ class SelectedRows(SlicedRows):
         return self.source.row_number(int(self._indices[row]))
 
     def native_block(self, row_slice: slice) -> Any:
-        """Return selected rows as they are."""
+        """Return selected rows as an array of their own library, dtype and device."""
         if self.namespace is None:
             return self[row_slice]
         return self.source.take(self._indices[row_slice])
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
-        wanted = self._indices[start:stop]
-        if len(wanted) and wanted[-1] - wanted[0] == len(wanted) - 1:
-            return np.asarray(self.source[int(wanted[0]) : int(wanted[-1]) + 1])
-        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        # Few selected rows may be spread over very many, so that they are read in pieces.
-        for done in range(0, len(wanted), PIECE_ROWS):
-            piece = wanted[done : done + PIECE_ROWS]
+        indices = self._indices[start:stop]
+        if len(indices) and indices[-1] - indices[0] == len(indices) - 1:
+            return np.asarray(self.source[int(indices[0]) : int(indices[-1]) + 1])
+        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        # The rows are read in pieces because few of very many rows may be selected.
+        for done in range(0, len(indices), PIECE_ROWS):
+            piece = indices[done : done + PIECE_ROWS]
             for first in range(piece[0], piece[-1] + 1, PIECE_ROWS):
-                here = (piece >= first) & (piece < first + PIECE_ROWS)
-                if here.any():
-                    # A stream read beyond the piece would have to start again for the next one.
+                is_read = (piece >= first) & (piece < first + PIECE_ROWS)
+                if is_read.any():
+                    # Read no row beyond the piece: a compressed file would have to start again
+                    # from its beginning for the next piece.
                     end = min(first + PIECE_ROWS, int(piece[-1]) + 1)
                     block = np.asarray(self.source[int(first) : end])
-                    out[done : done + len(piece)][here] = block[piece[here] - first]
+                    out[done : done + len(piece)][is_read] = block[piece[is_read] - first]
         return out

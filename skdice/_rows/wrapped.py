@@ -16,16 +16,16 @@ MAPPED_BYTES = 128 << 20
 
 
 class MappedRows(SlicedRows):
-    """Rows of a read-only memmap that do not pile up in the memory of the process.
+    """Rows of a read-only memmap, whose pages are given back before they fill the memory.
 
-    The pages of a mapped file count as memory of the process as long as they are mapped. They
-    are given back to the system now and then. The system keeps them in its cache, where a later
-    read finds them again.
+    The pages of a mapped file that were read count as memory of the process. After every
+    `MAPPED_BYTES` this source gives them back to the system, which keeps them in its cache, so
+    that a later read is still fast.
 
     Parameters
     ----------
     array : numpy.memmap
-        Opened in mode "r".
+        The rows, mapped in mode "r".
     """
 
     reads_in_threads = True
@@ -68,15 +68,15 @@ class ArrayRows(SlicedRows):
     Parameters
     ----------
     array : array
-        Any real dtype, on any device; dtypes that NumPy lacks are read as float32.
+        The rows, in any real dtype and on any device. Dtypes that NumPy lacks are read as float32.
     """
 
     def __init__(self, array: Any) -> None:
         self.namespace = Namespace(namespace_of(array), device_of(array))
         self.array = array.detach() if hasattr(array, "detach") else array
         self.shape = tuple(array.shape)
-        # This reads one row in the thread that made the array. On a GPU that waits for the work
-        # that makes the array, so that other threads may read it afterwards.
+        # Reading one row here, in the thread that made the array, waits until a GPU has computed
+        # the array. Other threads may read it only after that.
         self.dtype = to_numpy(self.array[:1, ...] if self.shape else self.array).dtype
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:

@@ -213,6 +213,13 @@ def _add_fit(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--layer", help="name of that layer in the file; 'fc' reads fc.weight")
     parser.add_argument(
+        "--detector",
+        choices=["dice", "vim", "fdbd"],
+        default="dice",
+        help="the detector: DICE, ViM or fDBD; --sparsity, --score and --shaping are options of "
+        "dice alone (default: %(default)s)",
+    )
+    parser.add_argument(
         "--sparsity",
         type=_sparsity,
         metavar="FRACTION",
@@ -220,7 +227,7 @@ def _add_fit(parser: ArgumentParser) -> None:
         "--head identity)",
     )
     parser.add_argument(
-        "--score", choices=SCORES, default="energy", help="score of a row (default: %(default)s)"
+        "--score", choices=SCORES, help="score of a row from its logits (default: energy)"
     )
     parser.add_argument(
         "--shaping",

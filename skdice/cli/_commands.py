@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from skdice import shaping
+from skdice._base import BaseDetector
 from skdice._compat.extras import import_extra
 from skdice._dice import DICEDetector
+from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
 from skdice._persistence import load, read_document, save
 from skdice._rows.sources import Sliceable
+from skdice._vim import ViMDetector
 from skdice.cli._arguments import ID_NAME
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
@@ -28,34 +31,56 @@ def fit(arguments: Namespace) -> None:
     """Fit a detector on a feature file and save it."""
     head: Any = arguments.head
     refuse_overwriting(arguments.output, arguments.features, head)
-    # Features that are logits already have no weights to prune.
-    sparsity = 0.0 if head == "identity" else 0.1
     if head != "identity":
         head = LinearHead.from_file(head, layer=arguments.layer)
-    detector = DICEDetector(
-        head,
-        sparsity=sparsity if arguments.sparsity is None else arguments.sparsity,
-        shaping=make_shaping(arguments.shaping),
-        score_func=arguments.score,
-        contamination=arguments.contamination,
-    )
+    detector = make_detector(arguments, head)
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         detector.set_params(verbose=arguments.verbose).fit(features)
     save(detector.set_params(verbose=0), arguments.output)
+    facts = {
+        "output": str(arguments.output),
+        "rows": detector.n_samples_seen_,
+        "classes": detector.head_.n_classes,
+        "features": detector.n_features_in_,
+        **describe_weights(detector),
+        "threshold": detector.offset_,
+    }
+    kept = "kept {kept_weights:,} of {weights:,} weights, " if "weights" in facts else ""
     print_result(
         arguments,
-        {
-            "output": str(arguments.output),
-            "rows": detector.n_samples_seen_,
-            "classes": len(detector.mask_),
-            "features": detector.n_features_in_,
-            "kept_weights": int(detector.mask_.sum()),
-            "weights": detector.mask_.size,
-            "threshold": detector.offset_,
-        },
-        "fitted on {rows:,} rows for {classes:,} classes x {features:,} features, kept "
-        "{kept_weights:,} of {weights:,} weights, threshold {threshold:.6g}; wrote {output}",
+        facts,
+        "fitted on {rows:,} rows for {classes:,} classes x {features:,} features, "
+        f"{kept}threshold {{threshold:.6g}}; wrote {{output}}",
     )
+
+
+def make_detector(arguments: Namespace, head: Any) -> BaseDetector:
+    """Return the unfitted detector that the options of `fit` name."""
+    if arguments.detector == "dice":
+        # Features that are logits already have no weights to prune.
+        sparsity = 0.0 if isinstance(head, str) else 0.1
+        return DICEDetector(
+            head,
+            sparsity=sparsity if arguments.sparsity is None else arguments.sparsity,
+            shaping=make_shaping(arguments.shaping),
+            score_func=arguments.score or "energy",
+            contamination=arguments.contamination,
+        )
+    for option in ("sparsity", "score", "shaping"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(
+                f"--{option} is an option of --detector dice, and --detector is "
+                f"{arguments.detector}: leave it out"
+            )
+    detector_class = {"vim": ViMDetector, "fdbd": FDBDDetector}[arguments.detector]
+    return detector_class(head, contamination=arguments.contamination)
+
+
+def describe_weights(detector: BaseDetector) -> dict[str, int]:
+    """Return how many weights a detector keeps; nothing for one that prunes none."""
+    if not isinstance(detector, DICEDetector):
+        return {}
+    return {"kept_weights": int(detector.mask_.sum()), "weights": detector.mask_.size}
 
 
 def calibrate(arguments: Namespace) -> None:
@@ -87,7 +112,7 @@ def calibrate(arguments: Namespace) -> None:
 THRESHOLD = "threshold {threshold:.6g} ({method}, contamination {contamination:g})"
 
 
-def describe_threshold(detector: DICEDetector) -> dict[str, Any] | None:
+def describe_threshold(detector: BaseDetector) -> dict[str, Any] | None:
     """Return a detector's threshold, its method and its contamination; None without a threshold."""
     if not hasattr(detector, "offset_"):
         return None
@@ -116,7 +141,7 @@ def score(arguments: Namespace) -> None:
         )
 
 
-def print_scores(detector: DICEDetector, features: Sliceable, *, as_json: bool) -> None:
+def print_scores(detector: BaseDetector, features: Sliceable, *, as_json: bool) -> None:
     """Print a line per row: the score, and the label if the detector has a threshold."""
     offset = getattr(detector, "offset_", None)
     row = 0
@@ -177,16 +202,16 @@ def inspect(arguments: Namespace) -> None:
     detector, document = load(arguments.detector), read_document(arguments.detector)
     calibration = describe_threshold(detector) or {}
     facts = {
+        "detector": type(detector).__name__,
         "versions": document["versions"],
         "schema": document["schema"],
-        "classes": len(detector.mask_),
+        "classes": detector.head_.n_classes,
         "features": detector.n_features_in_,
         "feature_names": document["fitted"]["feature_names"],
         "parameters": document["parameters"],
-        "shaping": document["fitted"]["shaping"],
+        "shaping": document["fitted"].get("shaping"),
         "rows_fitted": detector.n_samples_seen_,
-        "kept_weights": int(detector.mask_.sum()),
-        "weights": detector.mask_.size,
+        **describe_weights(detector),
         "threshold": calibration.get("threshold"),
         "threshold_method": calibration.get("method"),
     }

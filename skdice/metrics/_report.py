@@ -415,7 +415,7 @@ def _accuracy(
     detector: BaseDICE, layer: MaskedLayer, rows: RowSource, labels: NDArray[np.intp]
 ) -> float:
     right = 0
-    blocks = rows.iterate_values(detector._run(layer), n_columns=len(layer.weight))
+    blocks = rows.iterate_values(detector._block_values(layer), n_columns=len(layer.weight))
     for row_slice, logits in blocks:
         right += int((logits.argmax(axis=1) == labels[row_slice]).sum())
     return right / len(labels)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import skdice
-from skdice import DICEDetector, shaping
+from skdice import DICEDetector, FDBDDetector, ViMDetector, shaping
 from skdice._scores import SCORES
 from skdice.cli import _arguments, main
 from skdice.io import save_features
@@ -374,6 +374,31 @@ def test_evaluate_prints_a_table_json_and_a_picture(run, files, fashion):
     assert printed["sets"]["mnist"]["flagged"] == np.mean(outside < detector.offset_)
 
 
+@pytest.mark.parametrize(("name", "Detector"), [("vim", ViMDetector), ("fdbd", FDBDDetector)])
+def test_the_other_detectors_are_fitted_inspected_and_score(run, files, fashion, name, Detector):
+    code, _, err = run(*FIT, "--detector", name, "-o", "other.safetensors")
+    assert code == 0
+    assert re.fullmatch(r"fitted on 4,000 rows for 10 classes x 128 features, threshold .*\n", err)
+    expected = Detector(fashion.head).fit(fashion.id_train)
+    assert skdice.load(files / "other.safetensors").offset_ == expected.offset_
+    facts = json.loads(run("inspect", "other.safetensors", "--json")[1])
+    assert facts["detector"] == Detector.__name__
+    assert (facts["classes"], facts["rows_fitted"]) == (10, 4000)
+    assert "weights" not in facts
+    code, out, _ = run("score", "other.safetensors", "train.npy")
+    assert code == 0
+    assert len(out.splitlines()) == 4000
+
+
+@pytest.mark.parametrize(
+    "option", [("--sparsity", 0.5), ("--score", "energy"), ("--shaping", "react")]
+)
+def test_options_of_dice_are_refused_for_other_detectors(run, files, option):
+    code, _, err = run(*FIT, "--detector", "vim", *option, "-o", "x")
+    assert code == 2
+    assert f"{option[0]} is an option of --detector dice, and --detector is vim" in err
+
+
 def test_inspect(run, files):
     run(*FIT, "--sparsity", 0.7, "--shaping", "ash:quantile=0.5", "-o", "i.safetensors")
     code, out, _ = run("inspect", "i.safetensors")
@@ -393,7 +418,7 @@ def test_inspect(run, files):
         (("fit", "none.npy", *FIT[2:], "-o", "x"), "no such file: none.npy"),
         (("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x"), r"X has shape \(3000,\)"),
         ((*FIT, "-o", "no/where"), "no such folder: no"),
-        (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or no det"),
+        (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or not a det"),
         (("score", "none", "train.npy"), "no such file: none"),
         (("score", "bad.safetensors", ".", "-o", "new.npy"), "new.npy lies in the folder"),
         ((*FIT, "-o", "train.npy"), r"train.npy is an input, which would be lost"),

@@ -309,19 +309,6 @@ def test_partial_fit_and_fit_predict(data):
     np.testing.assert_array_equal(labels.compute(), DICEDetector(head).fit_predict(X, y))
 
 
-def test_conformal_calibration_and_p_values(data):
-    head, X, _ = data
-    array = da.from_array(X, chunks=(99, 12))
-    expected = DICEDetector(head).fit(X).calibrate(X, method="conformal")
-    detector = DICEDetector(head).fit(X).calibrate(array, method="conformal")
-    np.testing.assert_allclose(detector.calibration_scores_, expected.calibration_scores_)
-    assert isinstance(detector.calibration_scores_, np.ndarray)
-    values = expected.pvalues(array)
-    assert values.dtype == np.float64
-    assert values.chunks == (array.chunks[0],)
-    np.testing.assert_allclose(values.compute(), expected.pvalues(X), atol=1 / 1000)
-
-
 def test_scores_are_saved_in_order_without_the_whole_on_the_client(data, tmp_path, monkeypatch):
     head, X, _ = data
     detector = DICEDetector(head).fit(X)

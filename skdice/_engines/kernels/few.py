@@ -30,7 +30,7 @@ from skdice._engines.kernels.vectors import (
     vector_type,
 )
 
-# Rows whose memory is asked for ahead of their use.
+# The kernel prefetches the row that lies this many rows ahead.
 ROWS_AHEAD = 16
 
 
@@ -40,7 +40,7 @@ def _added_up(builder: Any, sums: list[Any]) -> list[Any]:
     sums = [*sums, *[filled(sums[0].type, 0.0)] * (-len(sums) % n)]
     size = n
     while size > 1:
-        # Of each group of `size` items that belong to one sum, one half to the other.
+        # A group of `size` items belongs to one sum: add one half of the group to the other.
         halves = [
             [group + part + item for group in range(0, 2 * n, size) for item in range(size // 2)]
             for part in (0, size // 2)
@@ -66,8 +66,9 @@ def _multiply(
 ) -> Any:
     """Multiply some rows by the weights of a chunk of classes, into a tile from `lane` on.
 
-    Rows beyond the last are read as the last. All sums are held in registers: each vector of
-    features is read once for the classes of the chunk, each vector of weights for the rows.
+    In place of rows beyond the last, the last row is read again. All sums are held in registers:
+    a vector of features is read once for all classes of the chunk, and a vector of weights once
+    for all rows.
     """
     signature = types.void(features, row, last_row, weight, chunk, tile, lane)
 
@@ -85,13 +86,13 @@ def _multiply(
             number = builder.add(row, index(i))
             number = builder.select(builder.icmp_signed("<", number, last_row), number, last_row)
             starts.append(builder.gep(features, [builder.mul(number, n_features)]))
-        # What comes next in memory is not found out by the processor: it sees too many short runs.
+        # Prefetch by hand, because the rows are too short for the prefetcher of the processor.
         ahead = builder.mul(index(ROWS_AHEAD), builder.mul(n_features, n_bytes))
         step_bytes = index(CLASSES * vector.count * item_bytes(element))
         first = builder.mul(builder.mul(chunk, n_steps), step_bytes)
         sums = [cgutils.alloca_once(builder, vector) for _ in range(CLASSES * ROWS)]
-        for each in sums:
-            builder.store(filled(vector, 0.0), each)
+        for total in sums:
+            builder.store(filled(vector, 0.0), total)
         # The last vector ends where the features end.
         last_column = builder.sub(n_features, index(vector.count))
         with cgutils.for_range(builder, n_steps, intp=INDEX) as loop:
@@ -103,16 +104,17 @@ def _multiply(
             for start in starts:
                 prefetch(builder, start, builder.add(offset, ahead))
             for k in range(CLASSES):
-                here = builder.add(place, index(k * vector.count * item_bytes(element)))
-                weights = load(builder, weight, here, vector)
-                for value, each in zip(values, sums[k * ROWS : (k + 1) * ROWS], strict=True):
-                    builder.store(multiply_add(builder, value, weights, builder.load(each)), each)
-        added = _added_up(builder, [builder.load(each) for each in sums])
+                class_place = builder.add(place, index(k * vector.count * item_bytes(element)))
+                weights = load(builder, weight, class_place, vector)
+                for value, total in zip(values, sums[k * ROWS : (k + 1) * ROWS], strict=True):
+                    added = multiply_add(builder, value, weights, builder.load(total))
+                    builder.store(added, total)
+        logits = _added_up(builder, [builder.load(total) for total in sums])
         target = builder.mul(builder.mul(chunk, index(CLASSES)), index(COLUMN_BYTES))
         target = builder.add(target, builder.mul(lane, n_bytes))
         for k in range(CLASSES):
-            which, item = divmod(k * ROWS, vector.count)
-            part = shuffle(builder, added[which], added[which], range(item, item + ROWS))
+            number, item = divmod(k * ROWS, vector.count)
+            part = shuffle(builder, logits[number], logits[number], range(item, item + ROWS))
             store(builder, part, tile, builder.add(target, index(k * COLUMN_BYTES)))
         return context.get_dummy_value()
 
@@ -120,7 +122,7 @@ def _multiply(
 
 
 def _few_classes(
-    what: Any,
+    output: Any,
     features: Any,
     weight: Any,
     intercept: Any,
@@ -131,8 +133,8 @@ def _few_classes(
 ) -> None:
     """Compute the rows of a block; see `pack_few_classes` for the layout of the weight.
 
-    `tile` is memory to work in; of `logits`, `maxima` and `totals`, what is not asked for by
-    `what` is empty.
+    `tile` is working memory. `output` says which of `logits`, `maxima` and `totals` are computed;
+    the others are empty.
     """
     n_rows, n_classes, tile_rows = features.shape[0], len(intercept), tile.shape[1]
     for first_row in range(0, n_rows, tile_rows):
@@ -150,13 +152,13 @@ def _few_classes(
                 )
         for k in range(n_classes):
             tile[k, :] += intercept[k]
-        if what == LOGITS:
+        if output == LOGITS:
             for r in range(rows):
                 for k in range(n_classes):
                     logits[first_row + r, k] = tile[k, r]
         else:
-            here = slice(first_row, first_row + rows)
-            finish_tile(what, tile, n_classes, maxima[here], totals[here])
+            row_slice = slice(first_row, first_row + rows)
+            finish_tile(output, tile, n_classes, maxima[row_slice], totals[row_slice])
 
 
 @cache

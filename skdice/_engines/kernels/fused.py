@@ -1,4 +1,4 @@
-"""What the compiled kernels share: scores that need no logits of a whole block."""
+"""Scores that the compiled kernels compute without the memory for the logits of a block."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ FusedScore = Literal["energy", "max_logit", "msp"]
 
 FUSED_SCORES: tuple[str, ...] = get_args(FusedScore)
 
-# What a kernel computes: logits, their maxima, or these and the sums of exponentials below them.
+# The outputs of a kernel: the logits; the maxima of the logits; or these maxima, and the sums of
+# the exponentials of the logits minus their maximum.
 LOGITS, MAXIMA, TOTALS = 0, 1, 2
 
 
-def wanted(score: FusedScore) -> int:
-    """Return what a kernel has to compute for a score."""
+def output_of(score: FusedScore) -> int:
+    """Return the output of a kernel from which `fused_scores` makes a score."""
     return MAXIMA if score == "max_logit" else TOTALS
 
 
 def fused_scores(score: FusedScore, maxima: FloatArray, totals: FloatArray) -> FloatArray:
-    """Return the scores from what the kernel computed, in the memory of these.
+    """Return the scores from the output of a kernel, in the memory of that output.
 
-    A row whose logits are NaN or infinite has a score that is not finite, unless the
-    logits that are infinite are all negative and others are not.
+    A row with a logit that is not finite has a score that is not finite. The exception is a
+    logit of minus infinity beside finite ones, which adds nothing to a score.
     """
     if score == "max_logit":
         return maxima
@@ -41,7 +42,7 @@ def fused_scores(score: FusedScore, maxima: FloatArray, totals: FloatArray) -> F
 
 
 def aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> FloatArray:
-    """Return an empty array of which no vector lies across two cache lines."""
+    """Return an empty array, aligned so that none of its vectors lies across two cache lines."""
     n_bytes = shape[0] * shape[1] * dtype.itemsize
     memory = np.empty(n_bytes + VECTOR_BYTES, np.uint8)
     start = -memory.ctypes.data % VECTOR_BYTES

@@ -31,7 +31,8 @@ from skdice._engines.kernels.vectors import (
     vector_type,
 )
 
-# Of logits that are copied out at a time: their lines stay in the first-level cache.
+# The logits of this many classes are copied out at a time, so that the lines of memory that they
+# are written to stay in the first-level cache.
 COPY_CLASSES = 16
 
 
@@ -61,8 +62,8 @@ def _accumulate(
         _, _, _, first, stop, _, row = args
         vector = vector_type(weights.type.pointee)
         sums = [cgutils.alloca_once(builder, vector) for _ in VECTORS]
-        for each in sums:
-            builder.store(filled(vector, 0.0), each)
+        for total in sums:
+            builder.store(filled(vector, 0.0), total)
         with cgutils.for_range_slice(builder, first, stop, index(1), INDEX) as (i, _):
             start = builder.zext(builder.load(builder.gep(offsets, [i])), INDEX)
             weight = builder.insert_element(
@@ -71,15 +72,15 @@ def _accumulate(
                 ir.Constant(ir.IntType(32), 0),
             )
             weight = shuffle(builder, weight, weight, [0] * vector.count)
-            for part, each in zip(VECTORS, sums, strict=True):
+            for part, total in zip(VECTORS, sums, strict=True):
                 column = load(builder, panel, builder.add(start, index(part)), vector)
-                total = multiply_add(builder, column, weight, builder.load(each))
-                builder.store(total, each)
+                added = multiply_add(builder, column, weight, builder.load(total))
+                builder.store(added, total)
         start = builder.mul(row, index(COLUMN_BYTES))
-        for part, each in zip(VECTORS, sums, strict=True):
+        for part, total in zip(VECTORS, sums, strict=True):
             offset = builder.add(start, index(part))
             before = load(builder, logits, offset, vector)
-            store(builder, builder.fadd(before, builder.load(each)), logits, offset)
+            store(builder, builder.fadd(before, builder.load(total)), logits, offset)
         return context.get_dummy_value()
 
     return signature, generate
@@ -99,7 +100,7 @@ def _transpose(
 ) -> Any:
     """Transpose a square of the features into a panel, from `lane` on of each column.
 
-    Rows beyond the last are read as the last.
+    In place of rows beyond the last, the last row is read again.
     """
     signature = types.void(features, row, last_row, column, offsets, square, panel, lane)
 
@@ -112,8 +113,8 @@ def _transpose(
         vector = vector_type(element, SQUARE_BYTES)
 
         def interleaved(first: Any, second: Any, size: int) -> list[Any]:
-            # In halves of a vector, which all processors shuffle fastest: groups of `size`
-            # items of both in turn, of the lower and of the upper part of each half.
+            # Take groups of `size` items of both vectors in turn, from the lower and from the
+            # upper part of each half, because all processors shuffle halves of a vector fastest.
             half, n = vector.count // 2, vector.count
             return [
                 shuffle(
@@ -141,9 +142,9 @@ def _transpose(
         while len(rows) > 2:
             rows = [
                 [
-                    each
+                    part
                     for pair in zip(first, second, strict=True)
-                    for each in interleaved(*pair, size)
+                    for part in interleaved(*pair, size)
                 ]
                 for first, second in zip(rows[::2], rows[1::2], strict=True)
             ]
@@ -160,17 +161,17 @@ def _transpose(
             for upper, lower in zip(*rows, strict=True)
         ]
         lane_bytes = builder.mul(lane, index(item_bytes(element)))
-        for i, each in enumerate(columns):
+        for i, values in enumerate(columns):
             place = builder.add(builder.mul(square, index(vector.count)), index(i))
             offset = builder.zext(builder.load(builder.gep(offsets, [place])), INDEX)
-            store(builder, each, panel, builder.add(offset, lane_bytes))
+            store(builder, values, panel, builder.add(offset, lane_bytes))
         return context.get_dummy_value()
 
     return signature, generate
 
 
 def _sparse_scores(
-    what: Any,
+    output: Any,
     features: Any,
     intercept: Any,
     block_classes: Any,
@@ -190,13 +191,13 @@ def _sparse_scores(
 ) -> None:
     """Compute the rows of a block; see `PackedHead` for the layout of the head.
 
-    `panel` and `tile` are memory to work in; of `logits`, `maxima` and `totals`, what is not
-    asked for by `what` is empty.
+    `panel` and `tile` are working memory. `output` says which of `logits`, `maxima` and `totals`
+    are computed; the others are empty.
     """
     n_rows, tile_rows = features.shape[0], tile.shape[1]
     square = square_offsets.shape[1]
     n_levels = first_runs.shape[1]
-    # All rows take a block of classes in turn, while its weights are in some cache.
+    # All rows are multiplied by one block of classes, while its weights stay in a cache.
     for block in range(len(block_classes) - 1):
         first_class = block_classes[block]
         n_classes = block_classes[block + 1] - first_class
@@ -204,7 +205,7 @@ def _sparse_scores(
             rows = min(tile_rows, n_rows - first_row)
             for k in range(n_classes):
                 tile[k, :] = intercept[first_class + k]
-            # Each level adds its weights to the logits of those before.
+            # A level adds its weights to the logits of the levels before.
             for level in range(n_levels):
                 for p in range(len(panel_squares) - 1):
                     for lane in range(0, tile_rows, square):
@@ -227,16 +228,16 @@ def _sparse_scores(
                             panel, offsets, weights, start, stop, tile, np.int64(run_classes[i])
                         )
                         start = stop
-                if what == LOGITS:
+                if output == LOGITS:
                     continue
                 finish_tile(
-                    what,
+                    output,
                     tile,
                     n_classes,
                     maxima[level, first_row : first_row + rows],
                     totals[level, first_row : first_row + rows],
                 )
-            if what == LOGITS:
+            if output == LOGITS:
                 for k in range(0, n_classes, COPY_CLASSES):
                     for r in range(rows):
                         for j in range(k, min(k + COPY_CLASSES, n_classes)):

@@ -1,11 +1,12 @@
-"""What the kernels have in common: LLVM's vectors, and the log-sum-exp of a tile of logits.
+"""Functions that the kernels share: LLVM's vectors, and the log-sum-exp of a tile of logits.
 
-numba keeps no array in registers. So the inner loops are written in LLVM's own vectors of
-64 bytes, which it maps to the registers of the processor, four times of AVX-512, eight of
-AVX2. No operation is marked as fast math: NaN and infinities pass as IEEE 754 has it, and the
+numba keeps no array in registers, so the inner loops use LLVM's own vectors of 64 bytes. A column
+of a tile is four vectors, for which LLVM uses four registers of AVX-512 or eight of AVX2. No
+operation is marked as fast math: NaN and infinities propagate as IEEE 754 defines it, and the
 order of every sum is fixed.
 
-A tile has the logits of as many rows as `COLUMN_BYTES` hold: one of its rows per class.
+A tile is an array with one line per class, which holds the logits of as many rows of features as
+fit into `COLUMN_BYTES`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from skdice._engines.kernels.fused import TOTALS
 from skdice._engines.kernels.layout import COLUMN_BYTES, VECTOR_BYTES
 
 VECTORS = range(0, COLUMN_BYTES, VECTOR_BYTES)
-# A sum of exponentials is taken over as many classes at a time: one over tens of thousands,
-# added one by one in float32, would be wrong by more than 1e-5.
+# Exponentials are summed over this many classes at a time, because the error of one float32 sum
+# over tens of thousands of classes would exceed 1e-5.
 SUM_CLASSES = 128
 
 INDEX = ir.IntType(64)
@@ -73,14 +74,14 @@ def store(builder: Any, value: Any, pointer: Any, offset: Any) -> None:
 
 
 def prefetch(builder: Any, pointer: Any, offset: Any) -> None:
-    """Ask for the memory at a byte offset, which need not be there, to be brought close."""
+    """Prefetch the memory at a byte offset, which may lie beyond the end of the array."""
     place = address(builder, pointer, offset, BYTE)
     number = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-    # To be read; for the second-level cache, which has many more requests under way than the
-    # first; of data.
-    builder.call(function, [place, *(ir.Constant(number, each) for each in (0, 2, 1))])
+    # 0: the memory will be read. 2: bring it to the second-level cache, which can have many more
+    # requests under way than the first-level cache. 1: it is data.
+    builder.call(function, [place, *(ir.Constant(number, value) for value in (0, 2, 1))])
 
 
 def shuffle(builder: Any, first: Any, second: Any, items: Sequence[int]) -> Any:
@@ -99,40 +100,40 @@ def multiply_add(builder: Any, first: Any, second: Any, added: Any) -> Any:
 
 @intrinsic
 def raise_maxima(typing: Any, logits: Any, n_classes: Any, maxima: Any) -> Any:
-    """Raise the maxima of the rows of a tile to those of its logits; NaN where there is one."""
+    """Raise the maxima of the rows of a tile to those of its logits; NaN if a logit is NaN."""
     signature = types.void(logits, n_classes, maxima)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         logits, maxima = (data(context, builder, signature, args, i) for i in (0, 2))
         vector = vector_type(logits.type.pointee)
         largest = [cgutils.alloca_once(builder, vector) for _ in VECTORS]
-        for part, each in zip(VECTORS, largest, strict=True):
-            builder.store(load(builder, maxima, index(part), vector), each)
+        for part, maximum in zip(VECTORS, largest, strict=True):
+            builder.store(load(builder, maxima, index(part), vector), maximum)
         with cgutils.for_range(builder, args[1], intp=INDEX) as loop:
             start = builder.mul(loop.index, index(COLUMN_BYTES))
-            for part, each in zip(VECTORS, largest, strict=True):
+            for part, maximum in zip(VECTORS, largest, strict=True):
                 value = load(builder, logits, builder.add(start, index(part)), vector)
-                before = builder.load(each)
+                before = builder.load(maximum)
                 larger = builder.fcmp_ordered(">", value, before)
                 larger = builder.select(larger, value, before)
-                # Once it is NaN, no comparison is true any more.
+                # A maximum that is NaN stays NaN, because no comparison with NaN is true.
                 missing = builder.fcmp_unordered("uno", value, value)
                 value = builder.select(missing, value, larger)
-                builder.store(value, each)
-        for part, each in zip(VECTORS, largest, strict=True):
-            store(builder, builder.load(each), maxima, index(part))
+                builder.store(value, maximum)
+        for part, maximum in zip(VECTORS, largest, strict=True):
+            store(builder, builder.load(maximum), maxima, index(part))
         return context.get_dummy_value()
 
     return signature, generate
 
 
 def _exponential(builder: Any, x: Any) -> Any:
-    """Return exp(x) for x <= 0: 0 where it is below the smallest normal number, NaN for NaN.
+    """Return exp(x) for x <= 0: 0 if exp(x) is below the smallest normal number, NaN for NaN.
 
-    ``exp(x) = 2**n * exp(r)`` with n whole and r = x - n log 2; a polynomial for r. log 2 is
-    taken in two parts, the first of which has few enough digits for an exact product. In
-    float32 the constants are those of the Cephes library; in float64 the Taylor series, which
-    is exact to 4e-18 at |r| <= log(2) / 2.
+    The function uses ``exp(x) = 2**n * exp(r)`` with a whole n and r = x - n log 2, and a
+    polynomial for exp(r). log 2 is split into two parts, the first of which has so few digits that
+    its product with n is exact. The float32 constants are those of the Cephes library. The float64
+    constants are the Taylor series, which is exact to 4e-18 for |r| <= log(2) / 2.
     """
     vector = x.type
     if isinstance(vector.element, ir.FloatType):
@@ -155,8 +156,8 @@ def _exponential(builder: Any, x: Any) -> Any:
     def constant(value: float) -> Any:
         return filled(vector, value)
 
-    # Added to a number this large, x / log 2 is rounded to a whole, in the lowest bits; there
-    # it is n + bias, the exponent of 2**n.
+    # Adding a number this large to x / log 2 rounds the sum to a whole number, whose lowest bits
+    # are n + bias, the exponent of 2**n.
     whole = constant(1.5 * 2.0**digits + bias)
     shifted = multiply_add(builder, x, constant(1 / np.log(2.0)), whole)
     n = builder.fsub(shifted, whole)
@@ -171,9 +172,9 @@ def _exponential(builder: Any, x: Any) -> Any:
         builder.bitcast(shifted, integers),
         ir.Constant(integers, [ir.Constant(integer, digits)] * vector.count),
     )
-    # A product, as the sum of the bits could make a number of a NaN.
+    # Multiply by 2**n rather than add n to the exponent, which could turn a NaN into a number.
     value = builder.fmul(value, builder.bitcast(scale, vector))
-    # The comparison is false for NaN, which so passes.
+    # NaN is returned as NaN, because the comparison is false for it.
     vanishes = builder.fcmp_ordered("<", x, constant(smallest))
     return builder.select(vanishes, constant(0.0), value)
 
@@ -205,19 +206,19 @@ def add_exponentials(
 
 
 @njit(nogil=True)
-def finish_tile(what: Any, tile: Any, n_classes: Any, maxima: Any, totals: Any) -> None:
+def finish_tile(output: Any, tile: Any, n_classes: Any, maxima: Any, totals: Any) -> None:
     """Raise the maxima (rows,) and sums of exponentials below them by the classes of a tile.
 
-    They are those of earlier classes: -inf and 0 where there are none.
+    Given are the maxima and sums of earlier classes, or -inf and 0 if there are none.
     """
     largest, shifts, sums = np.empty((3, tile.shape[1]), tile.dtype)
     rows = len(maxima)
     largest[:] = -np.inf
     largest[:rows] = maxima
     raise_maxima(tile, np.int64(n_classes), largest)
-    if what == TOTALS:
+    if output == TOTALS:
         sums[:] = 0
-        # Nothing to subtract where all logits so far are -inf.
+        # Subtract 0 where all logits so far are -inf, because -inf minus -inf is NaN.
         for r in range(tile.shape[1]):
             shifts[r] = largest[r] if largest[r] > -np.inf else 0
         for r in range(rows):
@@ -233,26 +234,26 @@ def finish_tile(what: Any, tile: Any, n_classes: Any, maxima: Any, totals: Any) 
 def array_type(item: Any, ndim: int, writable: bool = False) -> Any:
     """Return the type of a contiguous array of numbers of a NumPy dtype, by default read-only.
 
-    Features in a file that is mapped are; others are accepted as such.
+    Features of a mapped file are read-only, and numba accepts writable arrays as read-only ones.
     """
     return types.Array(from_dtype(np.dtype(item)), ndim, "C", readonly=not writable)
 
 
 def digest_of_sources() -> str:
-    """Return what changes with any file of the engines, all that a kernel is made of."""
+    """Return a digest of all source files of the engines, from which the kernels are made."""
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
-    return sha256(b"".join(each.read_bytes() for each in files)).hexdigest()[:16]
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def compile_kernel(function: Callable[..., None], signature: Any) -> Callable[..., None]:
     """Return a function compiled for a signature, or read from numba's cache on disk.
 
-    numba finds out by the file of a function alone whether what it keeps of it is still right.
-    So it keeps it under a name that tells of all files that a kernel is made of.
+    numba compares only the file that defines a function with its cache, but a kernel is made of
+    several files. Therefore the name of the function contains a digest of all these files.
     """
     function.__qualname__ = f"{function.__name__}_{digest_of_sources()}"
     try:
         compiled: Callable[..., None] = njit(signature, nogil=True, cache=True)(function)
-    except Exception:  # of the cache: no place to write it, a full disk, a damaged file
+    except Exception:  # The cache has no writable folder or disk space, or is damaged.
         compiled = njit(signature, nogil=True)(function)
     return compiled

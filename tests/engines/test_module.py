@@ -1,22 +1,18 @@
 """The detector as a torch module: eager, scripted, exported and in ONNX Runtime."""
 
-import copy
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("torch")
 
 import numpy as np
-import onnxruntime
 import torch
+from exporting import onnx_run
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skdice import DICEDetector, DICEDetectorCV, LinearHead
-from skdice.extraction import attach, extract_features
+from skdice.extraction import attach
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
 # Of the exporter itself.
@@ -72,23 +68,6 @@ def test_onnx_gives_the_scores_of_the_detector(small, settings, tmp_path):
     np.testing.assert_allclose(scores[0], detector.score_samples(X), rtol=1e-5)
 
 
-def onnx_run(module, example, batch, folder):
-    """Export with a free number of rows, and run another batch in ONNX Runtime."""
-    path = folder / "module.onnx"
-    torch.onnx.export(
-        module,
-        (example,),
-        path,
-        input_names=["x"],
-        dynamo=True,
-        verbose=False,
-        dynamic_shapes=(({0: torch.export.Dim("n", min=2)},),)
-        if type(module).__name__ == "AttachedModule"
-        else ({0: torch.export.Dim("n", min=2)},),
-    )
-    return onnxruntime.InferenceSession(path).run(None, {"x": batch})
-
-
 def test_a_caller_that_casts_to_less_precision_changes_nothing(small):
     head, X = small
     X = X.astype(np.float32)
@@ -122,15 +101,6 @@ def test_the_threshold_of_a_module_is_that_of_the_detector(small, threshold):
     assert float(detector.to_torch().threshold) == threshold
 
 
-def test_attached_lies_where_the_model_does(small):
-    head, X = small
-    detector = DICEDetector(head).fit(X)
-    attached = attach(nn.Linear(12, 5).to("meta"), detector, layer="")
-    assert {each.device.type for each in attached.buffers()} == {"meta"}
-    logits, scores = attached(torch.empty(3, 12, device="meta"))
-    assert (logits.device.type, scores.device.type) == ("meta", "meta")
-
-
 def test_without_a_threshold_nothing_is_flagged(small):
     head, X = small
     module = DICEDetector(head).partial_fit(X).to_torch()
@@ -162,76 +132,6 @@ def test_code_does_not_become_a_module(small, settings, message):
     head, X = small
     with pytest.raises(ValueError, match=message):
         DICEDetector(head, **settings).fit(X).to_torch()
-
-
-class Convolutional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU())
-        self.classifier = nn.Conv2d(12, 5, 1)
-
-    def forward(self, x):
-        return self.classifier(self.body(x)).mean((2, 3))
-
-
-def linear():
-    return nn.Sequential(
-        nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)
-    )
-
-
-@pytest.mark.parametrize("build", [linear, Convolutional])
-def test_attached_gives_logits_and_score_in_one_pass(build, tmp_path):
-    torch.manual_seed(0)
-    model, images = build().train(), torch.rand(40, 3, 8, 8)
-    state = copy.deepcopy(model.state_dict())
-    extraction = extract_features(model, images)
-    detector = DICEDetector(extraction.head, sparsity=0.3).fit(extraction.features)
-    attached = attach(model, detector)
-    with torch.no_grad():
-        logits, scores = attached(images)
-        np.testing.assert_array_equal(logits.numpy(), copy.deepcopy(model).eval()(images).numpy())
-    np.testing.assert_allclose(
-        scores.numpy(), detector.score_samples(extraction.features), rtol=1e-5
-    )
-    assert model.training
-    assert model.state_dict().keys() == state.keys()
-    in_onnx = onnx_run(attached, images[:4], images.numpy(), tmp_path)
-    np.testing.assert_allclose(in_onnx[0], logits.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(in_onnx[1], scores.numpy(), rtol=1e-5)
-
-
-def test_threads_share_an_attached_model(small):
-    head, X = small
-    layer = nn.Linear(12, 5, dtype=torch.float64)
-    layer.load_state_dict({"weight": torch.tensor(head.weight), "bias": torch.tensor(head.bias)})
-    attached = attach(nn.Sequential(nn.Identity(), layer), DICEDetector(head).fit(X))
-    together = threading.Barrier(2)
-
-    def meet(layer, inputs, output):
-        together.wait(10)  # the other thread's rows have entered the layer by now
-
-    attached.model[1].register_forward_hook(meet)
-    blocks = [rows_of(X[:7], "float64"), rows_of(X[7:20], "float64")]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(attached, blocks))
-    for (_, scores), block in zip(results, blocks, strict=True):
-        assert torch.equal(scores, attached.scorer(block))
-
-
-def test_attach_to_a_linear_layer_alone(small):
-    _, X = small
-    layer = nn.Linear(12, 5).double()
-    detector = DICEDetector(LinearHead.from_torch(layer), sparsity=0).fit(X)
-    _, scores = attach(layer, detector)(rows_of(X, "float64"))
-    np.testing.assert_allclose(scores.detach().numpy(), detector.score_samples(X), rtol=1e-12)
-
-
-def test_attach_asks_for_the_layer_where_none_has_the_head(small):
-    head, X = small
-    detector = DICEDetector(head).fit(X)
-    with pytest.raises(ValueError, match=r"no layer of the model has the weight .* name the"):
-        attach(linear(), detector)
 
 
 def test_what_a_search_chose_becomes_a_module(small):

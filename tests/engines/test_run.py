@@ -1,9 +1,7 @@
-"""The engines of the CPU behind a detector: whichever is chosen, the results are the same."""
+"""The choice of an engine: the results are the same whichever engine of the CPU is chosen."""
 
 import pickle
-import sys
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -13,7 +11,6 @@ from reference import dice_scores
 from sklearn.preprocessing import FunctionTransformer
 
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, sparsity_path
-from skdice._compat import extras
 from skdice._engines import run as engine_run
 from skdice._engines.run import forced_engine
 from skdice.io import open_features, save_features
@@ -174,40 +171,15 @@ def test_verbose_names_the_engine(engine, capsys):
         assert f"scores, {name} engine" in capsys.readouterr().err
 
 
-def test_without_numba_all_is_dense(engine, monkeypatch):
+@pytest.mark.usefixtures("without_numba")
+def test_without_numba_all_is_dense(engine, capsys):
     head, X = problem(np.float32)
-    engine("sparse")
-    monkeypatch.setattr(engine_run, "has_numba", lambda: False)
-    # The packers of the other engines would raise.
-    monkeypatch.setitem(sys.modules, "numba", None)
-    expected = DICEDetector(head, sparsity=0.5).fit(X).score_samples(X)
-    np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
-
-
-def test_a_numba_that_cannot_be_used_is_done_without(monkeypatch):
-    pytest.importorskip("numba")
-    numba = types.SimpleNamespace(
-        config=types.SimpleNamespace(DISABLE_JIT=False),
-        version_info=types.SimpleNamespace(short=(0, 58)),
-        __version__="0.58.1",
-    )
-
-    def import_module(name):
-        if numba is None:
-            raise ImportError("Numba needs NumPy 2.2 or less")
-        return numba
-
-    monkeypatch.setattr(extras, "import_module", import_module)
-    has_numba = extras.has_numba.__wrapped__
-    with pytest.warns(UserWarning, match="numba is installed but cannot be used .*0.58.1"):
-        assert not has_numba()
-    numba.version_info.short = (0, 59)
-    assert has_numba()
-    numba.config.DISABLE_JIT = True
-    assert not has_numba()
-    numba = None
-    with pytest.warns(UserWarning, match="needs NumPy 2.2 or less"):
-        assert not has_numba()
+    for name in ("dense", "sparse", "few"):
+        engine(name)
+        detector = DICEDetector(head, sparsity=0.5, verbose=1).fit(X)
+        expected = detector.score_samples(X)
+        assert "scores, dense engine" in capsys.readouterr().err
+        np.testing.assert_allclose(sparsity_path(head, X, X, [0.5])[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dense", "sparse", "few"])
@@ -223,49 +195,6 @@ def test_what_a_shaping_makes_infinite_is_found_in_pruned_units_too(engine, name
     X[7, 5] = 0
     with np.errstate(divide="ignore"), pytest.raises(ValueError, match="score of row 7 is nan"):
         detector.score_samples(X)
-
-
-class Fitted(ReAct):
-    """Clips at a value of its own."""
-
-    def fit(self, X, y=None):
-        super().fit(X)
-        self.threshold_ = 0.25
-        return self
-
-
-class Shaped(ReAct):
-    """Clips, and takes a root."""
-
-    def transform(self, X):
-        return np.sqrt(super().transform(X))
-
-
-class Transformed(ReAct):
-    """Clips, and squares."""
-
-    def transform(self, X):
-        return super().transform(X) ** 2
-
-
-OWN = {
-    Fitted(): lambda X, c: np.minimum(X, 0.25),
-    Shaped(): lambda X, c: np.sqrt(np.minimum(X, c)),
-    Transformed(): lambda X, c: np.minimum(X, c) ** 2,
-}
-
-
-@pytest.mark.parametrize("shaping", OWN, ids=repr)
-@pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_what_is_derived_from_a_shaping_is_used_as_it_is(library, shaping):
-    head, X = problem(np.float64)
-    detector = DICEDetector(head, shaping=shaping).fit(X)
-    rows = X if library == "numpy" else pytest.importorskip("torch").from_numpy(X)
-    logits = OWN[shaping](X, np.quantile(X, 0.99)) @ detector.coef_.T + detector.intercept_
-    np.testing.assert_allclose(detector.logits(rows), logits, rtol=1e-10, atol=1e-10)
-    if library == "torch":
-        with pytest.raises(ValueError, match=r"only those of skdice\.shaping"):
-            detector.to_torch()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -12,10 +12,7 @@ pytest.importorskip("numba")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_limits
 
-from skdice._compat.threads import available_threads
-from skdice._engines.costs import cheapest
 from skdice._engines.kernels.fused import FUSED_SCORES
 from skdice._engines.kernels.layout import COLUMN_BYTES
 from skdice._engines.sparse import BLOCK_CLASSES, PANEL_COLUMNS, SparseLayer, pack_head
@@ -366,69 +363,3 @@ def test_a_kernel_is_not_taken_from_the_cache_after_a_change_of_its_code(monkeyp
     before, read = digest_of_sources(), Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == file))
     assert digest_of_sources() != before
-
-
-def test_threads_follow_the_limits_of_the_blas():
-    at_most = available_threads()
-    assert at_most >= 1
-    with threadpool_limits(1):
-        assert available_threads() == 1
-    with threadpool_limits(1, "blas"):
-        assert available_threads() == 1
-    assert available_threads() == at_most
-
-
-GRID = [
-    (20_000, 2048, 1000),
-    (200_000, 342, 10),
-    (200_000, 342, 100),
-    (50_000, 512, 100),
-    (5_000, 2048, 21_841),
-]
-
-
-@pytest.mark.parametrize("dtype", [np.dtype(each) for each in DTYPES])
-@pytest.mark.parametrize("n_threads", [1, 2, 8])
-def test_more_pruning_goes_from_dense_to_few_to_sparse(n_threads, dtype):
-    for n_rows, n_features, n_classes in GRID:
-        chosen = [
-            cheapest(
-                n_rows,
-                n_features,
-                n_classes,
-                round((1 - sparsity) * n_classes * n_features),
-                dtype,
-                n_threads,
-            )
-            for sparsity in (0, 0.1, 0.5, 0.7, 0.9, 0.95, 0.99)
-        ]
-        # Never back where more is pruned.
-        assert chosen == sorted(chosen, key=["dense", "few", "sparse"].index)
-        assert chosen[-3:] == (["few"] if n_classes == 10 else ["sparse"]) * 3
-
-
-@given(
-    n_rows=st.integers(1, 100),
-    n_features=st.integers(1, 4096),
-    n_classes=st.integers(1, 1000),
-    share=st.floats(0, 1),
-    dtype=st.sampled_from(DTYPES).map(np.dtype),
-    n_threads=st.integers(1, 64),
-)
-def test_a_handful_of_rows_is_never_worth_compiling(
-    n_rows, n_features, n_classes, share, dtype, n_threads
-):
-    n_kept = round(share * n_features * n_classes)
-    chosen = cheapest(n_rows, n_features, n_classes, n_kept, dtype, n_threads)
-    assert chosen == "dense"
-
-
-def test_choosing_imports_no_numba():
-    program = (
-        "import sys, numpy as np\n"
-        "from skdice._engines.costs import cheapest\n"
-        "cheapest(20_000, 2048, 1000, 200_000, np.dtype('f4'), 2)\n"
-        "print('numba' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "False\n", done.stderr

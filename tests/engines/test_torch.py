@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import numpy as np
 import torch
 
-from skdice import DICEDetector, LinearHead
+from skdice import DICEDetector
 from skdice._engines import torch as torch_engine
 from skdice._engines.layer import MaskedLayer
 from skdice._engines.torch import TorchEngine
@@ -24,14 +24,6 @@ gpu = [
 on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
 
 
-@pytest.fixture(scope="module")
-def problem():
-    rng = np.random.default_rng(5)
-    head = LinearHead(rng.normal(size=(30, 64)).astype(np.float32))
-    X = np.maximum(rng.normal(size=(5000, 64)), 0).astype(np.float32)
-    return head, X
-
-
 def layer_of(head, score="energy"):
     return MaskedLayer(head.weight, head.bias, None, score)
 
@@ -39,8 +31,8 @@ def layer_of(head, score="energy"):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 @pytest.mark.parametrize("score", ["energy", None])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_block_of_the_host_comes_back_to_the_host(problem, device, dtype, score):
-    head, X = problem
+def test_a_block_of_the_host_comes_back_to_the_host(wide, device, dtype, score):
+    head, X = wide
     block = torch.from_numpy(X[:700]).to(dtype)
     precision = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
     engine = TorchEngine(layer_of(head, score), torch.device(device), precision)
@@ -68,8 +60,8 @@ class LittleMemory(TorchEngine):
 
 
 @pytest.mark.parametrize("limit", [1, 3, 64])
-def test_too_little_memory_halves_the_block_and_goes_on(problem, limit):
-    head, X = problem
+def test_too_little_memory_halves_the_block_and_goes_on(wide, limit):
+    head, X = wide
     arguments = layer_of(head), torch.device("cpu"), np.dtype(np.float32)
     engine, expected = LittleMemory(limit, *arguments), TorchEngine(*arguments)
     for rows in (slice(0, 700), slice(700, 1000)):
@@ -81,58 +73,21 @@ def test_too_little_memory_halves_the_block_and_goes_on(problem, limit):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("shapes")])
-def test_an_error_that_halving_does_not_mend_is_raised(problem, error):
+def test_an_error_that_halving_does_not_mend_is_raised(wide, error):
     class Broken(TorchEngine):
         def _compute(self, block):
             raise error
 
-    engine = Broken(layer_of(problem[0]), torch.device("cpu"), np.dtype(np.float32))
+    engine = Broken(layer_of(wide[0]), torch.device("cpu"), np.dtype(np.float32))
     with pytest.raises(type(error), match=str(error)):
-        engine.compute_host(problem[1][:8])
-
-
-@pytest.mark.parametrize("name", ["cuda:0", "cuda", "mps"])
-def test_a_device_that_is_not_there_is_named(problem, name, monkeypatch):
-    head, X = problem
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    detector = DICEDetector(head, device=name)
-    with pytest.raises(ValueError, match=rf"device is '{name}', but torch finds no GPU here"):
-        detector.fit(X)
-    # What it would compute needs none.
-    assert not hasattr(detector, "coef_")
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CUDA", ""])
-def test_a_device_that_is_none_is_refused(problem, name):
-    with pytest.raises(ValueError, match=r"'device' parameter of DICEDetector must be .*'cuda:1'"):
-        DICEDetector(problem[0], device=name).fit(problem[1])
-
-
-@pytest.mark.parametrize("name", ["auto", "cpu"])
-def test_devices_of_every_machine(problem, name):
-    head, X = problem
-    expected = DICEDetector(head).fit(X)
-    detector = DICEDetector(head, device=name).fit(X)
-    np.testing.assert_allclose(detector.score_samples(X), expected.score_samples(X), rtol=1e-5)
-    tensor = torch.from_numpy(X)
-    assert type(detector.score_samples(tensor)) is torch.Tensor
-
-
-def test_auto_needs_no_torch(problem, monkeypatch):
-    head, X = problem
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    detector = DICEDetector(head, device="auto").fit(X)
-    assert detector.score_samples(X).shape == (5000,)
-    with pytest.raises(ImportError, match=r"skdice\[torch\]"):
-        detector.set_params(device="cuda").score_samples(X)
+        engine.compute_host(wide[1][:8])
 
 
 @on_gpu
 @pytest.mark.parametrize("shaping", [None, ReAct()], ids=repr)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "int32"])
-def test_every_source_on_a_gpu(problem, device, dtype, shaping, tmp_path):
-    head, X = problem
+def test_every_source_on_a_gpu(wide, device, dtype, shaping, tmp_path):
+    head, X = wide
     X = (X * 100).astype(dtype) if dtype == "int32" else X.astype(dtype)
     expected = DICEDetector(head, shaping=shaping).fit(X)
     detector = DICEDetector(head, shaping=shaping, device=device, batch_size=333).fit(X)
@@ -154,8 +109,8 @@ def test_every_source_on_a_gpu(problem, device, dtype, shaping, tmp_path):
 
 @on_gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_tensor_on_a_gpu_stays_there(problem, device, dtype):
-    head, X = problem
+def test_a_tensor_on_a_gpu_stays_there(wide, device, dtype):
+    head, X = wide
     tensor = torch.from_numpy(X).to(dtype)
     expected = DICEDetector(head).fit(tensor)
     detector = DICEDetector(head).fit(tensor.to(device))
@@ -169,8 +124,8 @@ def test_a_tensor_on_a_gpu_stays_there(problem, device, dtype):
 
 
 @on_gpu
-def test_a_bad_value_on_a_gpu_is_named(problem, device):
-    head, X = problem
+def test_a_bad_value_on_a_gpu_is_named(wide, device):
+    head, X = wide
     detector = DICEDetector(head, device=device, shaping=ReAct(), batch_size=100).fit(X)
     bad = X.copy()
     bad[4321, 5] = np.inf
@@ -181,8 +136,8 @@ def test_a_bad_value_on_a_gpu_is_named(problem, device):
 
 
 @on_gpu
-def test_memory_of_a_gpu_is_given_back_and_too_little_is_enough(problem, device, monkeypatch):
-    head, X = problem
+def test_memory_of_a_gpu_is_given_back_and_too_little_is_enough(wide, device, monkeypatch):
+    head, X = wide
     detector = DICEDetector(head, device=device).fit(X)
     expected = detector.score_samples(X)
     gc.collect()
@@ -208,8 +163,8 @@ def test_memory_of_a_gpu_is_given_back_and_too_little_is_enough(problem, device,
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
-def test_modes_of_the_caller_change_nothing(problem, device):
-    head, X = problem
+def test_modes_of_the_caller_change_nothing(wide, device):
+    head, X = wide
     detector = DICEDetector(head, batch_size=700).fit(X)
     streamed = DICEDetector(head, batch_size=700, device=device).fit(X)
     expected = detector.score_samples(X)
@@ -220,18 +175,18 @@ def test_modes_of_the_caller_change_nothing(problem, device):
 
 
 @on_gpu
-def test_tf32_is_left_as_the_user_has_it(problem, device):
-    head, X = problem
+def test_tf32_is_left_as_the_user_has_it(wide, device):
+    head, X = wide
     before = torch.backends.cuda.matmul.allow_tf32
     DICEDetector(head, device=device).fit(X).score_samples(X)
     assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
 @on_gpu
-def test_fitted_on_a_gpu_and_used_without_one(problem, device):
+def test_fitted_on_a_gpu_and_used_without_one(wide, device):
     from sklearn import config_context
 
-    head, X = problem
+    head, X = wide
     expected = DICEDetector(head).fit(X)
     with config_context(array_api_dispatch=True):
         detector = DICEDetector(head).fit(torch.from_numpy(X).to(device))
