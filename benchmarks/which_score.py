@@ -172,9 +172,7 @@ def measure(network: Network, *, seed: int = 0, n_resamples: int = 0) -> dict[st
         if n_resamples:
             # The same resamples for every score, so that the scores differ by themselves alone.
             rng = np.random.default_rng(seed)
-            resampled = [
-                means(*_resample(inside, outside, rng)) for _ in range(n_resamples)
-            ]
+            resampled = [means(*_resample(inside, outside, rng)) for _ in range(n_resamples)]
             intervals = [interval(column) for column in np.transpose(resampled)]
         found[name] = Quality(*means(inside, outside), flagged, *intervals)
     return found

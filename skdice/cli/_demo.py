@@ -134,8 +134,8 @@ def demo(arguments: Namespace) -> None:
     chosen = max(single, key=lambda name: results[name].mean.auroc)
     worst = min(single, key=lambda name: results[name].mean.auroc)
     print(
-        f"\n{chosen} is the single score with the best mean AUROC. The test half, which had no part\n"
-        "in the choice, gives:\n"
+        f"\n{chosen} is the single score with the best mean AUROC. The test half, which had no "
+        "part\nin the choice, gives:\n"
     )
     shown = dict.fromkeys(("Energy", "ReAct", chosen, worst, ENSEMBLE))
     on_test = compare({name: detectors[name] for name in shown}, id_test, ood_test)
@@ -152,8 +152,8 @@ def demo(arguments: Namespace) -> None:
     print(f"2. {choice_verdict(on_test, chosen, worst)}")
     print(f"3. {pruning_verdict(table)}")
     print(
-        f"4. With the threshold of {chosen} at 5 % of unseen in-distribution rows, it flags {flagged:.1%} of "
-        f"the test rows and {caught:.1%} of the out-of-distribution rows."
+        f"4. With the threshold of {chosen} at 5 % of unseen in-distribution rows, it flags "
+        f"{flagged:.1%} of the test rows and {caught:.1%} of the out-of-distribution rows."
     )
     print(f"\n{PUBLISHED}\n")
 
