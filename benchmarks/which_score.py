@@ -2,22 +2,21 @@
 
     SKDICE_DATA=... python benchmarks/which_score.py [FOLDER ...] [--digits] [--output PREFIX]
 
-Each FOLDER is a network: a head file (head.npz, head.safetensors, ...), id_train.npy, id_test.npy and
-ood_NAME.npy, all of them penultimate features. Without folders the networks are the embedded
-Fashion-MNIST ResNet and SKDICE_DATA/cifar10-densenet. Every score is fitted on id_train with the same
-settings on every network. A third of id_test calibrates the threshold (conformal, 5 %), and another
-third is compared with the OOD sets.
+Each FOLDER is a network: a head file (head.npz, head.safetensors, ...), id_train.npy, id_test.npy
+and ood_NAME.npy, all of them penultimate features. Without folders the networks are the embedded
+Fashion-MNIST ResNet and SKDICE_DATA/cifar10-densenet. Every score is fitted on id_train with the
+same settings on every network. A third of id_test calibrates the threshold (conformal, 5 %), and
+another third is compared with the OOD sets.
 
 The table has mean AUROC and FPR95 over the OOD sets of each network (percent; the paper's rule,
 in-distribution positive), the mean over the networks, and the worst case. In brackets are 95 %
 bootstrap intervals of the means: the judged in-distribution rows and the rows of every OOD set are
-resampled, and the fitted detectors stay as they are. --output writes PREFIX.txt and
-PREFIX.png, a plot of the regret of each score: how far it is from the best score of the network in
-hindsight.
+resampled, and the fitted detectors stay as they are. --output writes PREFIX.txt and PREFIX.png, a
+plot of the regret of each score: how far it is from the best score of the network in hindsight.
 
 --digits measures two classifiers of scikit-learn instead: a LogisticRegression on the pixels of the
-digits 0 to 7 and the hidden units of an MLPClassifier for them. The digits 8 and 9 are the outliers, and
-the values are means over 10 random splits.
+digits 0 to 7 and the hidden units of an MLPClassifier for them. The digits 8 and 9 are the
+outliers, and the values are means over 10 random splits.
 """
 
 from __future__ import annotations

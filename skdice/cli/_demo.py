@@ -94,9 +94,9 @@ def choice_verdict(report: OODReport, best: str, worst: str) -> str:
     return (
         f"Without outliers you cannot tell which score that is. The worst single choice, {worst}, "
         f"would have given {percent(means[worst])}. The ensemble of energy, DICE, FDBD and ViM "
-        f"needs no choice and gives {percent(means[ENSEMBLE])}: {abs(to_best):.1f} points of AUROC "
-        f"{'above' if to_best >= 0 else 'below'} the best single choice, {abs(to_worst):.1f} points "
-        f"{'above' if to_worst >= 0 else 'below'} the worst."
+        f"needs no choice and gives {percent(means[ENSEMBLE])}: {abs(to_best):.1f} points of "
+        f"AUROC {'above' if to_best >= 0 else 'below'} the best single choice, "
+        f"{abs(to_worst):.1f} points {'above' if to_worst >= 0 else 'below'} the worst."
     )
 
 
