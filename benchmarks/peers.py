@@ -10,6 +10,7 @@ stands in where it is missing::
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from importlib.abc import Loader, MetaPathFinder
@@ -38,13 +39,32 @@ class _EmptyTorchvision(MetaPathFinder, Loader):
         pass
 
 
-def pytorch_ood_detector(weight: FloatArray, bias: FloatArray, sparsity: float) -> Any:
-    """Return an unfitted DICE detector of pytorch-ood."""
+def pytorch_ood_detectors() -> Any:
+    """Return the module with the detectors of pytorch-ood."""
     if importlib.util.find_spec("torchvision") is None:
         sys.meta_path.append(_EmptyTorchvision())
-    from pytorch_ood.detector import DICE
+    return importlib.import_module("pytorch_ood.detector")
 
-    return DICE(None, torch.from_numpy(weight), torch.from_numpy(bias), sparsity)
+
+def pytorch_ood_detector(weight: FloatArray, bias: FloatArray, sparsity: float) -> Any:
+    """Return an unfitted DICE detector of pytorch-ood."""
+    tensors = torch.from_numpy(weight), torch.from_numpy(bias)
+    return pytorch_ood_detectors().DICE(None, *tensors, sparsity)
+
+
+def pytorch_ood_geometric(
+    name: str, weight: FloatArray, bias: FloatArray, train: FloatArray, n_components: int
+) -> Any:
+    """Return a ViM or fDBD detector of pytorch-ood, fitted on rows."""
+    tensors = torch.from_numpy(weight), torch.from_numpy(bias)
+    if name == "ViM":
+        detector = pytorch_ood_detectors().ViM(None, n_components, *tensors)
+    else:
+        layer = torch.nn.Linear(weight.shape[1], len(weight))
+        layer.weight.data, layer.bias.data = tensors
+        detector = pytorch_ood_detectors().fDBD(None, layer)
+    rows = torch.from_numpy(train)
+    return detector.fit_features(rows, torch.zeros(len(rows), dtype=torch.long))
 
 
 def pytorch_ood_scores(X: FloatArray, coef: FloatArray, bias: FloatArray) -> FloatArray:

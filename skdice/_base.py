@@ -433,8 +433,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         arrays: dict[str, Any] = {
             name: to_numpy(state[name]) for name in self._fitted_arrays if name in state
         }
-        head = state["head"]
-        arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
+        if "head" in state:  # an ensemble has none
+            head = state["head"]
+            arrays["head"] = tuple(map(to_host, head)) if isinstance(head, tuple) else to_host(head)
         state.pop("_fit_namespace", None)
         return state | arrays
 

@@ -63,8 +63,9 @@ class ViMDetector(BaseDetector):
         Dimension of the principal subspace.
     origin_ : ndarray of shape (n_features,), float64
         The point nearest to zero at which the logits are nearest to zero, ``-pinv(W) b``.
-    residual_components_ : ndarray of shape (n_features - n_components_, n_features), float64
-        Orthonormal directions in which in-distribution rows are nearest to the origin.
+    residual_components_ : ndarray of shape (n_residual, n_features), float64
+        Orthonormal directions in which in-distribution rows are nearest to the origin. Their
+        number is that of the features less `n_components_`.
     alpha_ : float
         Mean largest logit over the mean norm of the residual, of the rows of `fit`.
     offset_ : float

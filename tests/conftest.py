@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-# Before SciPy is imported: scikit-learn checks array API support only with it.
+# Set this before SciPy is imported, because scikit-learn checks array API support only with it.
 os.environ["SCIPY_ARRAY_API"] = "1"
-# No window, wherever the tests run.
+# Plots are drawn without a window on any machine.
 os.environ["MPLBACKEND"] = "Agg"
 
 import hypothesis
@@ -17,7 +17,7 @@ from skdice import DICEDetector, LinearHead
 from skdice._compat.extras import has_numba
 from skdice.datasets import load_fashion_mnist_ood
 
-# How long an example takes says nothing about what must be true.
+# Examples have no deadline, because their duration is not what the tests are about.
 hypothesis.settings.register_profile("skdice", deadline=None)
 hypothesis.settings.load_profile("skdice")
 
@@ -100,7 +100,7 @@ def ax():
 
 @pytest.fixture
 def matplotlib_left_alone():
-    """Whatever is drawn, the settings of matplotlib stay as they were."""
+    """Check that the test leaves the settings of matplotlib as they were."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fewer than the .* features"),
     pytest.mark.filterwarnings("ignore:.*nothing but rounding"),
     pytest.mark.filterwarnings("ignore:alpha_ is -"),
-    # Of scikit-learn's checks themselves.
+    # Checks of scikit-learn that skip themselves cause this warning.
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning"),
 ]
 
@@ -54,7 +54,7 @@ DETECTORS = [
     FDBDDetector(head="identity"),
     ViMDetector(head="identity"),
 ]
-# What the battery holds, at least, in the oldest scikit-learn that is supported.
+# The battery of the oldest supported scikit-learn has at least these checks.
 MIN_CHECKS = 44
 # Checks that run once per array library and device, and are skipped for those not here.
 NEED_OTHER_LIBRARIES = {"check_array_api_input", "check_array_api_mixed_inputs"}

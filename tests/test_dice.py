@@ -215,7 +215,7 @@ def test_predict_after_partial_fit_says_to_calibrate(small):
     for method in (detector.predict, detector.decision_function):
         with pytest.raises(NotFittedError, match="call calibrate with held-out"):
             method(X)
-    # A threshold set before belongs to the mask before.
+    # The threshold of an earlier call belongs to an earlier mask, so it is removed.
     detector.calibrate(X).partial_fit(X[:5])
     assert not hasattr(detector, "offset_")
 
@@ -226,7 +226,7 @@ def test_partial_fit_refuses_a_shaping_that_needs_all_rows(small):
     with pytest.raises(AttributeError) as raised:
         DICEDetector(head, shaping=ReAct()).partial_fit(X)
     assert "partial_fit cannot fit ReAct()" in str(raised.value.__cause__)
-    # scikit-learn takes a pipeline for fitted when its last step is.
+    # For scikit-learn a pipeline is fitted if its last step is.
     pipeline = make_pipeline(ReAct(), ASH(quantile=0.5))
     assert not hasattr(DICEDetector(head, shaping=pipeline), "partial_fit")
     frozen = DICEDetector(head, shaping=FrozenEstimator(ReAct(quantile=0.5).fit(X)))
@@ -342,7 +342,7 @@ def test_a_labelled_memmap_is_not_copied_as_a_whole(tmp_path):
     detector.fit(mapped, y).predict(mapped)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # 164 MB of features; a few blocks of 8 MB and what the quantile makes of one.
+    # The features take 164 MB. A few blocks of 8 MB and the counts of a quantile are allowed.
     assert peak < 80e6
     assert detector.shaping_.threshold_ == np.quantile(X[y == 1].ravel(), 0.99)
 

@@ -238,7 +238,7 @@ class DetectorModule(ScoringModule):
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of the masked layer, (n, n_classes)."""
-        shaped = self.shape(self.precise(features))
+        shaped = self.apply_shaping(self.precise(features))
         return self.linear(shaped, self.coef, self.intercept)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ class DetectorModule(ScoringModule):
             return self.gen(logits)
         return logits.logsumexp(1)
 
-    def shape(self, features: Tensor) -> Tensor:
+    def apply_shaping(self, features: Tensor) -> Tensor:
         """Return the features after the shaping."""
         if self.shaping == "clip":
             clipped = features.clamp(max=self.high)

@@ -29,6 +29,13 @@ def test_all_implementations_agree():
         cells = re.findall(r"(\d+) / (\S+)", row)
         assert len(cells) == 3, row
         assert all(int(masked) == 0 and float(off) < 1e-5 for masked, off in cells), row
+    number = r" +(\de[-+]\d+)"
+    others = re.findall(rf"^\S.*? {number}{number}{number}$", done.stdout, flags=re.MULTILINE)
+    assert len(others) >= 2
+    for vim, formula, fdbd in np.array(others, float):
+        # pytorch-ood finds the subspace of ViM in single precision.
+        assert vim < 1, others
+        assert max(formula, fdbd) < 1e-4, others
     answers = " ".join(done.stdout.split())
     assert "59, 59 and 59 of 60 weights are kept" in answers
     assert "quantile() input tensor is too large" in answers

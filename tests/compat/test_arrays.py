@@ -260,7 +260,7 @@ def test_every_check_of_array_api_support_that_can_run_here_does():
         for _, check in estimator_checks_generator(DICEDetector(head="identity"))
         if check.func.__name__ == "check_array_api_input"
     }
-    # As newer versions of scikit-learn name them, or older ones.
+    # Newer versions of scikit-learn name the device, older ones do not.
     assert names >= {("array_api_strict", "device1"), ("torch", "cpu")} or names >= {
         ("array_api_strict", None),
         ("torch", None),

@@ -37,7 +37,7 @@ def test_more_pruning_goes_from_dense_to_few_to_sparse(n_threads, dtype):
             )
             for sparsity in (0, 0.1, 0.5, 0.7, 0.9, 0.95, 0.99)
         ]
-        # Never back where more is pruned.
+        # More pruning never leads back to an engine that was left.
         assert chosen == sorted(chosen, key=["dense", "few", "sparse"].index)
         assert chosen[-3:] == (["few"] if n_classes == 10 else ["sparse"]) * 3
 

@@ -18,7 +18,7 @@ def test_a_device_that_is_not_there_is_named(wide, name, monkeypatch):
     detector = DICEDetector(head, device=name)
     with pytest.raises(ValueError, match=rf"device is '{name}', but torch finds no GPU here"):
         detector.fit(X)
-    # What it would compute needs none.
+    # The device is checked first, before anything is fitted.
     assert not hasattr(detector, "coef_")
 
 

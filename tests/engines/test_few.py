@@ -77,7 +77,7 @@ def test_what_is_not_finite_shows_in_its_row_alone(dtype, value):
 @pytest.mark.parametrize(
     "value",
     [
-        # Any NaN may carry a number in its lower bits; that of R, its NA, is 1954.
+        # Any NaN may carry a number in its lower bits. The NA of R is a NaN with the number 1954.
         np.array([0x7FF00000000007A2], np.uint64).view(np.float64),
         np.array([0x7FC00001], np.uint32).view(np.float32),
         np.array([0xFFC001FF], np.uint32).view(np.float32),
@@ -87,7 +87,7 @@ def test_what_is_not_finite_shows_in_its_row_alone(dtype, value):
 def test_a_nan_with_a_payload_shows(value):
     layer = FewClassesLayer(np.ones((3, 40), value.dtype), np.zeros(3, value.dtype))
     X = np.zeros((70, 40), value.dtype)
-    # As bits: a copy of a number might make another NaN of it.
+    # Copy the bits, because copying the number might change its payload.
     X.view(f"u{X.itemsize}")[11, 7] = value.view(f"u{X.itemsize}")[0]
     for name in ("energy", "max_logit", "msp"):
         scores = layer.scores(X, name)

@@ -15,7 +15,7 @@ from skdice import DICEDetector, DICEDetectorCV, LinearHead
 from skdice.extraction import attach
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
-# Of the exporter itself.
+# The exporter of torch itself causes these warnings.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec.*:FutureWarning", "ignore::DeprecationWarning", "ignore:.*torch.jit.script"
 )

@@ -205,7 +205,7 @@ def test_the_engine_that_reads_once_names_the_value_that_is_not_finite(
     engine, n_jobs, shaping, score_func, value
 ):
     head, X = problem(np.float32)
-    # Of which nothing is kept; and others that all classes have negative, or not, weights for.
+    # No weight of unit 5 is kept. Unit 7 has positive weights only, unit 8 has both signs.
     weight = np.where(np.arange(140) == 5, -9.0, head.weight)
     weight[:, 7], weight[:, 8] = 4, np.where(np.arange(30) % 2, 4, -4)
     engine("few")
@@ -292,7 +292,7 @@ def test_weights_are_packed_once_and_anew_after_a_fit(engine, monkeypatch):
     detector.set_params(sparsity=0.9).fit(X)
     expected = dice_scores(head.weight, head.bias, X.mean(axis=0, dtype=float), X, 90)
     np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-5)
-    # The arrays that were packed cannot be changed behind the engine's back.
+    # The fitted arrays are read-only because engines keep packed copies of them.
     for fitted in (detector, copy):
         with pytest.raises(ValueError, match="read-only"):
             fitted.coef_[0, 0] = 1

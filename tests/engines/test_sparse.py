@@ -42,7 +42,7 @@ def check(X, coef, intercept):
     dtype = coef.dtype
     layer = SparseLayer(coef, intercept)
     expected, scores = reference(X, coef, intercept)
-    # What a sum of terms that cancel is off by is relative to the terms, not to the sum.
+    # The error of a sum of terms that cancel is relative to the terms, not to the sum.
     scale = 1 + (np.abs(X, dtype=float) @ np.abs(coef, dtype=float).T).max(axis=1, initial=0)
     logits = layer.logits(X)
     assert logits.dtype == dtype
@@ -169,7 +169,7 @@ def test_logits_far_apart(n_classes, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_logits_of_very_many_classes(dtype):
-    # Added one after the other in float32, these come out wrong in the fifth digit.
+    # Added one after the other in float32, the exponentials would be wrong in the fifth digit.
     n_classes = 60_000
     coef, intercept = np.zeros((n_classes, 8), dtype), np.full(n_classes, 0.5, dtype)
     intercept[0] = 0.9
@@ -226,7 +226,7 @@ def test_one_logit_that_is_nan_spoils_its_row(where, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("first", [0, BLOCK_CLASSES])
 def test_logits_of_minus_infinity_beside_finite_ones_count_as_nothing(first, dtype):
-    # As the dense engine has it; even where a whole block of classes is.
+    # The dense engine computes the same. A whole block of classes may be minus infinity.
     X, coef, intercept = problem(70, 20, 2 * BLOCK_CLASSES, 0.5, dtype)
     gone = slice(first, first + BLOCK_CLASSES)
     finite = np.delete(np.arange(2 * BLOCK_CLASSES), gone)
@@ -293,7 +293,7 @@ def test_levels_are_added_one_after_the_other(n_classes, n_features, n_levels, d
 
 @pytest.mark.slow
 def test_scores_are_right_where_the_kernel_cannot_be_cached(tmp_path):
-    # As in an installation that cannot be written to, by a user without a home.
+    # This is like an installation that cannot be written to, used without a home folder.
     blocked = tmp_path / "a file"
     blocked.touch()
     program = (

@@ -17,7 +17,7 @@ from torch import nn
 from skdice import DICEDetector, LinearHead
 from skdice.extraction import attach, extract_features
 
-# Of the exporter itself.
+# The exporter of torch itself causes these warnings.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec.*:FutureWarning", "ignore::DeprecationWarning", "ignore:.*torch.jit.script"
 )

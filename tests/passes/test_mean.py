@@ -58,7 +58,7 @@ def test_a_detector_takes_statistics_in_place_of_rows(small):
     np.testing.assert_allclose(detector.mean_activation_, whole.mean_activation_, rtol=1e-12)
     np.testing.assert_array_equal(detector.mask_, whole.mask_)
     assert detector.calibrate(X).offset_ == whole.offset_
-    # What was given stays as it was, and rows and further statistics go on from there.
+    # The given statistics do not change, and rows and further statistics are added to a copy.
     detector.partial_fit(X[:10]).partial_fit(merged)
     assert detector.n_samples_seen_ == 2 * len(X) + 10
     assert merged.n_samples == len(X)
@@ -186,7 +186,7 @@ def test_mean_of_a_column_does_not_depend_on_its_neighbours(mean_of, dtype):
     )
 )
 def test_mean_of_single_precision_loses_nothing_that_float64_can_hold(mean_of, X):
-    # Beyond a 2^-105 of the largest magnitude, no pair of float64 sums could hold more.
+    # A pair of float64 sums cannot hold digits below 2^-105 of the largest magnitude.
     bound = 1e-30 * np.abs(X).max(axis=0).astype(float) + 1e-15 * np.abs(exact_mean(X))
     if len(X) > 256 and X.min() >= 0:
         bound += 1e-13 * X.mean(axis=0, dtype=float)

@@ -129,7 +129,7 @@ def test_unknown_chunk_sizes(data):
 def test_chunks_of_another_dtype_than_was_declared(data, declared, actual):
     head, X, _ = data
     X = X.clip(0, 250).astype(actual)
-    # As by map_blocks(function, dtype=float), where the function returns float32.
+    # map_blocks(function, dtype=float) declares float64 even if the function returns float32.
     array = da.from_array(X, chunks=(170, 12)).map_blocks(
         lambda block: block, dtype=declared, meta=np.empty((0, 0), declared)
     )
@@ -192,7 +192,7 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_computed(data):
             DICEDetector(head).fit(array, labels)
     with pytest.raises(ValueError, match=r"y has shape \(1000, 1\)"):
         DICEDetector(head).fit(array, y[:, None])
-    # Strings mark no outliers.
+    # Labels of type string mark no outliers.
     strings = DICEDetector(head).partial_fit(da.from_array(X), np.full(1000, "cat"))
     assert strings.n_samples_seen_ == 1000
     with pytest.raises(ValueError, match="all 1000 rows are labelled -1"):
@@ -264,7 +264,7 @@ def test_a_bad_value_is_named_by_its_row_in_the_whole(data, bad):
         lazy.compute()
     with pytest.raises(ValueError, match="in row 27 of chunk 3, column 3"):
         detector.score_samples(unknown(X, 4)).compute()
-    # One that is left out does not matter.
+    # A bad row that is left out does not matter.
     y[777] = -1
     assert DICEDetector(head).partial_fit(array, y).n_samples_seen_ == (y != -1).sum()
 

@@ -21,7 +21,7 @@ dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
 
-# Of each worker; a matrix of this test module is several times as large as both together.
+# Memory of a worker. The large matrix is several times as large as both workers together.
 WORKER_BYTES = 400 << 20
 
 
@@ -30,7 +30,7 @@ def cluster():
     with (
         dask.config.set(
             {
-                # As little as can be besides what is tested.
+                # Only settings that the tests need are changed.
                 "distributed.worker.memory.terminate": 0.95,
                 "distributed.scheduler.allowed-failures": 5,
             }
@@ -86,7 +86,7 @@ def test_nothing_stays_on_the_cluster(client, data):
     array = da.from_array(X, chunks=(333, 64))
     detector = DICEDetector(head, shaping=ReAct(0.9)).fit(array).calibrate(array)
     detector.predict(array).compute()
-    # What is not needed any more is given up behind the call.
+    # The cluster frees memory some time after the call.
     for _ in range(600):
         if not client.cluster.scheduler.tasks:
             return
@@ -132,7 +132,7 @@ def test_what_all_tasks_need_travels_once_to_each_worker(client, data, tmp_path)
     unpacked = [pid for what, pid in marks if what == "unpacked" and pid in workers]
     assert sorted(unpacked) == sorted(set(unpacked))  # once each, not once per task
     packed_here = [pid for what, pid in marks if what == "packed" and pid not in workers]
-    # By the client, and by the scheduler, which is a thread of this process.
+    # The client packs the head, and so may the scheduler, which is a thread of this process.
     assert 1 <= len(packed_here) <= 3
 
 
