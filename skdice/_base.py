@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdice._compat.arrays import (
     Namespace,
     check_same_namespace,
+    default_integer,
     device_of,
     from_numpy,
     is_dask,
@@ -284,7 +285,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if isinstance(decision, np.ndarray):
             return np.where(decision >= 0, 1, -1)
         xp = namespace_of(decision)
-        return xp.astype(decision >= 0, xp.int64) * 2 - 1
+        return xp.astype(decision >= 0, default_integer(xp)) * 2 - 1
 
     def fit_predict(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None

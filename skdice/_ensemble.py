@@ -14,20 +14,21 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
 from skdice._compat.arrays import is_dask, keeps_namespace, namespace_name, to_host
 from skdice._compat.extras import import_extra
 from skdice._compat.sklearn import Composition, Interval, StrOptions, VisualBlock
 from skdice._dice import DICEDetector
-from skdice._engines.run import Options
-from skdice._engines.together import Member, run_together
-from skdice._fdbd import FDBDDetector
-from skdice._passes.reference import (
+from skdice._engines.reference import (
     Combination,
     ReferenceDistribution,
     combine_log_pvalues,
 )
+from skdice._engines.run import Options
+from skdice._engines.together import Member, run_together
+from skdice._fdbd import FDBDDetector
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
 from skdice._vim import ViMDetector
@@ -290,6 +291,39 @@ class ConformalEnsemble(BaseDetector, Composition):
             scikit-learn's configuration asks for one.
         """
         return self._member_values(X, "member_pvalues")
+
+    def to_torch(self) -> Any:
+        """Return a torch module that scores features as this ensemble does.
+
+        Returns
+        -------
+        torch.nn.Module
+            In evaluation mode, on the CPU; its methods are those of `DICEDetector.to_torch`.
+
+        Raises
+        ------
+        ValueError
+            A member is of another library than skdice, or holds a function of the user.
+        ImportError
+            torch is not installed.
+        """
+        check_is_fitted(self)
+        import_extra("torch", "torch")
+        from skdice._engines.module import ensemble_module
+
+        foreign = [member.name for member in self._layer.members if member.layer is None]
+        if foreign:
+            raise ValueError(
+                f"the member {foreign[0]!r} is {self.named_estimators_[foreign[0]]!r}: only "
+                "detectors of skdice become a torch module"
+            )
+        module = ensemble_module(
+            [member.layer for member in self._layer.members],
+            list(self._layer.references),
+            by_minimum=self._layer.combination == "min",
+            threshold=getattr(self, "offset_", np.nan),
+        )
+        return module.eval()
 
     def set_output(
         self, *, transform: Literal["default", "pandas", "polars"] | None = None

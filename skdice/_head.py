@@ -16,7 +16,7 @@ from sklearn.svm import SVC, NuSVC
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._compat.arrays import to_host, to_numpy
+from skdice._compat.arrays import is_narrow_float, to_host, to_numpy
 from skdice._rows.door import as_sliced_source
 from skdice._rows.sources import scoring_dtype
 from skdice.io._head_files import pointwise, read_weight_and_bias
@@ -461,6 +461,8 @@ def _real_array(name: str, values: Any) -> NDArray[Any]:
             "there is LinearHead.from_estimator(classifier)"
         )
     array = np.asarray(values)
+    if is_narrow_float(array.dtype):
+        array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers")
     return array

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import sklearn
@@ -29,10 +29,11 @@ from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import FeatureStatistics
 from skdice._passes.threshold import Calibration
 from skdice._rows.door import wrap
+from skdice._rows.sources import scoring_dtype
 from skdice._version import __version__
 from skdice._vim import ViMDetector
 from skdice.io import _safetensors
-from skdice.io._archive import clean_errors, require_file, to_path
+from skdice.io._archive import clean_errors, listed, require_file, to_path
 from skdice.io._atomic import replacing
 
 SCHEMA = 1
@@ -44,6 +45,26 @@ KINDS: dict[str, type[BaseDetector]] = {
 }
 Arrays = dict[str, NDArray[Any]]
 _SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
+# The keys of the document and of its parts. A file with others is refused, because a field that
+# this version does not know could change what the detector does.
+_VERSIONS = {"skdice", "scikit-learn"}
+_DOCUMENT = {"kind", "schema", "versions", "parameters", "head", "fitted"}
+_FITTED = {"offset", "contamination", "calibration", "n_samples_seen", "feature_names"}
+_FITTED_OF: dict[type[BaseDetector], set[str]] = {
+    DICEDetector: {"contribution_threshold", "shaping", "sum_of_weights"},
+    FDBDDetector: {"sum_of_weights"},
+    ViMDetector: {"alpha"},
+}
+_MEAN_ARRAYS = {"mean_activation", "activation_total", "activation_error"}
+_ARRAYS_OF: dict[type[BaseDetector], set[str]] = {
+    DICEDetector: {"mask"} | _MEAN_ARRAYS,
+    FDBDDetector: _MEAN_ARRAYS,
+    ViMDetector: {"origin", "residual_components"},
+}
+_CALIBRATION = {field.name for field in fields(Calibration)}
+# What a shaping learns, beside the number of features.
+_LEARNED = {"ReAct": {"threshold_"}, "VRA": {"alpha_", "beta_"}}
+_SHAPING = {"class", "parameters", "fitted"}
 
 
 def save(detector: BaseDetector, path: str | Path) -> None:
@@ -142,17 +163,24 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
             raise ValueError(f"it is damaged, or not a detector file ({error})") from error
         if "skdice" not in metadata:
             raise ValueError("it is a .safetensors file, but holds no skdice detector")
-        document: dict[str, Any] = json.loads(metadata["skdice"])
-        if document.get("kind") not in KINDS:
+        document: dict[str, Any] = json.loads(metadata["skdice"], parse_constant=_refuse_constant)
+        if not isinstance(document, dict):
+            raise ValueError(f"its document is a {type(document).__name__}, expected an object")
+        kind = document.get("kind")
+        if not isinstance(kind, str) or kind not in KINDS:
             expected = ", ".join(map(repr, KINDS))
-            raise ValueError(f"it holds a {document.get('kind')!r}, expected {expected}")
-        if not isinstance(document["schema"], int) or document["schema"] < 1:
-            raise ValueError(f"its schema is {document['schema']!r}, expected a number from 1")
-        if document["schema"] > SCHEMA:
+            raise ValueError(f"it holds a {kind!r}, expected {expected}")
+        schema, versions = document.get("schema"), document.get("versions")
+        if type(schema) is not int or not 1 <= schema < 1 << 31:
+            raise ValueError(f"its schema is {schema!r}, expected a number from 1")
+        if not isinstance(versions, dict) or not all(
+            isinstance(versions.get(name), str) for name in _VERSIONS
+        ):
+            raise ValueError(f"its versions are {versions!r}, expected text")
+        if schema > SCHEMA:
             raise ValueError(
-                f"it has schema {document['schema']}, written by skdice "
-                f"{document['versions']['skdice']}; this is skdice {__version__}, which "
-                f"reads schemas up to {SCHEMA}: upgrade it"
+                f"it has schema {schema}, written by skdice {versions['skdice']}; this is skdice "
+                f"{__version__}, which reads schemas up to {SCHEMA}: upgrade it"
             )
         archive = _safetensors.read(path)
         arrays = {name: np.array(archive.open(name)[:]) for name in entries}
@@ -216,28 +244,45 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
 
 
 def build(document: dict[str, Any], arrays: Arrays) -> Any:
-    """Return the fitted detector of a document and its arrays, every part of which is checked."""
-    fitted, detector_class = document["fitted"], KINDS[document["kind"]]
-    n_features = len(arrays["origin" if detector_class is ViMDetector else "mean_activation"])
-    own = {"shaping": _decode_shaping(document["shaping"])} if "shaping" in document else {}
+    """Return the fitted detector of a document and its arrays, after a check of every field.
+
+    Whoever can write a file can also write a digest that fits, so the digest proves nothing.
+    """
+    detector_class = KINDS[document["kind"]]
+    is_dice = detector_class is DICEDetector
+    _check_keys("the document", document, _DOCUMENT | ({"shaping"} if is_dice else set()))
+    fitted = _check_keys(
+        "the fitted state", document["fitted"], _FITTED | _FITTED_OF[detector_class]
+    )
+    calibration = fitted["calibration"]
+    if calibration is not None:
+        calibration = Calibration(**_check_keys("the calibration", calibration, _CALIBRATION))
+    n_features = _check_arrays(document["head"], detector_class, calibration, arrays)
+    parameters = _check_keys(
+        "the parameters",
+        document["parameters"],
+        set(detector_class._parameter_constraints) - {"head", "shaping"},
+    )
+    own = {"shaping": _decode_shaping(document["shaping"])} if is_dice else {}
     detector: Any = detector_class(
         "identity"
         if document["head"] == "identity"
         else LinearHead(arrays["weight"], arrays["bias"]),
         **own,
-        **{name: _decode(value) for name, value in document["parameters"].items()},
+        **{name: _decode(value) for name, value in parameters.items()},
     )
     validate_parameters(detector)
     head = as_linear_head(detector.head, n_features)
-    names = fitted["feature_names"]
-    if names is not None and (
-        len(names) != n_features or not all(isinstance(name, str) for name in names)
-    ):
-        raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
-    if not isinstance(fitted["n_samples_seen"], int) or fitted["n_samples_seen"] < 1:
-        raise ValueError(f"its n_samples_seen is {fitted['n_samples_seen']!r}")
+    n_samples = fitted["n_samples_seen"]
+    if type(n_samples) is not int or not 1 <= n_samples < 1 << 63:
+        raise ValueError(f"its n_samples_seen is {n_samples!r}, expected a number from 1")
     detector.n_features_in_ = n_features
+    names = fitted["feature_names"]
     if names is not None:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"its feature names are {names!r}, expected a list of text")
+        if len(names) != n_features:
+            raise ValueError(f"it has {len(names)} feature names, expected {n_features}")
         detector.feature_names_in_ = np.array(names, dtype=object)
     if isinstance(detector, DICEDetector):
         _build_dice(detector, head, fitted, arrays)
@@ -245,14 +290,50 @@ def build(document: dict[str, Any], arrays: Arrays) -> Any:
         detector._set_fitted(head, _decode_statistics(fitted, arrays))
     else:
         components = arrays["residual_components"]
-        n_residual = min(max(1, len(components)), n_features)
-        _check_array(arrays, "origin", np.float64, (n_features,))
-        _check_array(arrays, "residual_components", np.float64, (n_residual, n_features))
         layer = detector._set_subspace(head, arrays["origin"], components)
         detector._set_alpha(layer, _number("alpha", fitted["alpha"]))
-        detector.n_samples_seen_ = fitted["n_samples_seen"]
-    _set_threshold(detector, fitted, arrays)
+        detector.n_samples_seen_ = n_samples
+    _set_threshold(detector, fitted, calibration, arrays.get("calibration_scores"))
     return detector
+
+
+def _check_arrays(
+    head: Any,
+    detector_class: type[BaseDetector],
+    calibration: Calibration | None,
+    arrays: Arrays,
+) -> int:
+    """Return the number of features, after a check that the arrays of a file fit one another."""
+    if head not in ("arrays", "identity"):
+        raise ValueError(f"its head is {head!r}, expected 'arrays' or 'identity'")
+    of_head = set() if head == "identity" else {"weight", "bias"}
+    # Only a conformal calibration keeps its scores.
+    is_conformal = calibration is not None and calibration.method == "conformal"
+    of_scores = {"calibration_scores"} if is_conformal else set()
+    expected = _ARRAYS_OF[detector_class] | of_head | of_scores
+    if arrays.keys() != expected:
+        raise ValueError(f"it has the arrays {listed(arrays)}, expected {listed(expected)}")
+    is_vim = detector_class is ViMDetector
+    n_features = max(1, arrays["origin" if is_vim else "mean_activation"].size)
+    # The mask is checked before an identity is made, as a few bytes could ask for a huge one.
+    n_classes = n_features
+    if of_head:
+        dtype = scoring_dtype(arrays["weight"].dtype)
+        n_classes = max(1, arrays["bias"].size)
+        for name, shape in (("weight", (n_classes, n_features)), ("bias", (n_classes,))):
+            _check_array(arrays, name, dtype, shape, finite=False)  # its head names the class
+    if is_vim:
+        n_residual = min(max(1, len(arrays["residual_components"])), n_features)
+        _check_array(arrays, "origin", np.float64, (n_features,))
+        _check_array(arrays, "residual_components", np.float64, (n_residual, n_features))
+        return n_features
+    for name in sorted(_MEAN_ARRAYS):
+        _check_array(arrays, name, np.float64, (n_features,))
+    if detector_class is DICEDetector:
+        _check_array(arrays, "mask", np.bool_, (n_classes, n_features))
+        if not arrays["mask"].any():
+            raise ValueError("its mask keeps no weight, expected one at least")
+    return n_features
 
 
 def _encode_mean(detector: Any, arrays: Arrays) -> dict[str, Any]:
@@ -264,15 +345,19 @@ def _encode_mean(detector: Any, arrays: Arrays) -> dict[str, Any]:
 
 
 def _decode_statistics(fitted: dict[str, Any], arrays: Arrays) -> FeatureStatistics:
-    """Return the checked sums of a file."""
-    n_features = len(arrays["mean_activation"])
-    for name in ("mean_activation", "activation_total", "activation_error"):
-        _check_array(arrays, name, np.float64, (n_features,))
-    statistics = FeatureStatistics(n_features)
+    """Return the sums of a file, if they give its mean activation."""
+    statistics = FeatureStatistics(len(arrays["mean_activation"]))
     statistics.n_samples = fitted["n_samples_seen"]
     statistics.sum_of_weights = _number("sum_of_weights", fitted["sum_of_weights"])
+    if not 0 < statistics.sum_of_weights < math.inf:
+        raise ValueError(f"its sum_of_weights is {statistics.sum_of_weights}, expected above 0")
     statistics.total = arrays["activation_total"]
     statistics.error = arrays["activation_error"]
+    with np.errstate(over="ignore"):
+        mean = statistics.mean()
+    # The mean of a detector that was fitted on a device may be in single precision.
+    if not np.allclose(arrays["mean_activation"], mean, rtol=1e-6, atol=1e-37):
+        raise ValueError("its mean_activation is not the mean of its activation_total")
     return statistics
 
 
@@ -296,11 +381,11 @@ def _encode_dice(
 def _build_dice(
     detector: DICEDetector, head: LinearHead, fitted: dict[str, Any], arrays: Arrays
 ) -> None:
-    _check_array(arrays, "mask", np.bool_, head.weight.shape)
     statistics = _decode_statistics(fitted, arrays)
     shaping = _decode_shaping(fitted["shaping"])
-    if getattr(shaping, "n_features_in_", head.n_features) != head.n_features:
-        raise ValueError(f"its shaping was fitted on {shaping.n_features_in_!r} features")
+    n_seen = getattr(shaping, "n_features_in_", None)
+    if shaping is not None and n_seen != head.n_features:
+        raise ValueError(f"its shaping was fitted on {n_seen} features, expected {head.n_features}")
     detector._set_fitted(
         head,
         statistics,
@@ -311,31 +396,74 @@ def _build_dice(
     )
 
 
-def _set_threshold(detector: Any, fitted: dict[str, Any], arrays: Arrays) -> None:
-    """Set what belongs to a threshold, if the file has one."""
-    if fitted["offset"] is not None:
-        detector.offset_ = _number("offset", fitted["offset"])
-        if not math.isfinite(detector.offset_):
-            raise ValueError(f"its offset is {detector.offset_}")
-        detector.contamination_ = _number("contamination", fitted["contamination"])
-    if fitted["calibration"] is not None:
-        detector.calibration_ = Calibration(**fitted["calibration"])
-    if "calibration_scores" in arrays:
-        scores = arrays["calibration_scores"]
-        if scores.dtype not in (np.float32, np.float64) or scores.ndim != 1 or not len(scores):
-            raise ValueError(f"its calibration scores are {scores.dtype} {scores.shape}")
-        if not (np.diff(scores) >= 0).all() or not np.isfinite(scores).all():
-            raise ValueError("its calibration scores are not in ascending order")
-        detector.calibration_scores_ = scores
+def _set_threshold(
+    detector: Any,
+    fitted: dict[str, Any],
+    calibration: Calibration | None,
+    scores: NDArray[Any] | None,
+) -> None:
+    """Set the threshold and its record on a detector, if they agree with one another."""
+    if fitted["offset"] is None:
+        for name in ("contamination", "calibration"):
+            if fitted[name] is not None:
+                raise ValueError(f"its {name} is {fitted[name]!r} without an offset")
+        return
+    offset = _number("offset", fitted["offset"])
+    if not math.isfinite(offset):
+        raise ValueError(f"its offset is {offset}, expected a finite number")
+    contamination = _number("contamination", fitted["contamination"])
+    if not 0 < contamination <= 0.5:
+        raise ValueError(f"its contamination is {contamination}, expected a number in (0, 0.5]")
+    detector.offset_, detector.contamination_ = offset, contamination
+    if calibration is None:
+        return
+    if calibration.contamination != contamination:
+        raise ValueError(
+            f"the contamination of its calibration is {calibration.contamination}, but its "
+            f"contamination is {contamination}"
+        )
+    detector.calibration_ = calibration
+    if scores is None:
+        return
+    if scores.dtype not in (np.float32, np.float64) or scores.ndim != 1:
+        raise ValueError(f"its calibration scores are {scores.dtype} {scores.shape}")
+    if len(scores) != calibration.n_samples:
+        raise ValueError(
+            f"its calibration has {calibration.n_samples} rows, but {len(scores)} calibration "
+            "scores"
+        )
+    if not (np.diff(scores) >= 0).all() or not np.isfinite(scores).all():
+        raise ValueError("its calibration scores are not in ascending order")
+    if offset != scores[calibration.rank - 1]:
+        raise ValueError(
+            f"its offset is {offset}, but the calibration score of rank {calibration.rank} is "
+            f"{scores[calibration.rank - 1]}"
+        )
+    detector.calibration_scores_ = scores
 
 
-def _check_array(arrays: Arrays, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
+def _check_array(
+    arrays: Arrays, name: str, dtype: Any, shape: tuple[int, ...], *, finite: bool = True
+) -> None:
     """Raise if an array is of another dtype or shape, or not finite."""
     array, dtype = arrays[name], np.dtype(dtype)
     if (array.dtype, array.shape) != (dtype, shape):
         raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-    if not np.isfinite(array).all():
+    if finite and not np.isfinite(array).all():
         raise ValueError(f"its {name} is not finite")
+
+
+def _check_keys(name: str, value: Any, keys: set[str]) -> dict[str, Any]:
+    """Return an object of the document after a check that it has these keys and no others."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object of JSON, got {value!r}")
+    if value.keys() != keys:
+        raise ValueError(f"the keys of {name} are {listed(value)}, expected {listed(keys)}")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number of JSON")
 
 
 def _number(name: str, encoded: Any) -> float:
@@ -355,7 +483,13 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
-    return float(value["float"]) if isinstance(value, dict) else value
+    if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"a number is {value}, expected 64 bits at most")
+    if not isinstance(value, dict):
+        return value
+    if value not in ({"float": "inf"}, {"float": "-inf"}):
+        raise ValueError(f"a number is {value!r}, expected an infinity")
+    return float(value["float"])
 
 
 def _encode_shaping(shaping: Any) -> dict[str, Any] | None:
@@ -376,19 +510,27 @@ def _encode_shaping(shaping: Any) -> dict[str, Any] | None:
     }
 
 
-def _decode_shaping(encoded: dict[str, Any] | None) -> Any:
+def _decode_shaping(encoded: Any) -> Any:
     if encoded is None:
         return None
-    parameters = {key: _decode(value) for key, value in encoded["parameters"].items()}
-    shaping = _SHAPINGS[encoded["class"]](**parameters)
+    encoded = _check_keys("the shaping", encoded, _SHAPING)
+    name = encoded["class"]
+    if not isinstance(name, str) or name not in _SHAPINGS:
+        raise ValueError(f"its shaping has the class {name!r}, expected one of {listed(_SHAPINGS)}")
+    constraints = set(_SHAPINGS[name]._parameter_constraints)
+    parameters = _check_keys("the parameters of the shaping", encoded["parameters"], constraints)
+    shaping = _SHAPINGS[name](**{key: _decode(value) for key, value in parameters.items()})
     validate_parameters(shaping)
-    for key, value in encoded["fitted"].items():
-        if key == "n_features_in_" and isinstance(value, int):
-            setattr(shaping, key, value)
-        elif key in ("threshold_", "alpha_", "beta_"):
-            setattr(shaping, key, _number(key, value))
-        else:
-            raise ValueError(f"{key!r} is no fitted attribute of a {encoded['class']}")
+    fitted = encoded["fitted"]
+    if not fitted and isinstance(fitted, dict):  # A parameter of a detector is not fitted.
+        return shaping
+    learned = _LEARNED.get(name, set())
+    _check_keys("the fitted state of the shaping", fitted, learned | {"n_features_in_"})
+    if type(fitted["n_features_in_"]) is not int:
+        raise ValueError(f"its shaping was fitted on {fitted['n_features_in_']!r} features")
+    shaping.n_features_in_ = fitted["n_features_in_"]
+    for key in learned:
+        setattr(shaping, key, _number(key, fitted[key]))
     return shaping
 
 

@@ -14,8 +14,8 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdice import ConformalEnsemble, DICEDetector, LinearHead
-from skdice._passes.reference import MOST_SCORES, ReferenceDistribution
+from skdice import ConformalEnsemble, DICEDetector, LinearHead, make_ensemble
+from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
 from skdice.io import open_features, save_features
 from skdice.shaping import ReAct
 
@@ -234,6 +234,24 @@ def test_a_pipeline_and_an_ensemble_can_be_members(fashion):
     ensemble = ConformalEnsemble(parts).fit(fashion.id_train)
     assert ensemble.score_samples(fashion.id_test).shape == (3000,)
     assert ensemble.head_ is None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("combination", ["fisher", "min"])
+def test_the_torch_module_and_its_exports_score_like_the_ensemble(fashion, combination, tmp_path):
+    torch = pytest.importorskip("torch")
+    ensemble = make_ensemble(fashion.head, combination=combination).fit(fashion.id_train)
+    ensemble.calibrate(fashion.id_test[:1000], method="conformal")
+    X = np.concatenate([fashion.id_test[1000:1300], fashion.ood["textures"][:300]])
+    module, rows = ensemble.to_torch(), torch.from_numpy(X)
+    # A score may round to the other side of a reference score, which is a step of 1 / 4001.
+    np.testing.assert_allclose(module(rows), ensemble.score_samples(X), atol=5e-3)
+    assert np.mean(module.is_ood(rows).numpy() == (ensemble.predict(X) == -1)) >= 0.998
+    scripted = torch.jit.script(module)
+    torch.testing.assert_close(scripted(rows), module(rows))
+    assert module.is_ood(torch.full((1, X.shape[1]), torch.nan)).tolist() == [True]
+    with pytest.raises(ValueError, match="the member 'forest' is IsolationForest"):
+        ConformalEnsemble(members(fashion.head)).fit(fashion.id_train[:500]).to_torch()
 
 
 @pytest.mark.parametrize(

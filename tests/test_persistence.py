@@ -30,14 +30,17 @@ def document_of(path):
 
 
 def rewrite(path, change=None, arrays=None, digest=True):
-    """Write a detector file anew with a changed document, with a digest that fits it or not."""
+    """Write a detector file anew with a changed document, with a digest that fits it or not.
+
+    An array of None is left out. JSON that is not valid stands for the text of the document.
+    """
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path) | (arrays or {})
+    tensors = {name: array for name, array in tensors.items() if array is not None}
     document = json.loads(metadata["skdice"])
-    if change:
-        change(document)
-    text = json.dumps(document)
+    changed = change(document) if change else None
+    text = changed if isinstance(changed, str) else json.dumps(document)
     sha = hashlib.sha256(text.encode())
     for name, array in sorted(tensors.items()):
         sha.update(json.dumps([name, array.dtype.str, array.shape]).encode())
@@ -217,23 +220,35 @@ def test_a_newer_schema_is_refused(small, path):
     [
         (lambda d: d.update(kind="other"), None, "holds a 'other', expected 'skdice.DICEDetector'"),
         (lambda d: d["parameters"].update(sparsity=90), None, "did you mean 0.9"),
-        (lambda d: d["parameters"].update(evil=1), None, "unexpected keyword argument 'evil'"),
+        (lambda d: d["parameters"].update(evil=1), None, "the keys of the parameters are .*evil"),
         (lambda d: d["parameters"].pop("sparsity") and d.pop("fitted"), None, "fitted"),
         (lambda d: d.update(shaping={"class": "os.system"}), None, "os.system|parameters"),
         (lambda d: d["fitted"].update(n_samples_seen="many"), None, "n_samples_seen is 'many'"),
         (lambda d: d["fitted"].update(n_samples_seen=0), None, "n_samples_seen is 0"),
         (lambda d: d["fitted"].update(offset="abc"), None, "offset is 'abc', expected a number"),
-        (lambda d: d["fitted"].update(offset={"float": "nan"}), None, "offset is nan"),
+        (
+            lambda d: d["fitted"].update(offset={"float": "nan"}),
+            None,
+            "a number is {'float': 'nan'}",
+        ),
         (lambda d: d["fitted"].update(feature_names=["a"]), None, "1 feature names, expected 12"),
         (lambda d: d["fitted"]["shaping"]["fitted"].update(threshold_="a"), None, "threshold_ is"),
-        (lambda d: d["fitted"]["shaping"]["fitted"].update(fit="a"), None, "'fit' is no fitted at"),
+        (
+            lambda d: d["fitted"]["shaping"]["fitted"].update(fit="a"),
+            None,
+            "state of the shaping are fit",
+        ),
         (lambda d: d["shaping"]["parameters"].update(quantile=99), None, "did you mean 0.99"),
         (lambda d: d.update(schema=-5), None, "schema is -5"),
         (lambda d: None, {"activation_total": np.ones(3)}, r"activation_total is float64 \(3,\)"),
         (lambda d: None, {"mean_activation": np.full(12, np.nan)}, "mean_activation is not finite"),
         (lambda d: None, {"mask": np.ones((3, 3), bool)}, r"its mask is bool \(3, 3\)"),
         (lambda d: None, {"weight": np.full((5, 12), np.nan)}, "weight contains nan"),
-        (lambda d: None, {"mean_activation": np.ones(7)}, "expects 12"),
+        (
+            lambda d: None,
+            {"mean_activation": np.ones(7)},
+            r"float64 \(5, 12\), expected float64 \(5, 7\)",
+        ),
     ],
 )
 def test_files_made_up_with_a_fitting_digest_are_refused(small, path, change, arrays, message):
@@ -242,6 +257,209 @@ def test_files_made_up_with_a_fitting_digest_are_refused(small, path, change, ar
     rewrite(path, change, arrays)
     with pytest.raises(ValueError, match=message):
         skdice.load(path)
+
+
+HUGE = 10**400
+MESSAGES = [
+    # The document itself.
+    (lambda d: "[]", None, "its document is a list"),
+    (lambda d: "[" * 100_000, None, "cannot load"),
+    (lambda d: json.dumps(d).replace("0.05", "NaN"), None, "NaN is not a number of JSON"),
+    (lambda d: d.update(extra=1), None, "the keys of the document are .*extra.*, expected"),
+    (lambda d: d["fitted"].update(extra=1), None, "the keys of the fitted state are .*extra"),
+    (lambda d: d.pop("head") and None, None, "the keys of the document are"),
+    (lambda d: d.update(fitted=[]), None, r"the fitted state must be an object of JSON, got \[\]"),
+    (lambda d: d.update(versions={"skdice": 1, "scikit-learn": "1"}), None, "its versions are"),
+    (lambda d: d.update(versions=7), None, "its versions are 7"),
+    (lambda d: d.update(schema=True), None, "schema is True"),
+    (lambda d: d.update(schema=HUGE, versions={}), None, "schema is 1000"),
+    (lambda d: d.update(head=["arrays"]), None, r"its head is \['arrays'\]"),
+    (lambda d: d.update(head="file"), None, "its head is 'file'"),
+    # Parameters.
+    (lambda d: d["parameters"].pop("sparsity"), None, "the keys of the parameters are"),
+    (lambda d: d["parameters"].update(sparsity=HUGE), None, "a number is 1000"),
+    (lambda d: d["parameters"].update(sparsity={"float": "nan"}), None, "{'float': 'nan'}"),
+    (lambda d: d["parameters"].update(sparsity={"float": [1]}), None, "{'float': .1.}"),
+    (lambda d: d["parameters"].update(sparsity={"float": "0.5"}), None, "{'float': '0.5'}"),
+    (lambda d: d["parameters"].update(sparsity={}), None, "is {}"),
+    (lambda d: d["parameters"].update(batch_size=HUGE), None, "a number is 1000"),
+    (lambda d: d["parameters"].update(n_jobs=-HUGE), None, "a number is -1000"),
+    (lambda d: d["parameters"].update(verbose=[1]), None, "verbose"),
+    (lambda d: d["parameters"].update(score_func="eval"), None, "score_func"),
+    (lambda d: d["parameters"].update(device="disk"), None, "device"),
+    # Fitted numbers.
+    (lambda d: d["fitted"].update(n_samples_seen=True), None, "n_samples_seen is True"),
+    (lambda d: d["fitted"].update(n_samples_seen=HUGE), None, "n_samples_seen is 1000"),
+    (lambda d: d["fitted"].update(sum_of_weights=0.0), None, "sum_of_weights is 0.0"),
+    (lambda d: d["fitted"].update(sum_of_weights=-1.0), None, "sum_of_weights is -1.0"),
+    (lambda d: d["fitted"].update(sum_of_weights={"float": "inf"}), None, "sum_of_weights is inf"),
+    (lambda d: d["fitted"].update(sum_of_weights=7.0), None, "mean_activation is not the mean"),
+    (lambda d: d["fitted"].update(offset={"float": "inf"}), None, "offset is inf"),
+    (lambda d: d["fitted"].update(offset=True), None, "offset is True"),
+    (lambda d: d["fitted"].update(offset=None), None, "contamination is 0.05 without an offset"),
+    (lambda d: d["fitted"].update(contamination=None), None, "contamination is None"),
+    (lambda d: d["fitted"].update(contamination=0.6), None, "contamination is 0.6"),
+    (lambda d: d["fitted"].update(contamination=0.0), None, "contamination is 0.0"),
+    (lambda d: d["fitted"].update(contribution_threshold=None), None, "contribution_threshold is"),
+    # Names of features.
+    (lambda d: d["fitted"].update(feature_names="abcdefghijkl"), None, "feature names are 'abc"),
+    (lambda d: d["fitted"].update(feature_names=dict.fromkeys("abcdefghijkl")), None, "names are"),
+    (lambda d: d["fitted"].update(feature_names=[1] * 12), None, "feature names are"),
+    (lambda d: d["fitted"].update(feature_names=12), None, "feature names are 12"),
+    # Shapings.
+    (lambda d: d.update(shaping=[]), None, r"the shaping must be an object of JSON, got \[\]"),
+    (lambda d: d["shaping"].update({"class": "eval"}), None, "the class 'eval', expected one of"),
+    (lambda d: d["shaping"].update({"class": ["ReAct"]}), None, "the class .'ReAct'., expected"),
+    (lambda d: d["shaping"].update(extra=1), None, "keys of the shaping are .*extra"),
+    (
+        lambda d: d["shaping"].update(parameters=None),
+        None,
+        "parameters of the shaping must be an object of JSON, got None",
+    ),
+    (
+        lambda d: d["shaping"]["parameters"].update(extra=1),
+        None,
+        "keys of the parameters of the shaping are .*extra",
+    ),
+    (
+        lambda d: d["fitted"]["shaping"]["fitted"].pop("threshold_"),
+        None,
+        "keys of the fitted state of the shaping are",
+    ),
+    (
+        lambda d: d["fitted"]["shaping"]["fitted"].update(threshold_={"float": "nan"}),
+        None,
+        "{'float': 'nan'}",
+    ),
+    (
+        lambda d: d["fitted"]["shaping"]["fitted"].update(n_features_in_=True),
+        None,
+        "fitted on True features",
+    ),
+    (
+        lambda d: d["fitted"]["shaping"]["fitted"].update(n_features_in_=11),
+        None,
+        "fitted on 11 features, expected 12",
+    ),
+    # Arrays.
+    (lambda d: None, {"mask": np.zeros((5, 12), bool)}, "its mask keeps no weight"),
+    (lambda d: None, {"extra": np.ones(1)}, "it has the arrays .*extra.*, expected"),
+    (lambda d: None, {"weight": None}, "it has the arrays .*, expected .*weight"),
+    (lambda d: d.update(head="identity"), None, "it has the arrays .*weight"),
+    (
+        lambda d: d.update(head="identity"),
+        {"weight": None, "bias": None},
+        r"its mask is bool \(5, 12\), expected bool \(12, 12\)",
+    ),
+    (lambda d: None, {"weight": np.ones((5, 12), np.int64)}, "its weight is int64"),
+    (lambda d: None, {"weight": np.ones((0, 12))}, "cannot load"),
+    (lambda d: None, {"mean_activation": np.array(1.0)}, "it holds a single value"),
+    (lambda d: None, {"mean_activation": np.ones(0)}, r"expected float64 \(5, 1\)"),
+    (lambda d: None, {"mean_activation": np.ones((12, 1))}, "mean_activation is float64"),
+    (lambda d: None, {"calibration_scores": np.ones(3)}, "it has the arrays .*calibration_scores"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "arrays", "message"), MESSAGES, ids=[str(n) for n in range(len(MESSAGES))]
+)
+def test_every_field_of_a_made_up_file_is_checked(small, path, change, arrays, message):
+    head, X = small
+    skdice.save(DICEDetector(head, shaping=ReAct()).fit(X), path)
+    rewrite(path, change, arrays)
+    with pytest.raises(ValueError, match=message) as raised:
+        skdice.load(path)
+    assert len(str(raised.value)) < 1000
+
+
+def test_a_changed_parameter_of_a_fitted_detector_survives(small, path):
+    head, X = small
+    detector = DICEDetector(head, shaping=ReAct()).fit(X)
+    detector.set_params(shaping=ASH(), contamination=0.3)  # counts from the next fit on
+    skdice.save(detector, path)
+    loaded = skdice.load(path)
+    assert (repr(loaded.shaping), repr(loaded.shaping_)) == (repr(ASH()), repr(ReAct()))
+    assert (loaded.contamination, loaded.contamination_) == (0.3, 0.05)
+
+
+@pytest.mark.parametrize("method", ["quantile", "conformal"])
+@pytest.mark.parametrize("contamination", [None, 0.29])
+def test_the_record_of_the_calibration_survives(small, path, method, contamination):
+    head, X = small
+    detector = DICEDetector(head).fit(X).calibrate(X[:100], contamination, method=method)
+    skdice.save(detector, path)
+    loaded = skdice.load(path)
+    assert loaded.calibration_ == detector.calibration_
+    assert loaded.contamination_ == (contamination or 0.05)
+    assert hasattr(loaded, "calibration_scores_") == (method == "conformal")
+    if method == "conformal":
+        np.testing.assert_array_equal(loaded.pvalues(X), detector.pvalues(X))
+
+
+def of_calibration(**changes):
+    return lambda document: document["fitted"]["calibration"].update(changes)
+
+
+CALIBRATIONS = [
+    (lambda d: d["fitted"].update(calibration=None), None, "it has the arrays"),
+    (
+        lambda d: d["fitted"].update(calibration=[]),
+        None,
+        r"the calibration must be an object of JSON, got \[\]",
+    ),
+    (of_calibration(extra=1), None, "the keys of the calibration are .*extra"),
+    (
+        lambda d: d["fitted"]["calibration"].pop("date") and None,
+        None,
+        "the keys of the calibration are",
+    ),
+    (lambda d: d["fitted"].update(offset=None, contamination=None), None, "without an offset"),
+    (of_calibration(method="quantile", rank=6), None, "the arrays .*calibration_scores"),
+    (of_calibration(method="magic"), None, "method is 'magic', expected 'quantile' or"),
+    (of_calibration(method=["conformal"]), None, r"method is \['conformal'\]"),
+    (of_calibration(contamination=0.059), None, "contamination of its calibration is 0.059"),
+    (of_calibration(contamination=0.9), None, "contamination is 0.9"),
+    (of_calibration(contamination="0.05"), None, "contamination is '0.05'"),
+    (of_calibration(confidence=1.0), None, "confidence is 1.0"),
+    (of_calibration(confidence="high"), None, "confidence is 'high'"),
+    (of_calibration(confidence=True), None, "confidence is True"),
+    (of_calibration(n_samples=0), None, "n_samples is 0"),
+    (of_calibration(n_samples=100.0), None, "n_samples is 100.0"),
+    (of_calibration(n_samples=HUGE), None, "n_samples is 1000"),
+    (of_calibration(n_samples=99), None, "its calibration has 99 rows, but 100 calibration sc"),
+    (of_calibration(rank=0), None, "rank is 0"),
+    (of_calibration(rank=101), None, "rank is 101, expected an integer from 1 to 100"),
+    (of_calibration(rank=True), None, "rank is True"),
+    (of_calibration(rank=4), None, "rank is 4"),
+    (of_calibration(date="yesterday"), None, "date is 'yesterday'"),
+    (of_calibration(date="2026-11-25T00:00:00"), None, "date is '2026-11-25T00:00:00'"),
+    (of_calibration(date=20261125), None, "date is 20261125"),
+    (of_calibration(digest="0" * 63), None, "digest is '000"),
+    (of_calibration(digest="G" * 64), None, "digest is 'GGG"),
+    (of_calibration(digest=None), None, "digest is None"),
+    (lambda d: d["fitted"].update(offset=0.5), None, "its offset is 0.5, but the calibration sc"),
+    (lambda d: None, {"calibration_scores": np.ones(100, np.float16)}, "scores are float16"),
+    (lambda d: None, {"calibration_scores": np.ones((100, 1))}, "scores are float64"),
+    (
+        lambda d: None,
+        {"calibration_scores": np.arange(100.0)[::-1].copy()},
+        "not in ascending order",
+    ),
+    (lambda d: None, {"calibration_scores": np.full(100, np.nan)}, "not in ascending order"),
+    (lambda d: None, {"calibration_scores": None}, "it has the arrays"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "arrays", "message"), CALIBRATIONS, ids=[str(n) for n in range(len(CALIBRATIONS))]
+)
+def test_every_field_of_a_made_up_calibration_is_checked(small, path, change, arrays, message):
+    head, X = small
+    skdice.save(DICEDetector(head).fit(X).calibrate(X[:100], method="conformal"), path)
+    rewrite(path, change, arrays)
+    with pytest.raises(ValueError, match=message) as raised:
+        skdice.load(path)
+    assert len(str(raised.value)) < 1000
 
 
 def test_an_old_digest_is_refused(small, path):

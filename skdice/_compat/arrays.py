@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from sklearn import get_config
 
 
@@ -67,7 +68,20 @@ def to_numpy(array: Any) -> NDArray[Any]:
         return np.asarray(array)
     if array_api_compat.is_cupy_array(array):
         return np.asarray(array.get())
+    if array_api_compat.is_jax_array(array):
+        # JAX knows how to copy from any device, and has dtypes that DLPack lacks.
+        values = np.asarray(array)
+        return values.astype(np.float32) if is_narrow_float(values.dtype) else values
     return np.from_dlpack(array)
+
+
+def is_narrow_float(dtype: DTypeLike) -> bool:
+    """Tell whether a dtype is a floating-point type of ml_dtypes, such as bfloat16.
+
+    NumPy takes most of them for bytes without a meaning. float32 holds all of their values.
+    """
+    dtype = np.dtype(dtype)
+    return dtype.kind in "fV" and re.fullmatch(r"bfloat16|float[468]_\w+", dtype.name) is not None
 
 
 def to_host(X: Any) -> Any:
@@ -89,6 +103,11 @@ def has_float64(namespace: Namespace) -> bool:
     """Return whether a device computes in double precision."""
     information = namespace.xp.__array_namespace_info__()
     return "float64" in information.dtypes(device=namespace.device, kind="real floating")
+
+
+def default_integer(xp: Any) -> Any:
+    """Return the dtype that a library gives to integers: int32 for JAX unless it is configured."""
+    return xp.__array_namespace_info__().default_dtypes()["integral"]
 
 
 def is_accelerator(namespace: Namespace) -> bool:

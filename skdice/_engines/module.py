@@ -9,13 +9,49 @@ from torch import Tensor, nn
 from skdice._engines.activations import Clip, ScaleRows
 from skdice._engines.geometric import ROUNDINGS, fdbd_arrays
 from skdice._engines.layer import FDBDLayer, Layer, MaskedLayer
+from skdice._engines.reference import ReferenceDistribution
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
 
 # This alias stands outside of the class because TorchScript reads comments on types in functions.
 is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 
-class ScoringModule(nn.Module):
+class ThresholdModule(nn.Module):
+    """Base of the modules that score rows and compare the scores with a threshold.
+
+    A derived class implements `forward`.
+
+    Parameters
+    ----------
+    threshold : Tensor of shape ()
+        Rows whose score is below it are out-of-distribution; NaN where there is none.
+    """
+
+    threshold: Tensor
+    shaping = ""
+
+    def __init__(self, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        raise NotImplementedError
+
+    @torch.jit.export
+    def is_ood(self, features: Tensor) -> Tensor:
+        """Return for each row whether it is out-of-distribution: (n,), bool.
+
+        A row with a feature or a score that is not finite counts as out-of-distribution. Without
+        a threshold, no row does.
+        """
+        scores: Tensor = self.forward(features)
+        sound = features.isfinite().all(1) & scores.isfinite()
+        below = scores < self.threshold.to(scores.dtype)
+        return (below | ~sound) & ~self.threshold.isnan()
+
+
+class ScoringModule(ThresholdModule):
     """Base of the modules that score penultimate features as the detectors they were made from.
 
     A derived class implements `forward`.
@@ -37,14 +73,11 @@ class ScoringModule(nn.Module):
 
     coef: Tensor
     intercept: Tensor
-    threshold: Tensor
-    shaping = ""
 
     def __init__(self, coef: Tensor, intercept: Tensor, threshold: Tensor) -> None:
-        super().__init__()
+        super().__init__(threshold)
         self.register_buffer("coef", coef)
         self.register_buffer("intercept", intercept)
-        self.register_buffer("threshold", threshold)
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of the layer, (n, n_classes)."""
@@ -60,22 +93,6 @@ class ScoringModule(nn.Module):
         if not is_scripting():
             return uncast_linear(features, weight, bias)
         return nn.functional.linear(features, weight, bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the score of each row of features (n, n_features): (n,)."""
-        raise NotImplementedError
-
-    @torch.jit.export
-    def is_ood(self, features: Tensor) -> Tensor:
-        """Return for each row whether it is out-of-distribution: (n,), bool.
-
-        A row with a feature or a score that is not finite counts as out-of-distribution. Without
-        a threshold, no row does.
-        """
-        scores: Tensor = self.forward(features)
-        sound = features.isfinite().all(1) & scores.isfinite()
-        below = scores < self.threshold.to(scores.dtype)
-        return (below | ~sound) & ~self.threshold.isnan()
 
 
 class FDBDModule(ScoringModule):
@@ -293,6 +310,67 @@ class DetectorModule(ScoringModule):
         return -(terms.sum(1) + first[:, 0]).masked_fill(bad, torch.nan)
 
 
+class EnsembleModule(ThresholdModule):
+    """Scores rows by the p-values of several modules among reference scores.
+
+    Parameters
+    ----------
+    threshold : Tensor of shape ()
+        Threshold on the combined score.
+    members : list of Module
+        Modules from features to scores.
+    reference : Tensor of shape (n_members, n_kept)
+        Kept reference scores of each member in ascending order, then infinity.
+    log_pvalues : Tensor of shape (n_members, n_kept + 1)
+        Logarithm of the p-value by the number of kept scores at or below a score.
+    tail_start, tail_mean, at_start : Tensor of shape (n_members,)
+        Start of the exponential tail, its mean distance (infinity for no tail), and the logarithm
+        of the p-value at its start.
+    by_minimum : bool
+        Whether the score is the minimum of the logarithms rather than their mean.
+    """
+
+    reference: Tensor
+    log_pvalues: Tensor
+    tail_start: Tensor
+    tail_mean: Tensor
+    at_start: Tensor
+
+    def __init__(
+        self,
+        threshold: Tensor,
+        members: list[nn.Module],
+        reference: Tensor,
+        log_pvalues: Tensor,
+        tail_start: Tensor,
+        tail_mean: Tensor,
+        at_start: Tensor,
+        by_minimum: bool,
+    ) -> None:
+        super().__init__(threshold)
+        self.members = nn.ModuleList(members)
+        self.register_buffer("reference", reference)
+        self.register_buffer("log_pvalues", log_pvalues)
+        self.register_buffer("tail_start", tail_start)
+        self.register_buffer("tail_mean", tail_mean)
+        self.register_buffer("at_start", at_start)
+        self.by_minimum = by_minimum
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the score of each row of features (n, n_features): (n,)."""
+        columns: list[Tensor] = []
+        for n, member in enumerate(self.members):
+            scores = member(features).to(self.reference.dtype)
+            # A search would be faster, but not every export knows one.
+            at_or_below = (scores[:, None] >= self.reference[n][None, :]).sum(1)
+            log_p = self.log_pvalues[n][at_or_below]
+            tail = self.at_start[n] - (self.tail_start[n] - scores) / self.tail_mean[n]
+            log_p = torch.where(scores < self.tail_start[n], tail, log_p)
+            columns.append(torch.where(scores.isfinite(), log_p, scores))
+        stacked = torch.stack(columns, dim=1)
+        return stacked.amin(1) if self.by_minimum else stacked.mean(1)
+
+
 def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the linear layer in the precision of the features, also inside autocast."""
     kind = features.device.type
@@ -322,11 +400,7 @@ def detector_module(
     ValueError
         The score or the shaping is a function that torch does not know.
     """
-    exact = torch.tensor(threshold, dtype=torch.float64, device="cpu")
-    # Single precision holds every score of that precision; not every device has double precision.
-    single = exact.float()
-    differs = bool((single < exact) | (single > exact))
-    limit = exact if differs else single
+    limit = _threshold(threshold)
     dtype = layer.weight.dtype if dtype is None else dtype
     if isinstance(layer, MaskedLayer):
         return _masked_module(layer, limit)
@@ -350,6 +424,63 @@ def detector_module(
     components, shift = (_tensor(array, dtype) for array in (layer.components, layer.shift))
     alpha = torch.nan if layer.alpha is None else layer.alpha
     return ViMModule(coef, intercept, limit, components, shift, alpha)
+
+
+def ensemble_module(
+    layers: list[Layer],
+    references: list[ReferenceDistribution],
+    *,
+    by_minimum: bool,
+    threshold: float = torch.nan,
+) -> EnsembleModule:
+    """Return the module of an ensemble.
+
+    Parameters
+    ----------
+    layers : list of layer
+        The fitted layer of each member.
+    references : list of ReferenceDistribution
+        The reference scores of each member.
+    by_minimum : bool
+        Whether the score is the minimum of the logarithms of the p-values, rather than their mean.
+    threshold : float
+        Threshold on the combined score; NaN where there is none.
+    """
+    # The reference scores have the precision of the heads, so single precision holds them.
+    dtype = np.result_type(*(layer.weight.dtype for layer in layers))
+    length = max(len(each.scores) for each in references)
+    kept = np.full((len(references), length), np.inf)
+    log_pvalues = np.zeros((len(references), length + 1))
+    tails = np.zeros((3, len(references)))
+    for n, reference in enumerate(references):
+        kept[n, : len(reference.scores)] = reference.scores
+        # One value below all kept scores, and one at each of them.
+        asked = np.concatenate([[-np.inf], reference.scores])
+        log_pvalues[n, : len(asked)] = reference.empirical_log_pvalues(asked)
+        tails[:, n] = (
+            reference.tail_start if reference.tail_mean else -np.inf,
+            reference.tail_mean or np.inf,
+            reference.empirical_log_pvalues(np.array([reference.tail_start]))[0],
+        )
+    start, mean, at_start = (_tensor(array, dtype) for array in tails)
+    return EnsembleModule(
+        _threshold(threshold),
+        [detector_module(layer) for layer in layers],
+        _tensor(kept, dtype),
+        _tensor(log_pvalues, dtype),
+        start,
+        mean,
+        at_start,
+        by_minimum,
+    )
+
+
+def _threshold(value: float) -> Tensor:
+    """Return a threshold in single precision where that holds it: not every device has double."""
+    exact = torch.tensor(value, dtype=torch.float64, device="cpu")
+    single = exact.float()
+    differs = bool((single < exact) | (single > exact))
+    return exact if differs else single
 
 
 def _tensor(array: Any, dtype: Any = None) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from math import ceil, floor
 from typing import Any
 
@@ -38,7 +40,18 @@ class Calibration:
     date : str
         Time of the calibration, UTC, in ISO 8601.
     digest : str
-        SHA-256 of the calibration scores in the order of their rows.
+        SHA-256 of the calibration scores in the order of their rows, 64 hexadecimal digits.
+
+    Raises
+    ------
+    ValueError
+        A value has another type, is out of its range, or contradicts the others.
+
+    Examples
+    --------
+    >>> print(Calibration("conformal", 0.05, None, 100, 5, "2026-11-25T00:00:00+00:00", 64 * "0"))
+    conformal threshold for a contamination of 0.05 on average: rank 5 of 100 calibration scores, \
+set at 2026-11-25T00:00:00+00:00, digest 000000000000
     """
 
     method: str
@@ -48,6 +61,53 @@ class Calibration:
     rank: int
     date: str
     digest: str
+
+    def __post_init__(self) -> None:
+        # A record that comes from a file may hold anything.
+        if self.method not in ("quantile", "conformal"):
+            raise _unexpected("method", self.method, "'quantile' or 'conformal'")
+        if not isinstance(self.contamination, float) or not 0 < self.contamination <= 0.5:
+            raise _unexpected("contamination", self.contamination, "a float in (0, 0.5]")
+        if self.confidence is not None and not (
+            isinstance(self.confidence, float) and 0 < self.confidence < 1
+        ):
+            raise _unexpected("confidence", self.confidence, "None or a float in (0, 1)")
+        if type(self.n_samples) is not int or not 1 <= self.n_samples < 1 << 63:
+            raise _unexpected("n_samples", self.n_samples, "an integer from 1 to 2**63 - 1")
+        if type(self.rank) is not int or not 1 <= self.rank <= self.n_samples:
+            raise _unexpected("rank", self.rank, f"an integer from 1 to {self.n_samples}")
+        # With a confidence the rank is lower, because it promises more.
+        if self.confidence is None:
+            if self.method == "conformal":
+                rank = conformal_rank(self.n_samples, self.contamination)
+            else:
+                rank = rows_below(self.n_samples, self.contamination) + 1
+            if self.rank != rank:
+                raise _unexpected("rank", self.rank, f"{rank} of {self.n_samples} scores")
+        if not _is_utc_time(self.date):
+            raise _unexpected("date", self.date, "a time in ISO 8601 that ends in +00:00")
+        if not isinstance(self.digest, str) or not re.fullmatch("[0-9a-f]{64}", self.digest):
+            raise _unexpected("digest", self.digest, "64 hexadecimal digits")
+
+    def __str__(self) -> str:
+        promise = "on average" if self.confidence is None else f"with confidence {self.confidence}"
+        return (
+            f"{self.method} threshold for a contamination of {self.contamination:g} {promise}: "
+            f"rank {self.rank:,} of {self.n_samples:,} calibration scores, set at {self.date}, "
+            f"digest {self.digest[:12]}"
+        )
+
+
+def _unexpected(name: str, value: Any, expected: str) -> ValueError:
+    return ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def _is_utc_time(date: Any) -> bool:
+    """Tell whether a value is a time in UTC, as text in ISO 8601."""
+    try:
+        return datetime.fromisoformat(date).utcoffset() == timedelta(0)
+    except (TypeError, ValueError):
+        return False
 
 
 def score_threshold(scores: Any, contamination: float) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
-from skdice._compat.arrays import is_dask, keeps_namespace
+from skdice._compat.arrays import is_dask, is_narrow_float, keeps_namespace
 from skdice._rows.sources import NumpyRows, RowSource, SlicedRows
-from skdice._rows.wrapped import ArrayRows, ForeignRows, MappedRows
+from skdice._rows.wrapped import ArrayRows, ForeignRows, MappedRows, NarrowRows
 
 PLAIN_DTYPES = tuple(np.dtype(dtype) for dtype in (np.float16, np.float32, np.float64))
 NOT_IN_MEMORY = (
@@ -53,6 +53,8 @@ def as_source(X: Any, name: str = "X") -> RowSource:
         return check_shape_and_dtype(ArrayRows(X), name)
     if _is_lazy(X):
         return check_shape_and_dtype(wrap(X), name)
+    if isinstance(X, np.ndarray) and is_narrow_float(X.dtype):
+        return check_shape_and_dtype(wrap(X), name)  # scikit-learn takes it for bytes
     # check_array returns a memmap of a suitable dtype as it is, without reading it.
     array = check_array(X, dtype="numeric", ensure_all_finite=False, input_name=name)
     return wrap(X if isinstance(X, np.memmap) and X.dtype == array.dtype else array)
@@ -74,9 +76,12 @@ def wrap(X: Any) -> SlicedRows:
     """Return X as a source of rows of any dtype and number of axes, without reading or checks."""
     if isinstance(X, SlicedRows):
         return X
+    source: SlicedRows
     if isinstance(X, np.memmap) and X.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
-        return MappedRows(X)
-    return ForeignRows(X) if _is_lazy(X) else NumpyRows(np.asarray(X))
+        source = MappedRows(X)
+    else:
+        source = ForeignRows(X) if _is_lazy(X) else NumpyRows(np.asarray(X))
+    return NarrowRows(source) if is_narrow_float(source.dtype) else source
 
 
 def check_shape_and_dtype(source: SlicedRows, name: str) -> SlicedRows:

@@ -62,6 +62,24 @@ class ForeignRows(SlicedRows):
         return np.asarray(self.source[start:stop])
 
 
+class NarrowRows(SlicedRows):
+    """Rows in a small floating-point type of ml_dtypes, read as float32.
+
+    Parameters
+    ----------
+    source : SlicedRows
+        Rows of a dtype such as bfloat16.
+    """
+
+    def __init__(self, source: SlicedRows) -> None:
+        self.source, self.shape = source, source.shape
+        self.dtype = np.dtype(np.float32)
+        self.reads_in_threads = source.reads_in_threads
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return np.asarray(self.source[start:stop]).astype(np.float32)
+
+
 class ArrayRows(SlicedRows):
     """Rows of an array of another library than NumPy, read as NumPy arrays.
 

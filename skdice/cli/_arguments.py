@@ -245,7 +245,7 @@ def _add_fit(parser: ArgumentParser) -> None:
 def _add_calibrate(parser: ArgumentParser) -> None:
     _detector(parser)
     _features(parser)
-    _contamination(parser, None, "default: the contamination of the detector")
+    _contamination(parser, None, "default: the one in force in the detector file")
     parser.add_argument(
         "--method",
         choices=["quantile", "conformal"],

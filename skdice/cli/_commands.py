@@ -90,15 +90,16 @@ def calibrate(arguments: Namespace) -> None:
     detector = load(arguments.detector)
     replaced = describe_threshold(detector)
     method = arguments.method or ("quantile" if replaced is None else replaced["method"])
+    contamination = arguments.contamination
+    if contamination is None and replaced is not None:
+        contamination = replaced["contamination"]
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(
-            features, arguments.contamination, method=method
+            features, contamination, method=method
         )
     save(detector.set_params(verbose=0), output)
-    # `calibrate` was given this share, but does not set the parameter of the detector.
-    share = {} if arguments.contamination is None else {"contamination": arguments.contamination}
-    calibration = {**(describe_threshold(detector) or {}), **share}
+    calibration = describe_threshold(detector) or {}
     sentence = f"{THRESHOLD.format(**calibration)}, from {n_rows:,} rows"
     if replaced is not None:
         sentence += f", replaces {THRESHOLD.format(**replaced)}"
@@ -116,11 +117,12 @@ def describe_threshold(detector: BaseDetector) -> dict[str, Any] | None:
     """Return a detector's threshold, its method and its contamination; None without a threshold."""
     if not hasattr(detector, "offset_"):
         return None
+    calibration = getattr(detector, "calibration_", None)
     return {
         "threshold": detector.offset_,
-        # Only a conformal calibration keeps its scores.
-        "method": "conformal" if hasattr(detector, "calibration_scores_") else "quantile",
-        "contamination": detector.contamination,
+        # `fit` keeps no record: it sets the quantile threshold of its own rows.
+        "method": "quantile" if calibration is None else calibration.method,
+        "contamination": detector.contamination_,
     }
 
 
@@ -200,7 +202,7 @@ def evaluate(arguments: Namespace) -> None:
 def inspect(arguments: Namespace) -> None:
     """Show what a detector file holds."""
     detector, document = load(arguments.detector), read_document(arguments.detector)
-    calibration = describe_threshold(detector) or {}
+    threshold = describe_threshold(detector) or {}
     facts = {
         "detector": type(detector).__name__,
         "versions": document["versions"],
@@ -212,12 +214,21 @@ def inspect(arguments: Namespace) -> None:
         "shaping": document["fitted"].get("shaping"),
         "rows_fitted": detector.n_samples_seen_,
         **describe_weights(detector),
-        "threshold": calibration.get("threshold"),
-        "threshold_method": calibration.get("method"),
+        "threshold": threshold.get("threshold"),
+        "threshold_method": threshold.get("method"),
+        "contamination": threshold.get("contamination"),
+        "calibration": document["fitted"]["calibration"],
     }
     if arguments.json:
         print(json.dumps(facts, indent=2))
         return
+    # Each value of the record of `calibrate` takes a line. Without one, `fit` set the threshold.
+    record = facts.pop("calibration")
+    facts |= (
+        {"calibration": None}
+        if record is None
+        else {f"calibration_{name}": value for name, value in record.items()}
+    )
     width = max(map(len, facts))
     for name, value in facts.items():
         if isinstance(value, dict):

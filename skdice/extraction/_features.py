@@ -24,7 +24,7 @@ from skdice.io._save import check_ending
 class Extraction:
     """Features, labels and head, as `extract_features` returns them.
 
-    Attributes
+    Parameters
     ----------
     features : ndarray or source of rows, of shape (n_samples, n_features)
         Penultimate features; they are a source of rows where they were written to a file.

@@ -92,7 +92,7 @@ class OODReport:
 
     `evaluate` and `compare` return it.
 
-    Attributes
+    Parameters
     ----------
     results : dict of str to DetectorResult
         The results by the label of the detector.

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -345,6 +346,20 @@ def test_calibrate_keeps_the_method_of_the_file_unless_told_otherwise(
     assert hasattr(calibrated, "calibration_scores_") == (expected == "conformal")
 
 
+def test_calibrate_keeps_the_contamination_in_force_unless_told_otherwise(run, files, fashion):
+    detector = DICEDetector(fashion.head).fit(fashion.id_train)
+    detector.calibrate(fashion.id_test[:1000], 0.01)
+    skdice.save(detector, files / "rare.safetensors")
+    printed = json.loads(run("calibrate", "rare.safetensors", "test.h5", "--json")[1])
+    assert (printed["contamination"], printed["replaced"]["contamination"]) == (0.01, 0.01)
+    assert skdice.load(files / "rare.safetensors").calibration_.n_samples == 3000
+    printed = json.loads(
+        run("calibrate", "rare.safetensors", "test.h5", "--contamination", 0.1, "--json")[1]
+    )
+    assert (printed["contamination"], printed["replaced"]["contamination"]) == (0.1, 0.01)
+    assert skdice.load(files / "rare.safetensors").contamination_ == 0.1
+
+
 def test_calibrating_a_detector_without_a_threshold_replaces_nothing(run, files, fashion):
     skdice.save(
         DICEDetector(fashion.head).partial_fit(fashion.id_train), files / "none.safetensors"
@@ -436,6 +451,33 @@ def test_inspect(run, files):
     assert (facts["classes"], facts["features"], facts["rows_fitted"]) == (10, 128, 4000)
     assert facts["shaping"]["class"] == "ASH"
     assert facts["threshold_method"] == "quantile"
+    assert facts["contamination"] == 0.05
+    assert facts["calibration"] is None
+    assert re.search(r"^calibration +none$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", ["quantile", "conformal"])
+def test_inspect_shows_the_calibration_in_force(run, files, fashion, method):
+    detector = DICEDetector(fashion.head).fit(fashion.id_train)
+    detector.calibrate(fashion.id_test, 0.01, method=method)
+    skdice.save(detector, files / "calibrated.safetensors")
+    facts = json.loads(run("inspect", "calibrated.safetensors", "--json")[1])
+    record = detector.calibration_
+    assert facts["threshold"] == detector.offset_
+    assert (facts["threshold_method"], facts["contamination"]) == (method, 0.01)
+    assert facts["calibration"] == dataclasses.asdict(record)
+    assert facts["parameters"]["contamination"] == 0.05
+    out = run("inspect", "calibrated.safetensors")[1]
+    assert re.search(r"^contamination +0.01$", out, re.MULTILINE)
+    for name, value in (
+        ("method", method),
+        ("confidence", "none"),
+        ("n samples", 3000),
+        ("rank", record.rank),
+        ("date", record.date),
+        ("digest", record.digest),
+    ):
+        assert re.search(rf"^calibration {name} +{re.escape(str(value))}$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from fractions import Fraction
 from functools import reduce
 from math import fsum
 
@@ -218,3 +219,56 @@ def test_large_sources_are_summed_without_numba_too(monkeypatch):
     monkeypatch.delitem(sys.modules, "skdice._passes.sum_kernel")
     np.testing.assert_allclose(gather_statistics(as_source(X)).mean(), exact_mean(X), rtol=1e-15)
     assert "skdice._passes.sum_kernel" not in sys.modules
+
+
+UNIT = 2.0**-53
+
+
+def exact_means(X):
+    """Return the exact mean of each column, and the mean of its magnitudes."""
+    columns = [[Fraction(float(value)) for value in column] for column in X.T]
+    return [(sum(column) / len(X), float(sum(map(abs, column)) / len(X))) for column in columns]
+
+
+def ill_conditioned(rng, n_rows, dtype):
+    """Return rows that cancel pair by pair but for a small rest, in a random order."""
+    large = rng.normal(size=(n_rows // 2, 5)) * 10.0 ** rng.uniform(-3, 3, (n_rows // 2, 5))
+    rows = np.concatenate([large, -large]).astype(dtype)
+    rows[0] = rng.normal(size=5) * 10.0 ** np.array([0, -4, -8, -11, -13]) / (n_rows / 1000)
+    rows[n_rows // 2] = 0
+    return rng.permuted(rows, axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_rows", [1000, 6000])
+def test_the_stated_bound_of_the_mean_holds_for_every_split(n_rows, dtype):
+    rng = np.random.default_rng(n_rows)
+    X = ill_conditioned(rng, n_rows, dtype)
+    exact = exact_means(X)
+    assert max(magnitude / abs(float(mean)) for mean, magnitude in exact) > 2e16
+    for n_blocks in (1, 2, 7, 60, 500):
+        cuts = np.sort(rng.integers(0, n_rows, n_blocks - 1))
+        parts = [each for each in np.split(X, cuts) if len(each)]
+        rng.shuffle(parts)
+        found = reduce(FeatureStatistics.merge, statistics_of(parts)).mean()
+        for value, (mean, magnitude) in zip(found, exact, strict=True):
+            bound = 4 * UNIT * abs(float(mean)) + ((n_rows + 2**14) * UNIT) ** 2 * magnitude
+            assert abs(Fraction(float(value)) - mean) <= bound
+
+
+def test_the_stated_bound_holds_for_compiled_sums():
+    pytest.importorskip("numba")
+    from skdice._passes.sum_kernel import compiled_column_sums
+
+    X = ill_conditioned(np.random.default_rng(1), 6000, np.float64)
+    found = compiled_column_sums(X).sum(axis=0) / len(X)
+    for value, (mean, magnitude) in zip(found, exact_means(X), strict=True):
+        bound = 4 * UNIT * abs(float(mean)) + ((len(X) + 2**14) * UNIT) ** 2 * magnitude
+        assert abs(Fraction(float(value)) - mean) <= bound
+
+
+def test_the_stated_bound_of_plain_sums_holds():
+    X = np.abs(ill_conditioned(np.random.default_rng(2), 6000, np.float64))
+    found = FeatureStatistics().add(X).mean()
+    for value, (mean, _) in zip(found, exact_means(X), strict=True):
+        assert abs(Fraction(float(value)) - mean) <= 260 * UNIT * float(mean)

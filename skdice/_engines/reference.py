@@ -62,14 +62,14 @@ class ReferenceDistribution:
         t of the reference it goes on as ``log p(t) - (t - score) / tail_mean``: without this tail
         all far outliers would tie.
         """
-        log_p = self._empirical(scores)
+        log_p = self.empirical_log_pvalues(scores)
         if self.tail_mean == 0:
             return log_p
-        at_start = self._empirical(np.array([self.tail_start]))
+        at_start = self.empirical_log_pvalues(np.array([self.tail_start]))
         below = at_start - (self.tail_start - scores) / self.tail_mean
         return np.where(scores < self.tail_start, below, log_p)
 
-    def _empirical(self, scores: Float64Array) -> Float64Array:
+    def empirical_log_pvalues(self, scores: Float64Array) -> Float64Array:
         """Return the logarithm of the p-values that follow from the counts alone."""
         counts = np.concatenate([[0], self.counts])
         at_or_below = counts[np.searchsorted(self.scores, scores, side="right")]
