@@ -100,4 +100,4 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_sidebars = {"index": [], "getting_started": [], "cli": [], "performance": [], "changelog": []}
-html_sidebars |= {"evidence": [], "when_dice_does_not_help": [], "contributing": [], "glossary": []}
+html_sidebars |= {"evidence": [], "which_score": [], "contributing": [], "glossary": []}

@@ -334,7 +334,7 @@ class DICEDetectorCV(BaseDICE):
 
     Choose with real outliers. Artificial outliers, made of in-distribution features, did not
     find the best sparsity in our measurements, and one kind led to a harmful choice
-    (docs/user_guide/choosing_sparsity.rst).
+    (docs/user_guide/choosing.rst).
 
     Examples
     --------

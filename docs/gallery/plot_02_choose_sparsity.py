@@ -6,7 +6,7 @@ How much pruning helps depends on the network. Measure it, with 0 (nothing prune
 candidates.
 
 The search needs known outliers: inputs of the kind that the network will meet and must not trust.
-:doc:`/user_guide/choosing_sparsity` says what to do without them.
+:doc:`/user_guide/choosing` says what to do without them.
 """
 
 import numpy as np

@@ -5,6 +5,7 @@ draw; ``plot(ax=None)`` draws again on other axes. No setting of matplotlib is c
 are those of Okabe & Ito, and line styles tell the lines apart in grey.
 """
 
+from skdice.plotting._member_pvalues import MemberPvaluesDisplay
 from skdice.plotting._monitor import BatchTestDisplay, MonitorDisplay
 from skdice.plotting._roc_curve import OODRocCurveDisplay
 from skdice.plotting._score_histogram import ScoreHistogramDisplay
@@ -13,6 +14,7 @@ from skdice.plotting._unit_contribution import UnitContributionDisplay
 
 __all__ = [
     "BatchTestDisplay",
+    "MemberPvaluesDisplay",
     "MonitorDisplay",
     "OODRocCurveDisplay",
     "ScoreHistogramDisplay",

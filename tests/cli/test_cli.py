@@ -41,6 +41,9 @@ def test_demo_prints_the_whole_table(demo):
         "ReAct",
         "DICE, sparsity 0.1",
         "DICE + ReAct, sparsity 0.7",
+        "FDBD",
+        "ViM",
+        "Ensemble",
     ):
         (row, *_) = re.findall(rf"^{re.escape(name)} +(\d.*)$", printed, re.MULTILINE)
         cells = [tuple(map(float, cell)) for cell in re.findall(r"([\d.]+) / *([\d.]+)", row)]
@@ -51,7 +54,32 @@ def test_demo_prints_the_whole_table(demo):
         "1.",
         "2.",
         "3.",
+        "4.",
     ]
+
+
+def test_demo_compares_the_ensemble_with_the_best_and_the_worst_choice(demo):
+    """The sentence has the figures of the table of the test half."""
+    _, printed = demo
+    on_validation, on_test = re.split(r"The test half, which had no part\nin the choice", printed)
+    row = r"^(\S.*?) +[\d.]+ / .* ([\d.]+) / *([\d.]+) +[\d.]+$"
+    aurocs = {name: float(auroc) for name, _, auroc in re.findall(row, on_validation, re.MULTILINE)}
+    ensemble = aurocs.pop("Ensemble")
+    best, worst = max(aurocs, key=aurocs.get), min(aurocs, key=aurocs.get)
+    assert f"you would choose {best}:" in on_test
+    assert f"The worst single choice, {worst}, would have given" in on_test
+    assert aurocs[worst] < ensemble
+    measured = {name: auroc for name, _, auroc in re.findall(row, on_test, re.MULTILINE)}
+    sentence = re.search(
+        r"the ensemble of .* gives [\d.]+ / ([\d.]+): ([\d.]+) points of AUROC (above|below) the "
+        r"best single choice, ([\d.]+) points above the worst",
+        on_test,
+        re.IGNORECASE,
+    )
+    assert sentence[1] == measured["Ensemble"]
+    distance = float(measured["Ensemble"]) - float(measured[best])
+    assert float(sentence[2]) == pytest.approx(abs(distance), abs=0.11)
+    assert sentence[3] == ("above" if distance >= 0 else "below")
 
 
 def test_demo_figures_are_those_of_the_detector(demo, fashion):
