@@ -110,6 +110,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         contamination: float | None = None,
         *,
         method: Literal["quantile", "conformal"] = "quantile",
+        confidence: float | None = None,
     ) -> Self:
         """Set the threshold from held-out in-distribution rows. Nothing is refitted.
 
@@ -124,7 +125,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             ``"quantile"`` takes the share of the rows given. ``"conformal"`` guarantees that
             of future in-distribution rows, exchangeable with these, the expected share below
             the threshold is at most the contamination, for any number of rows. It keeps
-            their scores for `pvalues`. The two thresholds differ by one row at most.
+            their scores for `pvalues`. Without `confidence` the two thresholds differ by one
+            row at most.
+        confidence : float in (0, 1), default=None
+            Only for ``"conformal"``: the probability, over the draw of these rows, that the
+            share of future in-distribution rows below the threshold is at most the
+            contamination. It holds for independent rows. None guarantees the share on average
+            over draws.
 
         Returns
         -------
@@ -133,13 +140,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            `contamination` is out of its range, or ``"conformal"`` has fewer than
-            ``1 / contamination - 1`` rows, too few for any guarantee.
+            `contamination` or `confidence` is out of its range, `confidence` is given for a
+            quantile, or ``"conformal"`` has too few rows for any guarantee: fewer than
+            ``1 / contamination - 1``, or with `confidence` fewer than
+            ``log(1 - confidence) / log(1 - contamination)``.
 
         References
         ----------
         Bates, Candes, Lei, Romano & Sesia, "Testing for outliers with conformal p-values",
         Annals of Statistics 2023, arXiv:2104.08279.
+
+        Vovk, "Conditional validity of inductive conformal predictors", ACML 2012,
+        arXiv:1209.2673.
         """
         rows = self._open(X, "calibrate")
         if method not in ("quantile", "conformal"):
@@ -147,6 +159,17 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         share = self.contamination if contamination is None else contamination
         if not Interval(Real, 0, 0.5, closed="right").is_satisfied_by(share):
             raise ValueError(f"contamination is {share!r}, expected a float in (0, 0.5]")
+        if confidence is not None:
+            if not Interval(Real, 0, 1, closed="neither").is_satisfied_by(confidence):
+                raise ValueError(
+                    f"confidence is {confidence!r}, expected None or a float in (0, 1)"
+                )
+            if method != "conformal":
+                raise ValueError(
+                    f"confidence is {confidence!r} and method is {method!r}: a quantile promises "
+                    "nothing about future rows, so give method='conformal'"
+                )
+            confidence = float(confidence)
         scores = rows.collect(self._block_values())
         if is_dask(scores):
             # Conformal scores are kept with the detector. Other scores stay in the memory of the
@@ -161,7 +184,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if n_rows == 0:  # chunks of unknown sizes may all be empty
             raise self._no_rows(0, labelled=False)
         if method == "conformal":
-            rank = conformal_rank(n_rows, share)
+            rank = conformal_rank(n_rows, share, confidence)
             ordered = np.sort(scores)
             offset = float(ordered[rank - 1])
         else:
@@ -172,7 +195,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         self.calibration_ = Calibration(
             method=method,
             contamination=float(share),
-            confidence=None,
+            confidence=confidence,
             n_samples=n_rows,
             rank=rank,
             date=datetime.now(UTC).isoformat(timespec="seconds"),

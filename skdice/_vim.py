@@ -248,6 +248,7 @@ class ViMDetector(BaseDetector):
         contamination: float | None = None,
         *,
         method: Literal["quantile", "conformal"] = "quantile",
+        confidence: float | None = None,
     ) -> Self:
         """Set the threshold from held-out in-distribution rows.
 
@@ -263,6 +264,8 @@ class ViMDetector(BaseDetector):
             parameter of the detector.
         method : {"quantile", "conformal"}, default="quantile"
             The rule of the threshold, as for `DICEDetector.calibrate`.
+        confidence : float in (0, 1), default=None
+            The confidence in the share of future rows, as for `DICEDetector.calibrate`.
 
         Returns
         -------
@@ -271,8 +274,7 @@ class ViMDetector(BaseDetector):
         Raises
         ------
         ValueError
-            `contamination` is out of its range, or ``"conformal"`` has fewer than
-            ``1 / contamination - 1`` rows, too few for any guarantee.
+            As for `DICEDetector.calibrate`.
         sklearn.exceptions.NotFittedError
             The detector is not fitted, or ``"conformal"`` is asked for where `alpha_` is not set.
         """
@@ -288,7 +290,7 @@ class ViMDetector(BaseDetector):
                 self._set_scale(
                     rows, self._subspace_layer(as_linear_head(self.head, rows.shape[1]))
                 )
-            super().calibrate(X, contamination, method=method)
+            super().calibrate(X, contamination, method=method, confidence=confidence)
         return self
 
     def _forget_fit(self) -> None:

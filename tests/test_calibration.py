@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 from sklearn.exceptions import NotFittedError
 
 import skdice
@@ -33,6 +34,44 @@ def test_the_share_of_future_rows_flagged_is_guaranteed(detector, n, contaminati
     assert np.mean(shares) <= contamination + 3 * error
     assert np.mean(shares) >= contamination - 1 / (n + 1) - 3 * error
     np.testing.assert_allclose(shares, small)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(100, 2), (500, 17), (1000, 39), (1500, 61), (5000, 225)])
+def test_the_rank_that_keeps_the_rate_with_confidence(detector, n, rank):
+    detector.calibrate(np.arange(n)[:, None], method="conformal", confidence=0.95)
+    assert (detector.calibration_.rank, detector.offset_) == (rank, rank - 1)
+    # At least `rank` of n scores lie in the lowest 5 % with probability 0.95, rank + 1 do not.
+    assert binom.sf(rank - 1, n, 0.05) >= 0.95 > binom.sf(rank, n, 0.05)
+
+
+@pytest.mark.parametrize(("n", "contamination", "confidence"), [(100, 0.05, 0.95), (300, 0.2, 0.8)])
+def test_this_calibration_keeps_the_rate_with_confidence(detector, n, contamination, confidence):
+    rng = np.random.default_rng(n)
+
+    def shares_above_the_rate(**options):
+        # Scores are uniform, so that the share of future rows below a threshold is the threshold.
+        offsets = [
+            detector.calibrate(
+                rng.uniform(size=(n, 1)), contamination, method="conformal", **options
+            ).offset_
+            for _ in range(2000)
+        ]
+        return np.mean(np.array(offsets) > contamination)
+
+    error = np.sqrt(confidence * (1 - confidence) / 2000)
+    assert shares_above_the_rate(confidence=confidence) <= 1 - confidence + 3 * error
+    # A calibration without a confidence exceeds the rate about every other time.
+    assert shares_above_the_rate() > 0.35
+
+
+@pytest.mark.parametrize(("contamination", "confidence", "n"), [(0.05, 0.95, 59), (0.5, 0.5, 1)])
+def test_the_fewest_rows_of_a_confidence(detector, contamination, confidence, n):
+    rows = np.arange(n)[:, None]
+    detector.calibrate(rows, contamination, method="conformal", confidence=confidence)
+    assert detector.calibration_.rank == 1
+    if n > 1:
+        with pytest.raises(ValueError, match=f"58 rows are too few .* 0.95: give at least {n}"):
+            detector.calibrate(rows[1:], contamination, method="conformal", confidence=confidence)
 
 
 def test_the_quantile_gives_no_such_guarantee(detector):
@@ -72,6 +111,13 @@ def test_ties_are_not_flagged(detector):
         ({"method": "exact"}, "method is 'exact', expected 'quantile' or 'conformal'"),
         ({"method": "conformal"}, "18 rows are too few .* of 0.05: give at least 19"),
         ({"method": "conformal", "contamination": 0.6}, "contamination is 0.6"),
+        ({"confidence": 0.9}, "confidence is 0.9 and method is 'quantile': .*'conformal'"),
+        (
+            {"method": "conformal", "confidence": 1},
+            r"confidence is 1, expected None or .* \(0, 1\)",
+        ),
+        ({"method": "conformal", "confidence": "high"}, "confidence is 'high', expected"),
+        ({"method": "conformal", "confidence": float("nan")}, "confidence is nan, expected"),
     ],
 )
 def test_what_cannot_be_guaranteed(detector, options, reason):
@@ -153,18 +199,25 @@ def test_fit_states_its_contamination_and_no_calibration(detector):
 
 
 @pytest.mark.parametrize(
-    ("method", "contamination", "rank"),
+    ("method", "contamination", "confidence", "rank"),
     # 20 rows: floor(0.2 * 20) rows below the threshold, or floor(0.2 * 21) with a guarantee.
-    [("quantile", 0.2, 5), ("conformal", 0.2, 4), ("quantile", None, 2), ("conformal", None, 1)],
+    # At least 2 of 20 scores lie in the lowest fifth with probability 0.93, and 3 with 0.79.
+    [
+        ("quantile", 0.2, None, 5),
+        ("conformal", 0.2, None, 4),
+        ("quantile", None, None, 2),
+        ("conformal", None, None, 1),
+        ("conformal", 0.2, 0.9, 2),
+    ],
 )
-def test_the_record_of_a_calibration(detector, method, contamination, rank, tmp_path):
+def test_the_record_of_a_calibration(detector, method, contamination, confidence, rank, tmp_path):
     rows = np.random.default_rng(0).permutation(np.arange(20.0))[:, None]
     start = datetime.now(UTC).replace(microsecond=0)
-    detector.calibrate(rows, contamination, method=method)
+    detector.calibrate(rows, contamination, method=method, confidence=confidence)
     record = detector.calibration_
     assert record.method == method
     assert record.contamination == detector.contamination_ == (contamination or 0.05)
-    assert record.confidence is None
+    assert record.confidence == confidence
     assert record.n_samples == 20
     assert record.rank == rank
     assert detector.offset_ == np.sort(rows.ravel())[rank - 1]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import ceil, floor
+from math import ceil, floor, log1p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betainc
 
 from skdice._compat.arrays import is_dask, to_numpy
 from skdice._passes.quantiles import order_statistics
@@ -76,14 +78,14 @@ set at 2026-11-25T00:00:00+00:00, digest 000000000000
             raise _unexpected("n_samples", self.n_samples, "an integer from 1 to 2**63 - 1")
         if type(self.rank) is not int or not 1 <= self.rank <= self.n_samples:
             raise _unexpected("rank", self.rank, f"an integer from 1 to {self.n_samples}")
-        # With a confidence the rank is lower, because it promises more.
-        if self.confidence is None:
-            if self.method == "conformal":
-                rank = conformal_rank(self.n_samples, self.contamination)
-            else:
-                rank = rows_below(self.n_samples, self.contamination) + 1
-            if self.rank != rank:
-                raise _unexpected("rank", self.rank, f"{rank} of {self.n_samples} scores")
+        if self.method == "conformal":
+            rank = conformal_rank(self.n_samples, self.contamination, self.confidence)
+        elif self.confidence is None:
+            rank = rows_below(self.n_samples, self.contamination) + 1
+        else:
+            raise _unexpected("confidence", self.confidence, "None for a quantile")
+        if self.rank != rank:
+            raise _unexpected("rank", self.rank, f"{rank} of {self.n_samples} scores")
         if not _is_utc_time(self.date):
             raise _unexpected("date", self.date, "a time in ISO 8601 that ends in +00:00")
         if not isinstance(self.digest, str) or not re.fullmatch("[0-9a-f]{64}", self.digest):
@@ -181,12 +183,17 @@ def rows_below(n: int, contamination: float) -> int:
     return n_below + 1 if (n_below + 1) / n <= contamination else n_below
 
 
-def conformal_rank(n: int, contamination: float) -> int:
+def conformal_rank(n: int, contamination: float, confidence: float | None = None) -> int:
     """Return the rank k of the calibration score that is the conformal threshold.
 
     If n + 1 scores are exchangeable, the last score is below the k-th smallest of the first n with
-    probability k / (n + 1) at most. The rank is the largest k with
+    probability k / (n + 1) at most. Without `confidence` the rank is the largest k with
     ``k / (n + 1) <= contamination``.
+
+    If the scores are independent, the probability of a score below the k-th smallest is itself
+    random: it follows the Beta(k, n + 1 - k) law, or a smaller one if there are ties. With
+    `confidence` the rank is the largest k for which it is at most `contamination` with that
+    probability.
 
     Parameters
     ----------
@@ -194,12 +201,32 @@ def conformal_rank(n: int, contamination: float) -> int:
         Number of in-distribution scores.
     contamination : float in (0, 0.5]
         The probability.
+    confidence : float in (0, 1), default=None
+        The confidence in it; None bounds its mean.
+
+    References
+    ----------
+    Vovk, "Conditional validity of inductive conformal predictors", ACML 2012, arXiv:1209.2673.
 
     Examples
     --------
-    >>> conformal_rank(100, 0.05)
-    5
+    >>> conformal_rank(100, 0.05), conformal_rank(100, 0.05, confidence=0.95)
+    (5, 2)
     """
+    if confidence is not None:
+        # The law moves up with k, so that the ranks that keep the promise come first.
+        k = bisect_left(
+            range(1, n + 1),
+            True,
+            key=lambda k: bool(betainc(k, n + 1 - k, contamination) < confidence),
+        )
+        if k == 0:
+            raise ValueError(
+                f"{n} rows are too few to guarantee a contamination of {contamination:g} with "
+                f"confidence {confidence:g}: give at least "
+                f"{ceil(log1p(-confidence) / log1p(-contamination))}"
+            )
+        return k
     k = floor(contamination * (n + 1))
     # Rounding of the product must not cost a row.
     if (k + 1) / (n + 1) <= contamination:

@@ -252,6 +252,12 @@ def _add_calibrate(parser: ArgumentParser) -> None:
         help="quantile: the contamination holds for these rows; conformal: its expectation holds "
         "for future rows (default: the method of the detector file)",
     )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        help="with conformal: the probability that the contamination holds for future rows, not "
+        "only its expectation (default: the one of the detector file)",
+    )
     _scheduler(parser)
     _output(parser, "detector file to write (default: the file that was read is replaced)")
     _common(parser)

@@ -93,10 +93,13 @@ def calibrate(arguments: Namespace) -> None:
     contamination = arguments.contamination
     if contamination is None and replaced is not None:
         contamination = replaced["contamination"]
+    confidence = arguments.confidence
+    if confidence is None and replaced is not None and method == "conformal":
+        confidence = replaced["confidence"]
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(
-            features, contamination, method=method
+            features, contamination, method=method, confidence=confidence
         )
     save(detector.set_params(verbose=0), output)
     calibration = describe_threshold(detector) or {}
@@ -123,6 +126,7 @@ def describe_threshold(detector: BaseDetector) -> dict[str, Any] | None:
         # `fit` keeps no record: it sets the quantile threshold of its own rows.
         "method": "quantile" if calibration is None else calibration.method,
         "contamination": detector.contamination_,
+        "confidence": None if calibration is None else calibration.confidence,
     }
 
 

@@ -114,11 +114,6 @@ def batch_test(detector: Any, X: Any) -> BatchTest:
     """
     calibration = calibration_of(detector)
     rank, n_calibration = calibration.rank, calibration.n_samples
-    if rank is None:
-        raise ValueError(
-            "the detector has a threshold for each predicted class, so that its threshold has no "
-            "single rank among the calibration scores: calibrate without by='prediction'"
-        )
     flags = flagged_rows(detector, X)
     n_rows, n_flagged = len(flags), int(np.count_nonzero(flags))
     return BatchTest(

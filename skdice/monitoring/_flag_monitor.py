@@ -193,11 +193,6 @@ class FlagMonitor:
         calibration = calibration_of(detector)
         if calibration.confidence is not None:
             rate, confidence = calibration.contamination, calibration.confidence
-        elif calibration.rank is None:
-            raise ValueError(
-                "the detector has a threshold for each predicted class and no confidence, so that "
-                "no rate is promised for all rows together: calibrate it with confidence=0.95"
-            )
         else:
             confidence = check_fraction(confidence, "confidence")
             rank, n = calibration.rank, calibration.n_samples

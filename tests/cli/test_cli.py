@@ -315,6 +315,7 @@ def test_calibrate_replaces_the_detector_where_no_output_is_named(run, files):
         "threshold": before,
         "method": "quantile",
         "contamination": 0.05,
+        "confidence": None,
     }
     assert skdice.load(files / "own.safetensors").offset_ == printed["threshold"] > before
 
@@ -344,6 +345,24 @@ def test_calibrate_keeps_the_method_of_the_file_unless_told_otherwise(
     calibrated = skdice.load(files / "method.safetensors")
     assert calibrated.offset_ == new
     assert hasattr(calibrated, "calibration_scores_") == (expected == "conformal")
+
+
+def test_calibrate_keeps_the_confidence_of_the_file_unless_told_otherwise(run, files, fashion):
+    detector = DICEDetector(fashion.head).fit(fashion.id_train)
+    skdice.save(detector, files / "sure.safetensors")
+    options = ("--method", "conformal", "--confidence", 0.9)
+    for more, confidence in ((options, 0.9), ((), 0.9), (("--confidence", 0.99), 0.99)):
+        code, out, _ = run("calibrate", "sure.safetensors", "test.h5", "--json", *more)
+        assert code == 0
+        detector.calibrate(fashion.id_test, method="conformal", confidence=confidence)
+        assert json.loads(out)["confidence"] == confidence
+        assert json.loads(out)["threshold"] == detector.offset_
+    code, _, err = run("calibrate", "sure.safetensors", "test.h5", *options[2:3], 2)
+    assert code == 2
+    assert "confidence is 2.0, expected" in err
+    # A quantile promises nothing, so that the confidence goes.
+    code, out, _ = run("calibrate", "sure.safetensors", "test.h5", "--method", "quantile", "--json")
+    assert (code, json.loads(out)["confidence"]) == (0, None)
 
 
 def test_calibrate_keeps_the_contamination_in_force_unless_told_otherwise(run, files, fashion):

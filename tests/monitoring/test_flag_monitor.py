@@ -271,10 +271,6 @@ def test_features_are_judged_by_the_detector(calibrated):
 def test_a_detector_without_calibration(calibrated):
     with pytest.raises(NotFittedError, match="call calibrate"):
         FlagMonitor.from_detector(OneClassSVM())
-    detector = calibrated()
-    detector.calibration_.rank = None
-    with pytest.raises(ValueError, match="no rate is promised for all rows"):
-        FlagMonitor.from_detector(detector)
 
 
 # Any split gives the same state.
