@@ -272,7 +272,7 @@ class DICEDetector(BaseDICE):
     error of the logits, and that of ``"gen"`` 0.4 times it: up to 1e-4 for float32 logits of 500.
 
     For single rows, as in a service, pass floating-point ndarrays in the dtype of the head,
-    which spares them scikit-learn's conversions and costs 40 to 70 microseconds beyond the
+    which spares them scikit-learn's conversions and costs 20 to 30 microseconds beyond the
     matrix product; a list, a data frame or another dtype costs several times that.
 
     The default sparsity was nowhere worse than the paper's 0.7 on four real networks, and up

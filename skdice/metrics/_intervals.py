@@ -26,8 +26,8 @@ CHUNK_CELLS = 1 << 20
 
 # The bootstrap sees only about half of the bias of the detection error: a resample repeats
 # rows, so the best threshold has fewer distinct rows to overfit. Subtracting twice the estimate
-# would remove the whole bias but add more variance than it saves; benchmarks/interval_coverage.py
-# measured 1.5 as the best compromise.
+# would remove the whole bias but add more variance than it saves. The factor 1.5 gave the best
+# coverage of those tried, and benchmarks/interval_coverage.py measures the coverage it gives.
 BIAS_FACTOR = 1.5
 
 # With fewer rows of a class the areas under precision-recall curves hang on a few of the highest
