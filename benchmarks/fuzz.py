@@ -39,6 +39,7 @@ import numpy as np
 
 import skdice
 from skdice import DICEDetector, LinearHead, _persistence
+from skdice._rows.door import wrap
 from skdice.io import _safetensors, open_features, save_features
 from skdice.shaping import ReAct
 
@@ -177,7 +178,7 @@ def redigested(content: bytes, rng: random.Random) -> bytes:
             )
         text = json.dumps(document)
         metadata = {"skdice": text, "sha256": _persistence._digest(text, arrays)}
-        _safetensors.write(path, dict(arrays), metadata)
+        _safetensors.write(path, {name: wrap(array) for name, array in arrays.items()}, metadata)
         return path.read_bytes()
 
 

@@ -82,8 +82,9 @@ class SparsityCurveDisplay:
     >>> from skdice.datasets import load_fashion_mnist_ood
     >>> from skdice.plotting import SparsityCurveDisplay
     >>> data = load_fashion_mnist_ood()
-    >>> search = DICEDetectorCV(data.head, [0, 0.1, 0.9], outliers=data.ood["mnist"])
-    >>> display = SparsityCurveDisplay.from_estimator(search.fit(data.id_train))
+    >>> search = DICEDetectorCV(data.head, sparsities=[0, 0.1, 0.9])
+    >>> search = search.fit(data.id_train, outliers=data.ood["mnist"])
+    >>> display = SparsityCurveDisplay.from_estimator(search)
     >>> display.scores["DICE"].mean(axis=1).round(3)
     array([0.988, 0.99 , 0.95 ])
     """

@@ -248,7 +248,7 @@ def test_large_chunks_are_unpacked_once(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", [".npz", ".h5", ".zarr", ".parquet"])
-@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.filterwarnings("ignore:.*Zarr V3 specification")
 def test_ids_of_text_are_stored_beside_the_features(tmp_path, ending):
     path, ids = tmp_path / f"f{ending}", np.array([f"image {number}" for number in range(1000)])
     save_features(path, X, ids=ids)

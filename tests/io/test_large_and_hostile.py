@@ -59,19 +59,21 @@ def score(logits):
     return logits.max(axis=1)
 
 detector = skdice.load("detector.safetensors").set_params(score_func=score, batch_size=10)
+detector.fit(np.ones((4, 3)))
+seen = 0
 save_scores(sys.argv[1], detector, np.ones((100, 3)))
 """
 
 KILLED_WHILE_SAVING = """
 import os, signal
 import skdice
-from skdice.io import _safetensors
+from skdice._rows.sources import SlicedRows
 
-def iterate(rows):
-    yield from rows[:1]
+def raw_blocks(rows, batch_size=None):
+    yield rows[:1]
     os.kill(os.getpid(), signal.SIGKILL)
 
-_safetensors.iterate_rows = iterate
+SlicedRows.raw_blocks = raw_blocks
 skdice.save(skdice.load("detector.safetensors"), "detector.safetensors")
 """
 

@@ -94,16 +94,14 @@ def test_nothing_stays_on_the_cluster(client, data):
     raise AssertionError(list(client.cluster.scheduler.tasks))
 
 
-class CountedHead:
+class CountedValues:
     """Stands for what a task needs, and leaves a mark each time it is packed or unpacked."""
-
-    name = "counted"
 
     def __init__(self, folder):
         self.folder = folder
 
-    def collect(self, rows):
-        return np.zeros(rows.shape[0])
+    def __call__(self, rows):
+        yield slice(0, rows.shape[0]), np.zeros(rows.shape[0])
 
     def _mark(self, what):
         (self.folder / f"{what}-{os.urandom(8).hex()}").touch()
@@ -124,7 +122,7 @@ def test_what_all_tasks_need_travels_once_to_each_worker(client, data, tmp_path)
     from skdice._rows.dask import dask_rows
 
     _, X, _ = data
-    lazy = dask_rows(da.from_array(X, chunks=(20, 64))).map(CountedHead(tmp_path), np.float64)
+    lazy = dask_rows(da.from_array(X, chunks=(20, 64))).collect(CountedValues(tmp_path), np.float64)
     assert lazy.numblocks == (200,)
     lazy.compute()
     marks = [each.name.split("-")[:2] for each in tmp_path.iterdir()]
@@ -279,7 +277,7 @@ def test_the_command_tells_what_is_wrong_on_the_workers(cluster, files, capsys, 
     fit = ["fit", "--head", "head.npz", "-o", "new.safetensors", *address]
     for features, message in (
         ("nowhere", "no such file: .*nowhere"),
-        ("-", "not standard input"),
+        ("-", "that the workers can read, got standard input"),
     ):
         assert main([*fit, features]) == 2
         assert re.search(f"^skdice: .*{message}", capsys.readouterr().err, re.MULTILINE)
