@@ -11,7 +11,7 @@ from scipy.stats import binom
 from sklearn.exceptions import NotFittedError
 
 import skdice
-from skdice import DICEDetector, DICEDetectorCV
+from skdice import DICEDetector, DICEDetectorCV, FDBDDetector, ViMDetector, make_ensemble
 
 
 @pytest.fixture
@@ -62,6 +62,16 @@ def test_this_calibration_keeps_the_rate_with_confidence(detector, n, contaminat
     assert shares_above_the_rate(confidence=confidence) <= 1 - confidence + 3 * error
     # A calibration without a confidence exceeds the rate about every other time.
     assert shares_above_the_rate() > 0.35
+
+
+@pytest.mark.parametrize("kind", [DICEDetector, FDBDDetector, ViMDetector, make_ensemble])
+def test_every_detector_calibrates_with_a_confidence(fashion, tmp_path, kind):
+    detector = kind(fashion.head).fit(fashion.id_train)
+    detector.calibrate(fashion.id_test[:1000], method="conformal", confidence=0.95)
+    assert (detector.calibration_.rank, detector.calibration_.confidence) == (39, 0.95)
+    assert detector.offset_ == np.sort(detector.score_samples(fashion.id_test[:1000]))[38]
+    skdice.save(detector, tmp_path / "d.safetensors")
+    assert skdice.load(tmp_path / "d.safetensors").calibration_ == detector.calibration_
 
 
 @pytest.mark.parametrize(("contamination", "confidence", "n"), [(0.05, 0.95, 59), (0.5, 0.5, 1)])
