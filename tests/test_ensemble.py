@@ -303,6 +303,21 @@ def test_the_torch_module_and_its_exports_score_like_the_ensemble(fashion, combi
         ConformalEnsemble(members(fashion.head)).fit(fashion.id_train[:500]).to_torch()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning", "ignore::DeprecationWarning")
+def test_in_onnx_runtime(fashion, tmp_path):
+    pytest.importorskip("onnxruntime")
+    torch = pytest.importorskip("torch")
+    from exporting import onnx_run
+
+    ensemble = make_ensemble(fashion.head).fit(fashion.id_train)
+    X = np.concatenate([fashion.id_test[:300], fashion.ood["textures"][:300]])
+    module = ensemble.to_torch()
+    (scores,) = onnx_run(module, torch.from_numpy(X[:7]), X, tmp_path)
+    # A member's score may round to the other side of a reference score, which is a step.
+    np.testing.assert_allclose(scores, ensemble.score_samples(X), atol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("estimators", "error", "message"),
     [
