@@ -487,6 +487,12 @@ def _encode_dice(
             f"score_func is {detector.score_func!r}: a function cannot be saved without saving "
             "code; use one of the named scores, or pickle the detector"
         )
+    if detector.score_func != detector._layer.score:
+        # The file holds the parameter alone, and the threshold belongs to the score of the fit.
+        raise ValueError(
+            f"score_func is {detector.score_func!r}, but the detector was fitted with "
+            f"{detector._layer.score!r}: fit it again before you save it"
+        )
     arrays["mask"] = to_numpy(detector.mask_)
     return {"shaping": _encode_shaping(parameters["shaping"])}, {
         "contribution_threshold": _encode(detector.contribution_threshold_),

@@ -484,3 +484,13 @@ def test_skops_keeps_every_bit_with_named_trusted_types(small):
     loaded = skops.io.loads(content, trusted=trusted)
     np.testing.assert_array_equal(loaded.decision_function(X), detector.decision_function(X))
     assert loaded.head == head
+
+
+def test_a_score_that_was_set_after_the_fit_is_not_saved(small, tmp_path):
+    head, X = small
+    detector = DICEDetector(head).fit(X).set_params(score_func="msp")
+    with pytest.raises(ValueError, match=r"score_func is 'msp', .* fitted with 'energy'"):
+        skdice.save(detector, tmp_path / "d.safetensors")
+    skdice.save(detector.fit(X), tmp_path / "d.safetensors")
+    loaded = skdice.load(tmp_path / "d.safetensors")
+    np.testing.assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
