@@ -39,8 +39,10 @@ from skdice._engines.run import Options, run
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import (
     FeatureStatistics,
+    RowSample,
     check_weights,
     gather_statistics,
+    gather_with_sample,
     weights_of,
 )
 from skdice._passes.threshold import (
@@ -58,6 +60,12 @@ from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dty
 
 FloatArray = NDArray[np.floating[Any]]
 
+# A sample of the rows of `fit` has one in so many of them; as many more as take this many
+# multiplications with the head, about ten milliseconds; and never fewer or more than these.
+SAMPLED_SHARE = 64
+SAMPLED_PRODUCTS = 1 << 28
+LEAST_SAMPLED = 256
+MOST_SAMPLED = 4_000
 # One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
 # locks, because a lock cannot be pickled.
 _LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
@@ -374,20 +382,41 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         second_moments: bool = False,
     ) -> tuple[LinearHead, RowSource, FeatureStatistics]:
         """Return the head, the in-distribution rows of `fit`, and their statistics."""
+        head, inliers, statistics, _ = self._measure_with_sample(
+            X, y, sample_weight, second_moments=second_moments
+        )
+        return head, inliers, statistics
+
+    def _measure_with_sample(
+        self,
+        X: Any,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        *,
+        second_moments: bool = False,
+        sampled: bool = False,
+    ) -> tuple[LinearHead, RowSource, FeatureStatistics, RowSample | None]:
+        """Return what `_measure` returns, and some of the rows if `sampled` is True."""
         rows = self._open(X, reset=True)
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
         inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = gather_statistics(
-            inliers,
-            second_moments=second_moments,
-            batch_size=self.batch_size,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "n_jobs": self.n_jobs,
+            "verbose": self.verbose,
+        }
+        sample = None
+        if sampled:
+            # The product of the sample with the head is a small share of that of all rows.
+            few = 0 if np.isnan(inliers.shape[0]) else int(inliers.shape[0]) // SAMPLED_SHARE
+            few = max(few, SAMPLED_PRODUCTS // head.weight.size, LEAST_SAMPLED)
+            statistics, sample = gather_with_sample(inliers, min(few, MOST_SAMPLED), **options)
+        else:
+            statistics = gather_statistics(inliers, second_moments=second_moments, **options)
         if statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
-        return head, inliers, statistics
+        return head, inliers, statistics, sample
 
     def _accumulate(
         self,
@@ -521,8 +550,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             if self._fit_namespace is not None:
                 check_same_namespace(X, self._fit_namespace, f"{type(self).__name__}.{method}")
         rows = as_source(X)
-        is_known = not reset and type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
-        if not (is_known and rows.shape[1] == self.n_features_in_):
+        # An array has no names that scikit-learn could take or compare.
+        unnamed = type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
+        if unnamed and reset:
+            self.n_features_in_ = rows.shape[1]
+        elif not unnamed or rows.shape[1] != self.n_features_in_:
             # Skip check_array, because it would pull a lazy source into memory.
             names = feature_names_source(X, rows)
             validate_data(self, names, reset=reset, skip_check_array=True)

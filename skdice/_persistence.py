@@ -55,7 +55,7 @@ _VERSIONS = {"skdice", "scikit-learn"}
 _DOCUMENT = {"kind", "schema", "versions", "parameters", "head", "fitted"}
 _FITTED = {"offset", "contamination", "calibration", "n_samples_seen", "feature_names"}
 _FITTED_OF: dict[type[BaseDetector], set[str]] = {
-    DICEDetector: {"contribution_threshold", "shaping", "sum_of_weights"},
+    DICEDetector: {"contribution_threshold", "head_agreement", "shaping", "sum_of_weights"},
     FDBDDetector: {"sum_of_weights"},
     ViMDetector: {"alpha"},
 }
@@ -496,6 +496,7 @@ def _encode_dice(
     arrays["mask"] = to_numpy(detector.mask_)
     return {"shaping": _encode_shaping(parameters["shaping"])}, {
         "contribution_threshold": _encode(detector.contribution_threshold_),
+        "head_agreement": getattr(detector, "head_agreement_", None),
         "shaping": _encode_shaping(detector.shaping_),
         **_encode_mean(detector, arrays),
     }
@@ -517,6 +518,11 @@ def _build_dice(
         _number("contribution_threshold", fitted["contribution_threshold"]),
         shaping,
     )
+    if fitted["head_agreement"] is not None:  # `partial_fit` sets none
+        agreement = _number("head_agreement", fitted["head_agreement"])
+        if not 0 <= agreement <= 1:
+            raise ValueError(f"its head_agreement is {agreement}, expected a number in [0, 1]")
+        detector.head_agreement_ = agreement
 
 
 def _set_threshold(
