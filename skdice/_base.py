@@ -60,9 +60,11 @@ from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dty
 
 FloatArray = NDArray[np.floating[Any]]
 
-# A sample of the rows of `fit` has one in so many of them; as many more as take this many
-# multiplications with the head, about ten milliseconds; and never fewer or more than these.
-SAMPLED_SHARE = 64
+# A sample of the rows of `fit` is compared with two heads, which must not make `fit` slower. It has
+# one row in 128; one in 8 if that takes less than so many multiplications with the head, about ten
+# milliseconds; and never fewer or more rows than these.
+SAMPLED_SHARE = 128
+SMALL_SAMPLED_SHARE = 8
 SAMPLED_PRODUCTS = 1 << 28
 LEAST_SAMPLED = 256
 MOST_SAMPLED = 4_000
@@ -408,10 +410,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         }
         sample = None
         if sampled:
-            # The product of the sample with the head is a small share of that of all rows.
-            few = 0 if np.isnan(inliers.shape[0]) else int(inliers.shape[0]) // SAMPLED_SHARE
-            few = max(few, SAMPLED_PRODUCTS // head.weight.size, LEAST_SAMPLED)
-            statistics, sample = gather_with_sample(inliers, min(few, MOST_SAMPLED), **options)
+            n_rows = 0 if np.isnan(inliers.shape[0]) else int(inliers.shape[0])
+            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
+            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
+            statistics, sample = gather_with_sample(inliers, n_sampled, **options)
         else:
             statistics = gather_statistics(inliers, second_moments=second_moments, **options)
         if statistics.n_samples == 0:
