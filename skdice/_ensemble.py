@@ -408,11 +408,13 @@ class ConformalEnsemble(BaseDetector, Composition):
                     f"the member {pair[0]!r} is {pair[1]!r}, expected an outlier detector with "
                     f"score_samples{hint}"
                 )
-        names = self._names
-        for name in names:
-            if names.count(name) > 1:
+        seen: set[str] = set()
+        parameters = self.get_params(deep=False)
+        for name in self._names:
+            if name in seen:
                 raise ValueError(f"two members have the name {name!r}, expected different names")
-            if "__" in name or name in self.get_params(deep=False):
+            seen.add(name)
+            if "__" in name or name in parameters:
                 raise ValueError(
                     f"a member has the name {name!r}, expected a name without '__' that is no "
                     "parameter of the ensemble"
