@@ -366,9 +366,11 @@ def _decode_reference(member: dict[str, Any], own: Arrays, n_samples: Any) -> Re
             f"on {n_samples!r} rows"
         )
     start, mean = (_number(name, member[name]) for name in ("tail_start", "tail_mean"))
-    # The scores below the start of the tail are at most so far from it; the mean is rounded.
-    furthest = (start - scores[0]) * (1 + 1e-9)
-    if not (scores[0] <= start <= scores[-1] and 0 <= mean <= furthest):
+    # The mean distance of the scores below the start of the tail is at most the largest distance,
+    # and at least the share of it that one of all scores adds. It is rounded.
+    furthest, rounding = start - scores[0], 1 + 1e-9
+    is_possible = furthest / n_samples <= mean * rounding and mean <= furthest * rounding
+    if not (scores[0] <= start <= scores[-1] and is_possible):
         raise ValueError(
             f"its tail starts at {start} with the mean {mean}, which does not fit the reference "
             f"scores, from {scores[0]} to {scores[-1]}"

@@ -95,6 +95,14 @@ def test_the_embedded_network(fashion):
     )
 
 
+def test_the_network_of_the_authors(cifar10):
+    head = LinearHead.from_file(cifar10 / "head.npz")
+    X = open_features(cifar10 / "id_train.npy")
+    for sparsity in (0.1, 0.7):
+        detector = DICEDetector(head, sparsity=sparsity).fit(X)
+        assert detector.head_agreement_ == pytest.approx(0.999, abs=0.003)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 700), st.sampled_from([None, 1, 2]), st.integers(0, 99))
 def test_the_sample_depends_on_the_number_of_a_row_alone(n_rows, batch_size, n_jobs, seed):

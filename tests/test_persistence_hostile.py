@@ -165,6 +165,8 @@ REFUSED = [
     ("ensemble", member(tail_start="0"), None, "its tail_start is '0', expected a number"),
     ("ensemble", member(tail_mean=-1.0), None, "with the mean -1.0"),
     ("ensemble", member(tail_mean=1e9), None, "with the mean 1000000000.0"),
+    ("ensemble", member(tail_mean=5e-324), None, "with the mean 5e-324"),
+    ("ensemble", member(tail_mean=0.0), None, "with the mean 0.0"),
     ("ensemble", member(tail_mean=True), None, "its tail_mean is True, expected a number"),
     ("ensemble", of("fitted", n_samples_seen=7), None, "200 reference scores, .* on 7 rows"),
     ("ensemble", of("fitted", n_samples_seen=True), None, "reference scores, .* on True rows"),
@@ -223,7 +225,6 @@ WORKING = [
     ("ensemble", member(name=""), None),
     ("ensemble", member(name="\ud800 \0 \u202e.0/../é"), None),
     ("ensemble", member(name="head"), None),
-    ("ensemble", member(tail_mean=5e-324), None),
     ("ensemble", of("parameters", n_jobs=-1, verbose=0), None),
     ("vim", of("parameters", n_components=99), None),  # counts from the next fit on
     ("vim", same, {"residual_components": np.zeros((6, 12))}),
@@ -258,18 +259,13 @@ def nested_in(document, arrays, depth):
     return document, arrays
 
 
-@pytest.mark.parametrize("depth", [10, 150])
-def test_ensembles_in_ensembles_work_or_are_refused(small, saved, path, depth):
+@pytest.mark.parametrize("depth", [1, 50])
+def test_ensembles_in_ensembles_work(small, saved, path, depth):
     path.write_bytes(saved["identity"])
     before = _read(path)
     document, arrays = nested_in(*before, depth)
     rewrite(path, lambda _: json.dumps(document), dict.fromkeys(before[1]) | arrays)
-    try:
-        loaded = skdice.load(path)
-    except ValueError as error:
-        assert depth > 10, error
-        assert "recursion" in str(error)
-        return
+    loaded = skdice.load(path)
     assert np.isfinite(loaded.score_samples(small[1])).all()
     skdice.save(loaded, path)
     assert document_of(path) == document
