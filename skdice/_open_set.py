@@ -295,12 +295,29 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
             fits in.
         """
         rows, classifier = self._open(X)
-        predicted: NDArray[Any] = classifier.predict(rows)
+        predicted = classifier.predict(rows)
         unknown_label = self._checked_unknown_label(self.classes_)
         dtype = np.result_type(predicted.dtype, np.asarray(unknown_label).dtype)
-        labels = predicted.astype(dtype)
+        labels: NDArray[Any] = predicted.astype(dtype)
         labels[self._flags(classifier, rows)] = unknown_label
         return labels
+
+    def predict_known(self, X: Any) -> NDArray[Any]:
+        """Predict the class of each row, as the classifier does without the detector.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or list of str
+            The rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The class, also of rows that are unknown.
+        """
+        rows, classifier = self._open(X)
+        predicted: NDArray[Any] = classifier.predict(rows)
+        return predicted
 
     @available_if(_classifier_has("predict_proba"))
     def predict_proba(self, X: Any) -> NDArray[Any]:
