@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -35,6 +36,8 @@ from pydoc_data import topics
 from typing import Any
 
 import numpy as np
+import scipy
+import sklearn
 from sklearn.datasets import load_digits
 from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import IsolationForest
@@ -195,7 +198,9 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=N_SPLITS, help="random splits")
     parser.add_argument("--output", type=Path, help="file to write the tables to")
     arguments = parser.parse_args()
-    tables = []
+    # The texts are those of the installed versions.
+    versions = f"Python {platform.python_version()}, SciPy {scipy.__version__}"
+    tables = [f"{arguments.splits} splits, {versions}, scikit-learn {sklearn.__version__}\n"]
     for problem in problems():
         splits = [measure_split(problem, seed) for seed in range(arguments.splits)]
         tables.append(format_table(problem, splits))

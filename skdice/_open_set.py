@@ -12,16 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, assert_all_finite, column_or_1d, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_is_fitted,
-    indexable,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, indexable
 
 from skdice._base import BaseDetector
 from skdice._compat.sklearn import (
@@ -36,6 +33,7 @@ from skdice._ensemble import ConformalEnsemble, make_ensemble
 from skdice._head import LinearHead
 from skdice._last_layer import last_features, split_classifier, transform_rows
 from skdice._passes.threshold import fewest_rows
+from skdice._rows.sources import SlicedRows
 
 
 def _classifier_has(method: str) -> Callable[[Any], bool]:
@@ -67,15 +65,15 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
         `Perceptron`, or an `MLPClassifier`, whose features are the units of its last hidden
         layer. The best estimator of a search such as `GridSearchCV` is used. A classifier that
         is fitted already is given as a `sklearn.frozen.FrozenEstimator` and is not fitted again.
-        Give one with another last layer, such as a `RandomForestClassifier`, together with a
-        `detector` that needs no head.
+        A classifier with another last layer, such as a `RandomForestClassifier`, needs a
+        `detector` without a head.
     detector : detector, default=None
         The detector, which `fit` clones. None is ``make_ensemble(None)``. The head of a detector
         of skdice is not known before `fit`, so leave the head None: ``DICEDetector(None,
         sparsity=0)``, ``make_ensemble(None, combination="min")``. Every `head` that is None
         becomes the head of the fitted classifier, and any other head stays. An outlier detector
         of another library with `score_samples`, such as `IsolationForest`, becomes the only
-        member of a `ConformalEnsemble`. The detector must be fitted without labels.
+        member of a `ConformalEnsemble`. `fit` gives the detector rows and no labels.
     unknown_label : int, float or str, default=-1
         The label that `predict` gives to rows that are unknown, and the label of the rows in y
         that are known to be unknown. It has the type of the classes: give a str such as
@@ -106,7 +104,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
         The known classes, without `unknown_label`.
     n_features_in_ : int
         Number of features seen in fit, where the classifier has this attribute.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features seen in fit, where the classifier has this attribute.
 
     See Also
@@ -118,7 +116,9 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
     -----
     Rows of y with the label `unknown_label` are left out of the fit and of the calibration. So a
     cross-validation may have unknown rows in its folds, where they count as right if they are
-    called unknown: `score` is the accuracy over all rows.
+    called unknown: `score` is the accuracy over all rows. Give `cross_val_predict` with
+    ``method="predict_proba"`` only rows of known classes, because it numbers the labels anew, so
+    that `unknown_label` is not found.
 
     The promise holds for future rows like those of `fit`. The calibration rows are a stratified
     random part of them. Rows that are not independent, such as several photographs of one object,
@@ -141,7 +141,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
 
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.model_selection import train_test_split
+    >>> from sklearn.metrics import accuracy_score
+from sklearn.model_selection import train_test_split
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import StandardScaler
     >>> from skdice import OpenSetClassifier
@@ -231,7 +232,10 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
             of the detector are sparse.
         """
         validate_parameters(self)
-        validate_data(self, X, y, skip_check_array=True)  # Names a y that is None.
+        if y is None:
+            raise ValueError("fit requires y to be passed, but the target y is None")
+        if isinstance(X, SlicedRows):
+            X = np.asarray(X)  # The classifier needs all rows of a feature file in memory.
         X, y = indexable(X, y)
         labels: NDArray[Any] = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
@@ -403,6 +407,25 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
         features = self.features(X)
         values: NDArray[np.float64] = self.detector_.pvalues(features)
         return values
+
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy, in which an unknown row is right if it is called unknown.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or list of str
+            The rows.
+        y : array-like of shape (n_samples,)
+            The classes; unknown rows have the label `unknown_label`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            The weight of each row.
+
+        Returns
+        -------
+        float
+            The share of the rows whose prediction is their label.
+        """
+        return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
 
     def features(self, X: Any) -> Any:
         """Return the features that the detector sees.

@@ -44,6 +44,7 @@ from skdice import (
     ViMDetector,
     make_ensemble,
 )
+from skdice.io import open_features, save_features
 
 ENERGY = DICEDetector(None, sparsity=0)
 
@@ -443,6 +444,17 @@ def test_data_frames(known):
     assert not hasattr(fitted.fit(X, y), "feature_names_in_")
 
 
+def test_feature_files(known, tmp_path):
+    X, y = known
+    save_features(tmp_path / "rows.npy", X)
+    rows = open_features(tmp_path / "rows.npy")
+    for estimator in (None, make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))):
+        expected = model(estimator).fit(X, y)
+        fitted = model(estimator).fit(rows, y)
+        np.testing.assert_array_equal(fitted.predict(rows), expected.predict(X))
+        np.testing.assert_array_equal(fitted.pvalues(rows), expected.pvalues(X))
+
+
 def test_texts():
     rng = np.random.default_rng(0)
     words = {"sea": ["wave", "boat", "salt", "fish"], "sky": ["cloud", "bird", "wind", "sun"]}
@@ -486,7 +498,8 @@ def test_sample_weight_reaches_the_classifier(known):
         routed = model(make_pipeline(FunctionTransformer(), request)).fit(
             X, y, sample_weight=weight
         )
-        scores = cross_val_score(model(request), X, y, params={"sample_weight": weight}, cv=2)
+        weighted = model(request).set_score_request(sample_weight=True)
+        scores = cross_val_score(weighted, X, y, params={"sample_weight": weight}, cv=2)
         assert (scores > 0.7).all()
         with pytest.raises(TypeError, match="unexpected argument"):
             model().fit(X, y, other=weight)
@@ -569,8 +582,22 @@ def test_bad_parameters(known, parameters, reason):
         model().set_params(**parameters).fit(*known)
 
 
+def test_a_fit_that_fails_changes_nothing(known):
+    X, y = known
+    fitted = model().fit(X, y)
+    before = vars(fitted).copy()
+    with pytest.raises(ValueError, match="1 class"):
+        fitted.fit(X[:, :3], np.ones(len(y)))
+    with pytest.raises(TypeError, match="Sparse data enters"):
+        fitted.fit(csr_matrix(X[:, :5]), y)
+    assert vars(fitted) == before
+    assert fitted.predict(X).shape == (len(y),)
+
+
 def test_bad_y(known):
     X, y = known
+    with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+        model().fit(X, None)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         model().fit(X, y[:-1])
     with pytest.raises(ValueError, match="y should be a 1d array"):
