@@ -141,8 +141,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
 
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.metrics import accuracy_score
-from sklearn.model_selection import train_test_split
+    >>> from sklearn.model_selection import train_test_split
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import StandardScaler
     >>> from skdice import OpenSetClassifier
