@@ -64,7 +64,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
         `SGDClassifier`, `LinearSVC`, `RidgeClassifier`, `LinearDiscriminantAnalysis` or
         `Perceptron`, or an `MLPClassifier`, whose features are the units of its last hidden
         layer. The best estimator of a search such as `GridSearchCV` is used. A classifier that
-        is fitted already is given as a `sklearn.frozen.FrozenEstimator` and is not fitted again.
+        is fitted already is given as a `sklearn.frozen.FrozenEstimator` and is not fitted again;
+        then give `fit` rows that the classifier has not seen, or the promise does not hold.
         A classifier with another last layer, such as a `RandomForestClassifier`, needs a
         `detector` without a head.
     detector : detector, default=None
