@@ -78,7 +78,7 @@ def last_features(classifier: Any, rows: Any) -> Any:
     TypeError
         The features are a sparse matrix.
     """
-    if isinstance(classifier, MLPClassifier):
+    if isinstance(classifier, MLPClassifier) and len(classifier.coefs_) > 1:
         return hidden_activations(classifier, rows)
     if issparse(rows):
         raise TypeError(
