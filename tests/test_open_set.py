@@ -403,6 +403,20 @@ def test_the_share_of_known_rows_called_unknown(n_classes, confidence):
         assert np.mean(shares) > 0.03
 
 
+def test_by_is_handed_to_calibrate(known, monkeypatch):
+    given = []
+    calibrate = DICEDetector.calibrate
+
+    def recorded(self, *args, by=None, **parameters):
+        given.append(by)
+        return calibrate(self, *args, **parameters)
+
+    monkeypatch.setattr(DICEDetector, "calibrate", recorded)
+    model().fit(*known)
+    model(by="prediction").fit(*known)
+    assert given == [None, "prediction"]
+
+
 def test_pvalues_and_the_threshold_agree(digits):
     X, y = digits
     fitted = model(contamination=0.1).fit(X, y)

@@ -137,6 +137,11 @@ class OpenSetDisplay(CurveWithPoint):
     RiskCoverageDisplay : The errors among the rows that are accepted.
     skdice.metrics.oscr_curve : The numbers of the curve.
 
+    Notes
+    -----
+    With ``by="prediction"`` there is a threshold for each predicted class, so the mark may lie
+    beside the curve.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -300,6 +305,11 @@ class RiskCoverageDisplay(CurveWithPoint):
     --------
     OpenSetDisplay : Known and unknown rows apart.
     skdice.metrics.risk_coverage_curve : The numbers of the curve.
+
+    Notes
+    -----
+    With ``by="prediction"`` there is a threshold for each predicted class, so the mark may lie
+    beside the curve.
 
     Examples
     --------
