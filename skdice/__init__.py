@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skdice._ensemble import ConformalEnsemble, make_ensemble
     from skdice._fdbd import FDBDDetector
     from skdice._head import LinearHead
+    from skdice._open_set import OpenSetClassifier
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
     from skdice._search import DICEDetectorCV, sparsity_path
@@ -30,6 +31,7 @@ __all__ = [
     "FDBDDetector",
     "FeatureStatistics",
     "LinearHead",
+    "OpenSetClassifier",
     "ViMDetector",
     "load",
     "make_ensemble",
@@ -47,6 +49,7 @@ _MODULES = {
     "FDBDDetector": "skdice._fdbd",
     "FeatureStatistics": "skdice._passes.mean",
     "LinearHead": "skdice._head",
+    "OpenSetClassifier": "skdice._open_set",
     "ViMDetector": "skdice._vim",
     "load": "skdice._persistence",
     "make_ensemble": "skdice._ensemble",

@@ -20,7 +20,7 @@ LEVELS = [
     {"_scores", "_sparsify"},
     {"_rows"},
     {"_passes", "io", "_engines"},
-    {"shaping", "_head"},
+    {"shaping", "_head", "_last_layer"},
     {"_base"},
     {"_dice", "_vim", "_fdbd"},
     {"_search", "_ensemble", "datasets"},

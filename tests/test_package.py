@@ -44,6 +44,7 @@ def test_public_names():
         "FDBDDetector",
         "FeatureStatistics",
         "LinearHead",
+        "OpenSetClassifier",
         "ViMDetector",
         "load",
         "make_ensemble",

@@ -42,8 +42,11 @@ class PackedWeights:
             packed: Packed = self._packed[key]
             return packed
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PackedWeights, ()
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(PackedWeights()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeights:
         return PackedWeights()

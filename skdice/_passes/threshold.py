@@ -224,7 +224,7 @@ def conformal_rank(n: int, contamination: float, confidence: float | None = None
             raise ValueError(
                 f"{n} rows are too few to guarantee a contamination of {contamination:g} with "
                 f"confidence {confidence:g}: give at least "
-                f"{ceil(log1p(-confidence) / log1p(-contamination))}"
+                f"{fewest_rows(contamination, confidence)}"
             )
         return k
     k = floor(contamination * (n + 1))
@@ -234,9 +234,29 @@ def conformal_rank(n: int, contamination: float, confidence: float | None = None
     if k == 0:
         raise ValueError(
             f"{n} rows are too few to guarantee a contamination of {contamination:g}: give at "
-            f"least {ceil(1 / contamination) - 1}, or method='quantile'"
+            f"least {fewest_rows(contamination)}, or method='quantile'"
         )
     return k
+
+
+def fewest_rows(contamination: float, confidence: float | None = None) -> int:
+    """Return the smallest number of calibration rows for which `conformal_rank` has a rank.
+
+    Parameters
+    ----------
+    contamination : float in (0, 0.5]
+        The probability that is bounded.
+    confidence : float in (0, 1), default=None
+        The confidence in the bound; None bounds the mean of the probability.
+
+    Examples
+    --------
+    >>> fewest_rows(0.05), fewest_rows(0.05, confidence=0.95)
+    (19, 59)
+    """
+    if confidence is not None:
+        return ceil(log1p(-confidence) / log1p(-contamination))
+    return ceil(1 / contamination) - 1
 
 
 def conformal_pvalues(calibration: FloatArray, scores: FloatArray) -> NDArray[np.float64]:

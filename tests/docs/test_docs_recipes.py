@@ -125,6 +125,30 @@ def test_the_block_for_timm(tmp_path, monkeypatch):
     assert open_features(tmp_path / "train.npy").dtype == np.float16
 
 
+@pytest.mark.parametrize("text", ["TfidfVectorizer", "sentence_transformers"])
+def test_the_blocks_for_texts(text, monkeypatch):
+    rng = np.random.default_rng(0)
+    words = [f"{stem}{n}" for stem in ("sea", "sky") for n in range(80)]
+    labels = np.repeat(["sea", "sky"], 100)
+    texts = [" ".join(rng.choice(words[80 * (label == "sky") :][:80], 12)) for label in labels]
+
+    class SentenceTransformer:
+        def __init__(self, name):
+            assert name == "all-MiniLM-L6-v2"
+
+        def encode(self, sentences):
+            return np.array(
+                [[word in each.split() for word in words[::4]] for each in sentences], float
+            )
+
+    module = SimpleNamespace(SentenceTransformer=SentenceTransformer)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    names = {"texts": texts, "labels": labels}
+    exec(block_with("docs/user_guide/embeddings.rst", text), names)
+    predicted = names["model"].predict(texts)
+    assert (predicted == labels).mean() > 0.8
+
+
 @pytest.fixture
 def readme_files(tmp_path, monkeypatch):
     """The files that the commands of the README start from."""
