@@ -37,13 +37,13 @@ from skdice._compat.sklearn import Interval, MatchingOptions, validate_parameter
 from skdice._engines.devices import CUDA_DEVICE, DEVICES, torch_device
 from skdice._engines.layer import Layer
 from skdice._engines.run import Options, run
-from skdice._head import LinearHead, as_linear_head
-from skdice._onnx.description import (
+from skdice._export.description import (
     ClassThresholds,
     CombinedLayers,
     FittedDetector,
     exported_dtype,
 )
+from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import (
     FeatureStatistics,
     check_weights,
@@ -435,7 +435,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         exported = self._exported()
         dtype = exported_dtype(dtype)
         import_extra("onnx", "onnx")
-        from skdice._onnx.model import write_model
+        from skdice._export.model import write_model
 
         write_model(exported, path, dtype)
 

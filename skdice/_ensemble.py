@@ -28,8 +28,8 @@ from skdice._engines.reference import (
 )
 from skdice._engines.run import Options
 from skdice._engines.together import Member, run_together
+from skdice._export.description import CombinedLayers
 from skdice._fdbd import FDBDDetector
-from skdice._onnx.description import CombinedLayers
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
 from skdice._vim import ViMDetector

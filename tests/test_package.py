@@ -47,6 +47,7 @@ def test_public_names():
         "ViMDetector",
         "load",
         "make_ensemble",
+        "register_skl2onnx",
         "save",
         "show_versions",
         "sparsity_path",

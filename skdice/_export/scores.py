@@ -14,7 +14,7 @@ from onnx import TensorProto
 from skdice._engines.activations import Activation, Clip, ScaleRows
 from skdice._engines.geometric import ROUNDINGS, FDBDArrays, fdbd_arrays
 from skdice._engines.layer import FDBDLayer, Layer, MaskedLayer, ViMLayer
-from skdice._onnx.graph import Graph
+from skdice._export.graph import Graph
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
 
 

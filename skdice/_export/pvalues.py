@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._engines.reference import ReferenceDistribution
-from skdice._onnx.graph import Graph
+from skdice._export.graph import Graph
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -68,7 +68,8 @@ def count_at_or_below(graph: Graph, ordered: FloatArray, values: str) -> str:
     """Return how many of an ascending array are at or below each value of a column: int64.
 
     This is a binary search whose steps are written out, because ONNX has no operator for it and
-    a comparison of all pairs would take a matrix (n, len(ordered)). NaN gives 0.
+    a comparison of all pairs would take a matrix (n, len(ordered)). NaN gives 0, and infinity
+    may give more than ``len(ordered)``.
     """
     n_bits = len(ordered).bit_length()
     # Entry p is the p-th smallest value. The surplus entries are above all values.
@@ -82,12 +83,32 @@ def count_at_or_below(graph: Graph, ordered: FloatArray, values: str) -> str:
     return place
 
 
+def step_function(graph: Graph, ordered: FloatArray, steps: FloatArray, values: str) -> str:
+    """Return the entry of `steps` at the number of an ascending array at or below each value.
+
+    Parameters
+    ----------
+    graph : Graph
+        The graph.
+    ordered : ndarray of shape (n,)
+        Values in ascending order.
+    steps : ndarray of shape (n + 1,)
+        The value of the function by the number of values at or below.
+    values : str
+        Name of a column (n_rows, 1).
+    """
+    # Infinity is found among the surplus entries of the search.
+    surplus = (1 << len(ordered).bit_length()) - len(steps)
+    table = graph.constant(np.pad(steps, (0, surplus), mode="edge"))
+    return graph.add("Gather", table, count_at_or_below(graph, ordered, values))
+
+
 def reference_log_pvalues(graph: Graph, reference: ReferenceDistribution, scores: str) -> str:
     """Return the logarithms of the p-values among reference scores, as `log_pvalues` does."""
     # One value below all kept scores, and one at each of them.
     asked = np.concatenate([[-np.inf], reference.scores])
-    table = graph.constant(reference.empirical_log_pvalues(asked))
-    empirical = graph.add("Gather", table, count_at_or_below(graph, reference.scores, scores))
+    steps = reference.empirical_log_pvalues(asked)
+    empirical = step_function(graph, reference.scores, steps, scores)
     if reference.tail_mean == 0:
         return empirical
     start = graph.constant(reference.tail_start)
@@ -98,10 +119,12 @@ def reference_log_pvalues(graph: Graph, reference: ReferenceDistribution, scores
     return graph.add("Where", graph.add("Less", scores, start), tail, empirical)
 
 
-def table_pvalues(graph: Graph, table: PvalueTable, scores: str) -> str:
-    """Return the conformal p-values of a column of scores."""
-    pvalues = graph.constant(round_up(table.pvalues, graph.dtype))
-    return graph.add("Gather", pvalues, count_at_or_below(graph, table.scores, scores))
+def conformal_pvalues(graph: Graph, table: PvalueTable, is_bad: str, scores: str) -> str:
+    """Return the p-values of a column of scores: the smallest possible one for a bad row."""
+    # A p-value that is rounded down could be smaller than the guarantee allows.
+    steps = round_up(table.pvalues, graph.dtype)
+    found = step_function(graph, table.scores, steps, scores)
+    return graph.add("Where", is_bad, graph.constant(steps[0]), found)
 
 
 def round_up(values: NDArray[np.float64], dtype: np.dtype[Any]) -> FloatArray:

@@ -97,6 +97,7 @@ class FittedDetector:
 def exported_dtype(dtype: Any) -> np.dtype[Any]:
     """Return the dtype of an exported detector, if it is float32 or float64."""
     for known in (np.dtype(np.float32), np.dtype(np.float64)):
-        if dtype in (known, known.name):  # a dtype is equal to its scalar type
+        # A dtype is equal to its scalar type, but float64 is equal to None, too.
+        if dtype is not None and dtype in (known, known.name):
             return known
     raise ValueError(f"dtype is {dtype!r}, expected 'float32' or 'float64'")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from skdice._engines.layer import Layer
-from skdice._onnx.description import CombinedLayers, FittedDetector
-from skdice._onnx.graph import Graph
-from skdice._onnx.pvalues import PvalueTable, reference_log_pvalues, table_pvalues
-from skdice._onnx.scores import layer_scores
+from skdice._export.description import CombinedLayers, FittedDetector
+from skdice._export.graph import Graph
+from skdice._export.pvalues import PvalueTable, conformal_pvalues, reference_log_pvalues
+from skdice._export.scores import layer_scores
 
 
 def scores_of(graph: Graph, layer: Layer | CombinedLayers, features: str) -> str:
@@ -50,7 +50,5 @@ def decide(graph: Graph, detector: FittedDetector, features: str, scores: str) -
     columns["is_ood"] = graph.add("Or", is_bad, graph.add("Less", scores, threshold))
     if detector.calibration_scores is not None and detector.calibration is not None:
         table = PvalueTable.from_scores(detector.calibration_scores, detector.calibration.rank)
-        pvalues = table_pvalues(graph, table, scores)
-        smallest = graph.constant(1 / (len(detector.calibration_scores) + 1))
-        columns["pvalue"] = graph.add("Where", is_bad, smallest, pvalues)
+        columns["pvalue"] = conformal_pvalues(graph, table, is_bad, scores)
     return columns
