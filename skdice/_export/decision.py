@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from skdice._engines.layer import Layer
 from skdice._export.description import CombinedLayers, FittedDetector
 from skdice._export.graph import Graph
-from skdice._export.pvalues import PvalueTable, conformal_pvalues, reference_log_pvalues
+from skdice._export.pvalues import (
+    StepFunction,
+    evaluate,
+    pvalue_function,
+    reference_log_pvalues,
+    round_up,
+)
 from skdice._export.scores import layer_scores
+
+FloatArray = NDArray[np.floating[Any]]
 
 
 def scores_of(graph: Graph, layer: Layer | CombinedLayers, features: str) -> str:
@@ -41,14 +54,41 @@ def decide(graph: Graph, detector: FittedDetector, features: str, scores: str) -
     columns = {"score": graph.nan_where(is_bad, scores)}
     if detector.threshold is None:
         return columns
+    threshold, predicted = graph.constant(detector.threshold), None
     by_class = detector.by_class
-    threshold = graph.constant(detector.threshold)
     if by_class is not None:
         logits = graph.linear(features, by_class.head.weight, by_class.head.bias)
         predicted = graph.add("ArgMax", logits, axis=1, keepdims=1)
         threshold = graph.add("Gather", graph.constant(by_class.thresholds), predicted)
     columns["is_ood"] = graph.add("Or", is_bad, graph.add("Less", scores, threshold))
-    if detector.calibration_scores is not None and detector.calibration is not None:
-        table = PvalueTable.from_scores(detector.calibration_scores, detector.calibration.rank)
-        columns["pvalue"] = conformal_pvalues(graph, table, is_bad, scores)
+    if detector.calibration_scores is None:
+        return columns
+    functions, place_of_class = pvalue_functions(detector, detector.calibration_scores)
+    functions = [StepFunction(each.points, round_up(each.steps, graph.dtype)) for each in functions]
+    which = None
+    if predicted is not None:
+        which = graph.add("Gather", graph.constant(place_of_class), predicted)
+    smallest = graph.constant(functions[0].steps[0])
+    pvalues = evaluate(graph, functions, scores, which)
+    columns["pvalue"] = graph.add("Where", is_bad, smallest, pvalues)
     return columns
+
+
+def pvalue_functions(
+    detector: FittedDetector, scores: FloatArray
+) -> tuple[list[StepFunction], list[int]]:
+    """Return the p-values by the score, and which of them is that of each predicted class.
+
+    The first is that of all rows. Classes with too few calibration rows have it, too.
+    """
+    assert detector.threshold is not None
+    functions, by_class = [pvalue_function(scores, detector.threshold)], detector.by_class
+    if by_class is None:
+        return functions, []
+    places = [0] * len(by_class.thresholds)
+    for n, threshold in enumerate(by_class.thresholds):
+        if n not in by_class.fallback_classes:
+            places[n] = len(functions)
+            of_class = scores[by_class.calibration_classes == n]
+            functions.append(pvalue_function(of_class, threshold))
+    return functions, places

@@ -246,20 +246,37 @@ def is_refused(detector, row):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_thresholds_by_predicted_class(fashion, rows, name, tmp_path):
+def test_thresholds_and_pvalues_by_predicted_class(fashion, rows, name, tmp_path):
     detector, X = fit(ALL[name](fashion.head), rows, "float64")
-    logits = X @ fashion.head.weight.T.astype(np.float64) + fashion.head.bias
-    predicted = logits.argmax(axis=1)
-    scores = detector.score_samples(X)
-    thresholds = np.array([np.quantile(scores[predicted == c], 0.1 * c) for c in range(10)])
+    head = fashion.head
+
+    def classes_of(features):
+        return (features @ head.weight.T.astype(np.float64) + head.bias).argmax(axis=1)
+
+    heldout = rows[1].astype(np.float64)
+    unordered = detector.score_samples(heldout)
+    order = np.argsort(unordered)
+    classes = classes_of(heldout)[order]
+    of_class = [unordered[order][classes == c] for c in range(10)]
+    thresholds = np.array([np.quantile(each, 0.05, method="lower") for each in of_class])
+    thresholds[7] = detector.offset_
     detector.class_offsets_ = thresholds
-    detector.fallback_classes_ = np.array([], dtype=np.intp)
-    detector.calibration_classes_ = np.zeros(2000, dtype=np.intp)
+    detector.fallback_classes_ = np.array([7])
+    detector.calibration_classes_ = classes
     detector.to_onnx(tmp_path / "detector.onnx", dtype="float64")
-    found = run(tmp_path / "detector.onnx", X)["is_ood"]
-    is_clear = np.abs(scores - thresholds[predicted]) > 1e-9
+    found = run(tmp_path / "detector.onnx", X)
+    lower, upper = bounds(detector, X, TOLERANCES["float64"])
+    predicted = classes_of(X)
+    limit = thresholds[predicted]
+    is_clear = (lower > limit) | (upper < limit)
     assert is_clear.mean() > 0.99
-    np.testing.assert_array_equal(found[is_clear], (scores < thresholds[predicted])[is_clear])
+    np.testing.assert_array_equal(found["is_ood"][is_clear], (upper < limit)[is_clear])
+    of_class[7] = unordered[order]
+    for c in range(10):
+        of_rows = predicted == c
+        pvalues = found["pvalue"][of_rows]
+        assert (pvalues >= conformal_pvalues(of_class[c], lower[of_rows])).all()
+        assert (pvalues <= conformal_pvalues(of_class[c], upper[of_rows])).all()
 
 
 def test_metadata(fashion, rows, tmp_path):
