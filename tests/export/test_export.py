@@ -308,6 +308,34 @@ def test_metadata(fashion, rows, tmp_path):
     assert (model.producer_name, model.producer_version) == ("skdice", skdice.__version__)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_detector_from_a_file_gives_the_same_bytes(fashion, rows, name, tmp_path):
+    detector, _ = fit(ALL[name](fashion.head), rows, "float32")
+    detector.to_onnx(tmp_path / "fitted.onnx")
+    skdice.save(detector, tmp_path / "detector.safetensors")
+    skdice.load(tmp_path / "detector.safetensors").to_onnx(tmp_path / "loaded.onnx")
+    assert (tmp_path / "loaded.onnx").read_bytes() == (tmp_path / "fitted.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_detector_that_was_fitted_on_tensors(fashion, rows, name, tmp_path):
+    torch = pytest.importorskip("torch")
+    train, heldout, X = (torch.tensor(each.astype(np.float32)) for each in rows)
+    detector = ALL[name](fashion.head).fit(train).calibrate(heldout, method="conformal")
+    detector.to_onnx(tmp_path / "detector.onnx")
+    found = run(tmp_path / "detector.onnx", X.numpy())["is_ood"]
+    assert (found == (detector.predict(X).numpy() == -1)).mean() > 0.999
+
+
+def test_rows_that_are_logits(fashion, rows, tmp_path):
+    logits = [each.astype(np.float64) @ fashion.head.weight.T + fashion.head.bias for each in rows]
+    detector = DICEDetector("identity", sparsity=0).fit(logits[0])
+    detector.calibrate(logits[1], method="conformal").to_onnx(
+        tmp_path / "detector.onnx", dtype="float64"
+    )
+    assert_same_outputs(detector, run(tmp_path / "detector.onnx", logits[2]), logits[2])
+
+
 def test_outputs_are_those_that_the_detector_has(small, tmp_path):
     head, X = small
     path = tmp_path / "detector.onnx"
