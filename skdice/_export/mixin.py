@@ -58,13 +58,14 @@ class OnnxMixin:
 
         Notes
         -----
-        Scores are those of `score_samples` for features of the same dtype, beyond rounding. A row
+        Scores are those of `score_samples` for features of the same dtype, up to rounding. A row
         with a feature or a score that is not finite, which `score_samples` refuses, has the score
         NaN, is out-of-distribution, and has the smallest p-value that is possible.
 
         Of more than 10,000 calibration scores the file holds 10,000. Between two of them it takes
-        the larger p-value, so that no p-value of the file is smaller than that of `pvalues`, and
-        the guarantee holds. Decisions do not depend on that.
+        the larger p-value, so that no p-value of the file is smaller than that of `pvalues` but
+        for the rounding of the score, and the guarantee holds. Decisions do not depend on that.
+        After a calibration by predicted class the file has thresholds and p-values of each class.
 
         The metadata of the file have the names ``skdice.version``, ``detector``, ``n_classes``,
         ``threshold``, ``contamination``, ``method``, ``confidence``, ``by``, ``n_calibration``,
