@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
     from skdice._search import DICEDetectorCV, sparsity_path
+    from skdice._skl2onnx import register_skl2onnx
     from skdice._vim import ViMDetector
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ViMDetector",
     "load",
     "make_ensemble",
+    "register_skl2onnx",
     "save",
     "show_versions",
     "sparsity_path",
@@ -53,6 +55,7 @@ _MODULES = {
     "ViMDetector": "skdice._vim",
     "load": "skdice._persistence",
     "make_ensemble": "skdice._ensemble",
+    "register_skl2onnx": "skdice._skl2onnx",
     "save": "skdice._persistence",
     "show_versions": "skdice._compat.versions",
     "sparsity_path": "skdice._search",

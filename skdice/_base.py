@@ -36,6 +36,7 @@ from skdice._compat.sklearn import Interval, MatchingOptions, validate_parameter
 from skdice._engines.devices import CUDA_DEVICE, DEVICES, torch_device
 from skdice._engines.layer import Layer
 from skdice._engines.run import Options, run
+from skdice._export.mixin import OnnxMixin
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import (
     FeatureStatistics,
@@ -74,7 +75,7 @@ _LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 
 
-class BaseDetector(OutlierMixin, BaseEstimator):
+class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
     """Base of the detectors.
 
     A derived class has the parameters `head`, `contamination`, `device`, `batch_size`, `n_jobs`

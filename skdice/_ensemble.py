@@ -28,6 +28,7 @@ from skdice._engines.reference import (
 )
 from skdice._engines.run import Options
 from skdice._engines.together import Member, run_together
+from skdice._export.description import CombinedLayers
 from skdice._fdbd import FDBDDetector
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
@@ -318,6 +319,20 @@ class ConformalEnsemble(BaseDetector, Composition):
             threshold=getattr(self, "offset_", np.nan),
         )
         return module.eval()
+
+    def _exported_layer(self) -> CombinedLayers:
+        """Return what computes the scores of the members, and how they are combined."""
+        for name, detector in self.named_estimators_.items():
+            if not isinstance(detector, BaseDetector):
+                raise ValueError(
+                    f"the member {name!r} is {detector!r}: only detectors of skdice are exported "
+                    "to ONNX; leave this member out"
+                )
+        return CombinedLayers(
+            tuple(detector._exported_layer() for detector in self.estimators_),
+            self._layer.references,
+            self._layer.combination,
+        )
 
     def set_output(
         self, *, transform: Literal["default", "pandas", "polars"] | None = None
