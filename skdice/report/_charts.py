@@ -13,7 +13,7 @@ from math import ceil, floor, log10
 import numpy as np
 
 from skdice.report._measures import Histogram, OutlierSet
-from skdice.report._numbers import percent, points, score
+from skdice.report._numbers import percent, score
 from skdice.report._path import SparsityPath
 
 WIDTH, HEIGHT = 360.0, 230.0
@@ -164,16 +164,16 @@ def roc_chart(measured: OutlierSet, rule: str) -> Chart:
         for fpr, tpr in (measured.roc[place] for place in places)
     ]
     fpr95 = measured.fpr95.value
-    tip = f"FPR95 of {measured.name}: {points(fpr95)} %"
+    tip = f"FPR95 of {measured.name}: {percent(fpr95)}"
     marks.append(Mark(x(fpr95), y(0.95), tip, "point shown"))
     return Chart(
         title=f"ROC of {measured.name}",
         description=(
             f"The share of the in-distribution rows that is kept against the share of "
             f"{measured.name} that passes, at all thresholds. The AUROC is "
-            f"{points(measured.auroc.value)} %, and the FPR95 is {points(fpr95)} %."
+            f"{percent(measured.auroc.value)}, and the FPR95 is {percent(fpr95)}."
         ),
-        x_title=f"{_shortened(measured.name)} that passes, %",
+        x_title=f"share of {_shortened(measured.name)} that passes, %",
         y_title="in-distribution kept, %",
         x_ticks=x.ticks(5, factor=100),
         y_ticks=y.ticks(5, factor=100),
@@ -197,7 +197,7 @@ def path_chart(path: SparsityPath) -> Chart:
     mean = list(zip(path.sparsities, path.mean_auroc, strict=True))
     lines.append(Line(_polyline(x, y, mean), "line inside"))
     marks = [
-        Mark(x(sparsity), y(value), f"{name} at sparsity {sparsity:g}: AUROC {points(value)} %")
+        Mark(x(sparsity), y(value), f"{name} at sparsity {sparsity:g}: AUROC {percent(value)}")
         for name, values in path.auroc.items()
         for sparsity, value in zip(path.sparsities, values, strict=True)
     ]
@@ -205,7 +205,7 @@ def path_chart(path: SparsityPath) -> Chart:
         Mark(
             x(sparsity),
             y(value),
-            f"mean at sparsity {sparsity:g}: AUROC {points(value)} %",
+            f"mean at sparsity {sparsity:g}: AUROC {percent(value)}",
             "point mean",
         )
         for sparsity, value in mean

@@ -49,7 +49,7 @@ class MemberFacts:
     Attributes
     ----------
     name : str
-        Name of the member; that of the class for a lone detector.
+        Name of the member; "detector" for the deployed detector itself.
     kind : str
         Name of the class.
     parameters, fitted : dict of str to str
@@ -111,7 +111,7 @@ def describe_detector(detector: BaseDetector, path: Path | None) -> DetectorFact
         n_samples=int(detector.n_samples_seen_),
         n_features=int(detector.n_features_in_),
         head=None if head is None else _describe_head(head),
-        own=_describe_member(kind, detector),
+        own=_describe_member("detector", detector),
         members=tuple(_describe_member(*member) for member in members_of(detector)),
     )
 

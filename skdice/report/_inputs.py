@@ -106,7 +106,7 @@ def digest_of_path(path: Path) -> Digest:
         files = shard_paths(path)
         names = [file.name for file in files]
     else:
-        return Digest(_file_digest(path), "the file, as sha256sum prints it")
+        return Digest(_file_digest(path), "the file, by sha256sum")
     listing = hashlib.sha256()
     for name, file in zip(names, files, strict=True):
         listing.update(f"{_file_digest(file)}  {name}\n".encode())

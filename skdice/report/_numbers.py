@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# A line may not break between a number and the sign.
+PERCENT = "\N{NO-BREAK SPACE}%"
+
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share in percent; a dash if it is not known.
@@ -9,9 +12,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     Examples
     --------
     >>> percent(0.0493), percent(0.05, 0), percent(None)
-    ('4.9 %', '5 %', '–')
+    ('4.9\\xa0%', '5\\xa0%', '–')
     """
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    return "–" if share is None else f"{100 * share:.{digits}f}{PERCENT}"
 
 
 def rate_percent(rate: float) -> str:
@@ -20,9 +23,9 @@ def rate_percent(rate: float) -> str:
     Examples
     --------
     >>> rate_percent(0.05), rate_percent(0.025)
-    ('5 %', '2.5 %')
+    ('5\\xa0%', '2.5\\xa0%')
     """
-    return f"{100 * rate:.6g} %"
+    return f"{100 * rate:.6g}{PERCENT}"
 
 
 def points(value: float | None) -> str:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from skdice._compat.extras import import_extra
-from skdice.metrics._counts import fpr_name
+from skdice.metrics._counts import RULES, fpr_name
 from skdice.report import _charts, _numbers
 from skdice.report._measures import OPERATING_RATES
 
@@ -114,6 +114,7 @@ def _context(report: Any, file_name: str) -> dict[str, Any]:
         "all_sets": (report.inside, *report.sets),
         "threshold": _threshold_of(report),
         "fpr_name": fpr_name(0.95, report.rule),
+        "rule_name": f"the {RULES[report.rule]}" if report.rule == "paper" else RULES[report.rule],
         "rates": OPERATING_RATES,
         "classes": shown,
         "n_classes_left_out": len(by_share) - len(shown),

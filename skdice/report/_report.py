@@ -94,9 +94,9 @@ class OODReport:
     >>> detector = detector.calibrate(data.id_test[:1500], method="conformal")
     >>> report = OODReport.from_detector(detector, data.id_test[1500:], {"mnist": data.ood["mnist"]})
     >>> report
-    OODReport(DICEDetector, sets=['mnist'], mean FPR95=8.9 %, mean AUROC=98.3 %, warnings=1)
-    >>> report.promise.statement
-    'Of future in-distribution rows, at most 5 % are flagged on average.'
+    OODReport(DICEDetector, sets=['mnist'], mean FPR95=9.5%, mean AUROC=98.2%, warnings=1)
+    >>> print(report.promise.statement)
+    Of future in-distribution rows, at most 5 % are flagged on average.
     >>> report.to_html(pathlib.Path(tempfile.mkdtemp()) / "report.html")
     """
 
@@ -126,10 +126,9 @@ class OODReport:
     ) -> Self:
         """Measure a fitted detector on in-distribution rows and on named sets of others.
 
-        Rows are read in blocks and may be larger than memory. In memory are the scores of one
-        set and those of the in-distribution rows; the report keeps figures only. Give paths of
-        files where you can: the report then has the digests that ``sha256sum`` prints, and the
-        command that computes it again.
+        Rows are read in blocks and may be larger than memory; the scores of all rows are held in
+        memory, and the report keeps figures only. Give paths of files where you can: the report
+        then has the digests that ``sha256sum`` prints, and the command that computes it again.
 
         Parameters
         ----------
@@ -286,8 +285,8 @@ class OODReport:
         names = reprlib.repr([each.name for each in self.sets])
         return (
             f"OODReport({self.detector.kind}, sets={names}, "
-            f"mean FPR95={100 * self.fpr95.value:.1f} %, "
-            f"mean AUROC={100 * self.auroc.value:.1f} %, warnings={len(self.warnings)})"
+            f"mean FPR95={self.fpr95.value:.1%}, "
+            f"mean AUROC={self.auroc.value:.1%}, warnings={len(self.warnings)})"
         )
 
 
