@@ -233,9 +233,7 @@ def _polyline(x: _Scale, y: _Scale, values: Iterable[tuple[float, float]]) -> st
 def _steps(x: _Scale, y: _Scale, edges: Sequence[float], heights: Sequence[float]) -> str:
     """Return the closed outline of a histogram."""
     outline = [f"M{x(edges[0]):g},{y(0.0):g}"]
-    outline += [
-        f"V{y(height):g}H{x(edges[place + 1]):g}" for place, height in enumerate(heights)
-    ]
+    outline += [f"V{y(height):g}H{x(edges[place + 1]):g}" for place, height in enumerate(heights)]
     return "".join([*outline, f"V{y(0.0):g}Z"])
 
 

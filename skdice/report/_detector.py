@@ -23,7 +23,7 @@ from skdice._persistence import encode, read_document
 from skdice._version import __version__
 from skdice._vim import ViMDetector
 from skdice.report._inputs import Digest, digest_of_path
-from skdice.report._numbers import percent
+from skdice.report._numbers import percent, rate_percent
 
 # The parameters that say how rows are computed, not which scores they get.
 _COMPUTATION = {"head", "estimators", "device", "batch_size", "n_jobs", "verbose"}
@@ -146,8 +146,8 @@ def warnings_about(detector: BaseDetector) -> Iterator[str]:
         if n_dead:
             yield (
                 f"{n_dead:,} of {len(means[0]):,} features have a mean of exactly 0 over the rows "
-                "of fit. These units are dead: pruning and the mean know nothing of them. If "
-                "outliers excite dead units, the scores change in ways that no row of fit has shown."
+                "of fit. These units are dead: no row of fit has shown how the scores change if "
+                "an outlier excites them."
             )
 
 
@@ -155,9 +155,10 @@ def _warnings_about_dice(name: str, detector: BaseDICE) -> Iterator[str]:
     agreement = getattr(detector, "head_agreement_", None)
     if agreement is not None and agreement < LEAST_AGREEMENT:
         yield (
-            f"{name} prunes weights that decide: its masked head gives only {percent(agreement)} of the "
-            "in-distribution rows the class of the full head. Where less than 95 % agreed, DICE "
-            "was measured to be worse than the energy on all networks but one. Try a sparsity of 0."
+            f"{name} prunes weights that decide: its masked head gives only {percent(agreement)} "
+            "of the in-distribution rows the class of the full head. Where less than "
+            f"{rate_percent(LEAST_AGREEMENT)} agreed, DICE was measured to be worse than the "
+            "energy on all networks but one. Try a sparsity of 0."
         )
     empty = int(np.count_nonzero(~to_numpy(detector.mask_).any(axis=1)))
     if empty:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# A line may not break between a number and the sign.
-PERCENT = "\N{NO-BREAK SPACE}%"
+UNKNOWN = "\N{EN DASH}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -11,10 +10,10 @@ def percent(share: float | None, digits: int = 1) -> str:
 
     Examples
     --------
-    >>> percent(0.0493), percent(0.05, 0), percent(None)
-    ('4.9\\xa0%', '5\\xa0%', '–')
+    >>> print(percent(0.0493), percent(0.05, 0), percent(None))
+    4.9 % 5 % –
     """
-    return "–" if share is None else f"{100 * share:.{digits}f}{PERCENT}"
+    return UNKNOWN if share is None else f"{100 * share:.{digits}f} %"
 
 
 def rate_percent(rate: float) -> str:
@@ -22,15 +21,15 @@ def rate_percent(rate: float) -> str:
 
     Examples
     --------
-    >>> rate_percent(0.05), rate_percent(0.025)
-    ('5\\xa0%', '2.5\\xa0%')
+    >>> print(rate_percent(0.05), rate_percent(0.025))
+    5 % 2.5 %
     """
-    return f"{100 * rate:.6g}{PERCENT}"
+    return f"{100 * rate:.6g} %"
 
 
 def points(value: float | None) -> str:
     """Return a metric in percent without its sign; a dash if it is not known."""
-    return "–" if value is None else f"{100 * value:.1f}"
+    return UNKNOWN if value is None else f"{100 * value:.1f}"
 
 
 def interval(ends: tuple[float, float] | None) -> str:
@@ -41,14 +40,14 @@ def interval(ends: tuple[float, float] | None) -> str:
     >>> interval((0.081, 0.1049))
     '8.1 to 10.5'
     """
-    return "–" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+    return UNKNOWN if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
 
 
 def count(number: float | None) -> str:
     """Return a whole number with commas; a dash if it is not known."""
-    return "–" if number is None else f"{number:,}"
+    return UNKNOWN if number is None else f"{number:,}"
 
 
 def score(value: float | None) -> str:
     """Return a score or a threshold; a dash if there is none."""
-    return "–" if value is None else f"{value:.6g}"
+    return UNKNOWN if value is None else f"{value:.6g}"

@@ -15,11 +15,18 @@ _HELD_OUT = (
     "The calibration rows had no part in the training of the network, in fit, or in a choice "
     "between detectors."
 )
-_NOT_PROMISED = (
+_ABOUT_OUTLIERS = (
     "Nothing is promised about out-of-distribution inputs. How many of them are flagged was "
-    "measured on the sets below, and another kind of input may be flagged more or less often.",
+    "measured on the sets of this report, and another kind of input may be flagged more or less "
+    "often."
+)
+_ABOUT_CHANGE = (
     "Nothing is promised after the inputs have changed, for example with another camera or in "
-    "another season. Watch the share of flagged inputs, and calibrate again.",
+    "another season. Watch the share of flagged inputs, and calibrate again."
+)
+_OF_FIT = (
+    "A network is surer of rows that it was trained on than of new rows. So more of the new "
+    "in-distribution rows are usually flagged."
 )
 
 
@@ -140,16 +147,12 @@ def _words(
         )
     rate = rate_percent(detector.contamination_)
     if record is None:
-        return (
+        statement = (
             f"{rate} of the {detector.n_samples_seen_:,} rows of fit have a score below the "
-            "threshold. Nothing is promised about other rows.",
-            "None, because there is no promise.",
-            [
-                "A network is surer of rows that it was trained on than of new rows. So more of "
-                "the new in-distribution rows are usually flagged.",
-                *_NOT_PROMISED,
-            ],
+            "threshold. Nothing is promised about other rows."
         )
+        assumption = "None, because there is no promise."
+        return statement, assumption, [_OF_FIT, _ABOUT_OUTLIERS, _ABOUT_CHANGE]
     whose = (
         "future in-distribution rows"
         if by is None
@@ -191,9 +194,9 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
         if record.method == "conformal" and record.confidence is None:
             low, high = _range_of_share(record.rank, record.n_samples)
             yield (
-                "The average is over calibrations. A single calibration with so many rows flags "
-                f"between {percent(low)} and {percent(high)} of the future in-distribution rows in 95 % of "
-                "the cases, if the rows are independent and the scores have no ties."
+                "The average is over calibrations. In 95 of 100 cases, a single calibration with "
+                f"so many rows flags between {percent(low)} and {percent(high)} of the future "
+                "in-distribution rows, if the rows are independent and the scores have no ties."
             )
         yield (
             "The share is that of all in-distribution rows. One predicted class may be flagged "
@@ -212,10 +215,10 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
         )
     if record.method == "conformal" and record.confidence is not None:
         yield "The probability is over the draw of the calibration rows."
-    yield from _NOT_PROMISED
+    yield from (_ABOUT_OUTLIERS, _ABOUT_CHANGE)
 
 
 def _range_of_share(rank: int, n_rows: int) -> tuple[float, float]:
     """Return the share of future rows below the threshold that 95 % of calibrations give."""
-    low, high = beta.ppf([0.025, 0.975], rank, n_rows + 1 - rank)
-    return float(low), float(high)
+    law = beta(rank, n_rows + 1 - rank)
+    return float(law.ppf(0.025)), float(law.ppf(0.975))

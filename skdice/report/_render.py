@@ -30,6 +30,7 @@ def render_html(report: Any, file_name: str) -> str:
         Name of the file, for the command that makes it again.
     """
     environment = _environment()
+    environment.filters["prose"] = _unbroken
     script, style = (_template_text(name) for name in ("script.js", "style.css"))
     markup = import_extra("markupsafe", "report").Markup
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -59,17 +60,22 @@ def render_markdown(report: Any, file_name: str) -> str:
 
 
 def escape_markdown(text: Any) -> str:
-    """Return text that Markdown shows as it is, in one line.
+    r"""Return text that Markdown shows as it is, in one line.
 
     Examples
     --------
-    >>> escape_markdown("a|b <script>")
-    'a\\\\|b &lt;script&gt;'
+    >>> print(escape_markdown("a|b <script>"))
+    a\|b &lt;script&gt;
     """
     line = " ".join(str(text).split())
     for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         line = line.replace(sign, entity)
     return _MARKDOWN_SIGNS.sub(r"\\\1", line)
+
+
+def _unbroken(text: str) -> str:
+    """Return a sentence in which no line breaks between a number and the percent sign."""
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
 
 
 def _environment(**options: Any) -> Any:

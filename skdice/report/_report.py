@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os import PathLike
@@ -92,7 +93,8 @@ class OODReport:
     >>> data = load_fashion_mnist_ood()
     >>> detector = DICEDetector(data.head).fit(data.id_train)
     >>> detector = detector.calibrate(data.id_test[:1500], method="conformal")
-    >>> report = OODReport.from_detector(detector, data.id_test[1500:], {"mnist": data.ood["mnist"]})
+    >>> unseen, mnist = data.id_test[1500:], data.ood["mnist"]
+    >>> report = OODReport.from_detector(detector, unseen, {"mnist": mnist})
     >>> report
     OODReport(DICEDetector, sets=['mnist'], mean FPR95=9.5%, mean AUROC=98.2%, warnings=1)
     >>> print(report.promise.statement)
@@ -170,11 +172,13 @@ class OODReport:
         fitted = _fitted_detector(detector if path is None else load(path))
         inputs = {ID_NAME: X_id, **ood}
         opened = {name: open_rows(X, key) for name, X in inputs.items()}
-        sources = {name: fitted._open(X, "score_samples") for name, X in opened.items()}
-
-        scored = {
-            name: _score(fitted, name, opened[name], source) for name, source in sources.items()
-        }
+        sources, scored = {}, {}
+        for name, X in opened.items():
+            with _name_in_errors(name, inputs[name]):
+                sources[name] = fitted._open(X, "score_samples")
+        for name, source in sources.items():
+            with _name_in_errors(name, inputs[name]):
+                scored[name] = _score(fitted, name, opened[name], source)
         inside, outside = scored[ID_NAME], [scored[name] for name in ood]
         data = tuple(
             describe_rows(name, inputs[name], source, len(scored[name].scores))
@@ -306,9 +310,9 @@ def _check_arguments(ood: Any, rule: str) -> None:
 def _fitted_detector(detector: Any) -> BaseDetector:
     if not isinstance(detector, BaseDetector):
         raise TypeError(
-            f"detector is a {type(detector).__name__}, expected a detector of skdice or the path of "
-            "its file. For a Pipeline give its last step, pipeline[-1], and rows that went through "
-            "the steps before it, pipeline[:-1].transform(X)"
+            f"detector is a {type(detector).__name__}, expected a detector of skdice or the path "
+            "of its file. For a Pipeline give its last step, pipeline[-1], and rows that went "
+            "through the steps before it, pipeline[:-1].transform(X)"
         )
     check_is_fitted(detector)
     return detector
@@ -326,6 +330,15 @@ def _score(detector: BaseDetector, name: str, X: Any, rows: RowSource) -> Scored
         flags = scores - detector.offset_ < 0
     classes = predicted_classes(detector, rows) if name == ID_NAME else None
     return Scored(name, scores, flags, classes)
+
+
+@contextmanager
+def _name_in_errors(name: str, X: Any) -> Iterator[None]:
+    """Put the name of a set, or of its file, before an error about its rows."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{X if is_path(X) else name}: {error}") from error
 
 
 def _command(
