@@ -52,7 +52,7 @@ class OODReport:
     Make it by `from_detector`. `to_html` writes one file that a person can read, print and sign,
     and `to_markdown` the text for a model card.
 
-    Attributes
+    Parameters
     ----------
     created : str
         Time of the report, UTC, in ISO 8601.
