@@ -61,19 +61,27 @@ class OODReport:
     rule : {"paper", "roc_curve"}
         The rule of the FPR95 (see `skdice.metrics.fpr_at_tpr`).
     detector : DetectorFacts
-        Class, parameters, head, members and digests of the detector.
+        The detector: `kind`, `source`, `digest`, `written_by`, `n_samples`, `n_features`,
+        `head`, `own` (its parameters and fitted values) and `members` (the same of each).
     promise : Promise
-        How the threshold was set, and what it promises.
+        The threshold: `statement`, `assumption` and `details` in words, and `threshold`,
+        `method`, `rate`, `confidence`, `n_rows`, `rank`, `date`, `digest`, `by` and
+        `fallback_classes`.
     data : tuple of DataSet
-        Names, shapes and digests of the rows; those of the in-distribution rows come first.
+        The rows, those of the in-distribution rows first: `name`, `source`, `n_rows`,
+        `n_features`, `dtype` and `digest`.
     inside : InDistribution
-        The in-distribution rows: how many are flagged, also by predicted class.
+        The in-distribution rows: `n_rows`, `n_flagged`, `flagged` (their share), `pvalue` (the
+        probability of so many flags among rows like those of the calibration), `classes` (the
+        numbers of each predicted class), `least_typical` and `most_typical`.
     sets : tuple of OutlierSet
-        The sets of out-of-distribution rows: FPR95 and AUROC with intervals, scores, rates.
+        The sets of out-of-distribution rows: `name`, `n_rows`, `n_flagged`, `flagged`, `fpr95`,
+        `auroc`, `histogram`, `roc`, `operating`, `least_typical` and `most_typical`.
     fpr95, auroc : Metric
-        The means over the sets, with intervals.
+        The means over the sets: `value`, and `interval` at 95 %, as fractions.
     path : SparsityPath or None
-        The metrics at several sparsities; None for a detector that prunes no head.
+        The metrics at several `sparsities`: `deployed`, `auroc`, `fpr95`, `mean_auroc` and
+        `mean_fpr95`. None for a detector that prunes no head.
     warnings : tuple of str
         What a reader should know before trusting the figures, one sentence or more for each.
     command : tuple of str or None
