@@ -156,7 +156,7 @@ def _warnings_about_dice(name: str, detector: BaseDICE) -> Iterator[str]:
     if agreement is not None and agreement < LEAST_AGREEMENT:
         yield (
             f"{name} prunes weights that decide: its masked head gives only {percent(agreement)} "
-            "of the in-distribution rows the class of the full head. Where less than "
+            "of the rows of fit the class of the full head. Where less than "
             f"{rate_percent(LEAST_AGREEMENT)} agreed, DICE was measured to be worse than the "
             "energy on all networks but one. Try a sparsity of 0."
         )
@@ -193,7 +193,8 @@ def _fitted_values(detector: Any) -> dict[str, str]:
     """Return what a detector learned, as text."""
     fitted = {}
     if isinstance(detector, BaseDICE):
-        kept, weights = int(detector.mask_.sum()), detector.mask_.size
+        mask = to_numpy(detector.mask_)
+        kept, weights = int(mask.sum()), mask.size
         fitted["weights kept"] = f"{kept:,} of {weights:,} ({percent(kept / weights)})"
         agreement = getattr(detector, "head_agreement_", None)
         if agreement is not None:

@@ -156,7 +156,7 @@ def _words(
     whose = (
         "future in-distribution rows"
         if by is None
-        else "future in-distribution rows to which the network gives one class"
+        else "future in-distribution rows to which the network gives this class"
     )
     each = "" if by is None else "For each class with a threshold of its own: "
     if record.method == "quantile":

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from skdice.report import OODReport
+
 pytestmark = pytest.mark.browser
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -142,6 +144,24 @@ def test_the_keyboard_reaches_the_content_first(open_page):
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_only_tables_that_scroll_take_the_focus(open_page):
+    focusable = {
+        width: open_page(width=width).locator(".scroll[tabindex='0']").count()
+        for width in (1280, 390)
+    }
+    assert focusable[1280] == 0
+    assert focusable[390] > 0
+
+
+def test_very_long_names_are_broken(open_page, detector_of, rows, tmp_path):
+    X_id, ood = rows
+    sets = {300 * "x": ood["mnist"], " ".join(60 * ["words"]): ood["mnist"][:150]}
+    OODReport.from_detector(detector_of("conformal"), X_id, sets).to_html(tmp_path / "long.html")
+    for width in (1280, 390):
+        page = open_page((tmp_path / "long.html").as_uri(), width=width)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_screen_reader_finds_its_way(open_page):

@@ -74,7 +74,7 @@ def test_with_confidence_it_promises_this_calibration(report_of, detector_of):
 def test_with_classes_it_promises_each_class_but_the_fallback(kind, detector_of):
     promise = promise_of(detector_of(kind), by="prediction", fallback_classes_=[2, 4])
     assert promise.statement.startswith("For each class with a threshold of its own: ")
-    assert "one class" in promise.statement
+    assert "this class" in promise.statement
     assert any("nothing is promised for each of them: 2, 4." in each for each in promise.details)
     assert not any("see the table" in each for each in promise.details)
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from reported import KINDS
 from scipy.stats import betabinom
+from sklearn import config_context
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import auc
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skdice
-from skdice import DICEDetector, sparsity_path
+from skdice import DICEDetector, ViMDetector, sparsity_path
 from skdice.io import save_features
 from skdice.metrics import auroc, confidence_interval, fpr_at_tpr
 from skdice.report import OODReport
@@ -307,6 +308,20 @@ def test_rows_of_every_library(library, detector_of, rows, report_of):
         else:
             digest = hashlib.sha256(X_id.tobytes()).hexdigest()
             assert report.data[0].digest.sha256 == digest
+
+
+def test_a_detector_whose_arrays_are_those_of_another_library(fashion, rows):
+    torch = pytest.importorskip("torch")
+    train, X_id, mnist = (
+        torch.asarray(np.asarray(X, np.float32))
+        for X in (fashion.id_train[:500], rows[0], rows[1]["mnist"])
+    )
+    with config_context(array_api_dispatch=True):
+        for detector in (DICEDetector(fashion.head), ViMDetector(fashion.head)):
+            detector.fit(train).calibrate(X_id[:300])
+            report = OODReport.from_detector(detector, X_id[300:], {"mnist": mnist})
+            assert report.inside.n_flagged == (detector.predict(X_id[300:]) == -1).sum()
+            assert (report.path is not None) == isinstance(detector, DICEDetector)
 
 
 @pytest.mark.parametrize(

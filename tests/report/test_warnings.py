@@ -100,7 +100,7 @@ def test_a_masked_head_that_disagrees(detector_of, rows):
     detector.head_agreement_ = 0.777
     try:
         report = OODReport.from_detector(detector, *rows)
-        assert warnings_with(report, "gives only 77.7 % of the in-distribution rows the class")
+        assert warnings_with(report, "gives only 77.7 % of the rows of fit the class")
         assert report.detector.own.fitted["head agreement"] == "77.7 %"
         detector.head_agreement_ = 0.95
         assert not warnings_with(OODReport.from_detector(detector, *rows), "masked head")

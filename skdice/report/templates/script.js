@@ -1,6 +1,14 @@
 "use strict";
 // The page can be read without this script. It adds two things: tables that sort by the buttons of
-// their headers, and the values of a point or a bar beside the pointer.
+// their headers, and the values of a point or a bar beside the pointer. It also takes tables that
+// need no scrolling out of the way of the Tab key.
+const regions = document.querySelectorAll(".scroll");
+function skipWholeTables() {
+  for (const region of regions) {
+    region.tabIndex = region.scrollWidth > region.clientWidth ? 0 : -1;
+  }
+}
+addEventListener("resize", skipWholeTables);
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = [...table.tHead.rows[0].cells];
   headers.forEach((header, column) => {
@@ -34,6 +42,8 @@ function sortRows(body, column, ascending) {
   });
   body.append(...rows.map(([, row]) => row));
 }
+
+skipWholeTables();
 
 const tip = document.getElementById("tip");
 for (const mark of document.querySelectorAll(".tipped")) {
