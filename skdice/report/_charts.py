@@ -214,7 +214,7 @@ def path_chart(path: SparsityPath) -> Chart:
         title="AUROC by sparsity",
         description=(
             "The AUROC of each set (thin lines) and its mean over the sets (thick line) at each "
-            "sparsity. The table has the same figures."
+            "sparsity. The tables have the same figures."
         ),
         x_title="sparsity (0 prunes nothing)",
         y_title="AUROC, %",

@@ -215,11 +215,14 @@ def test_every_figure_is_that_of_the_report(kind, report_of, page_of):
         assert digest.sha256 is None or digest.sha256 in text
     assert (report.path is None) == (not page.find_all("section", id="path"))
     if report.path is not None:
-        table = page.find("section", id="path").find("table")
-        for place, line in enumerate(table.cells()[1:]):
-            assert line[0].split()[0] == f"{report.path.sparsities[place]:g}"
-            assert line[1] == in_percent(report.path.mean_fpr95[place])
-            assert line[2] == in_percent(report.path.mean_auroc[place])
+        path = report.path
+        tables = page.find("section", id="path").find_all("table")
+        metrics = ((path.auroc, path.mean_auroc), (path.fpr95, path.mean_fpr95))
+        for table, (values, means) in zip(tables, metrics, strict=True):
+            header, *lines = table.cells()
+            assert header == ["Set", *(f"{sparsity:g}" for sparsity in path.sparsities)]
+            for line, row in zip(lines, (*values.values(), means), strict=True):
+                assert line[1:] == list(map(in_percent, row))
 
 
 def test_charts_have_the_values_of_their_points(report_of, page_of):
