@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +22,10 @@ from skdice._persistence import encode, read_document
 from skdice._version import __version__
 from skdice._vim import ViMDetector
 from skdice.report._inputs import Digest, digest_of_path
-from skdice.report._numbers import percent, rate_percent
+from skdice.report._numbers import percent
 
 # The parameters that say how rows are computed, not which scores they get.
 _COMPUTATION = {"head", "estimators", "device", "batch_size", "n_jobs", "verbose"}
-# With less agreement than this between the masked and the full head, DICE lost to the energy on
-# all measured networks but one.
-LEAST_AGREEMENT = 0.95
 
 
 @dataclass(frozen=True)
@@ -131,41 +127,6 @@ def members_of(detector: Any) -> list[tuple[str, Any]]:
     if not isinstance(detector, ConformalEnsemble):
         return []
     return list(detector.named_estimators_.items())
-
-
-def warnings_about(detector: BaseDetector) -> Iterator[str]:
-    """Yield a sentence for each thing about a detector that a reader should know."""
-    named = [("The detector", detector)]
-    named += [(f"The member {name}", member) for name, member in members_of(detector)]
-    for name, member in named:
-        if isinstance(member, BaseDICE):
-            yield from _warnings_about_dice(name, member)
-    means = [member.mean_activation_ for _, member in named if hasattr(member, "mean_activation_")]
-    if means:
-        n_dead = int(np.count_nonzero(to_numpy(means[0]) == 0))
-        if n_dead:
-            yield (
-                f"{n_dead:,} of {len(means[0]):,} features have a mean of exactly 0 over the rows "
-                "of fit. These units are dead: no row of fit has shown how the scores change if "
-                "an outlier excites them."
-            )
-
-
-def _warnings_about_dice(name: str, detector: BaseDICE) -> Iterator[str]:
-    agreement = getattr(detector, "head_agreement_", None)
-    if agreement is not None and agreement < LEAST_AGREEMENT:
-        yield (
-            f"{name} prunes weights that decide: its masked head gives only {percent(agreement)} "
-            "of the rows of fit the class of the full head. Where less than "
-            f"{rate_percent(LEAST_AGREEMENT)} agreed, DICE was measured to be worse than the "
-            "energy on all networks but one. Try a sparsity of 0."
-        )
-    empty = int(np.count_nonzero(~to_numpy(detector.mask_).any(axis=1)))
-    if empty:
-        yield (
-            f"{name} leaves {empty:,} of {len(detector.mask_):,} classes without any weight: their "
-            "logit is the bias alone. A lower sparsity keeps more of the classes."
-        )
 
 
 def _describe_head(head: LinearHead) -> HeadFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,6 @@ from skdice.metrics._counts import metric_on_counts
 from skdice.metrics._intervals import interval_of_mean
 from skdice.metrics._rates import count_scores, labelled
 from skdice.monitoring import batch_pvalue
-from skdice.report._numbers import percent
 
 FloatArray = NDArray[np.floating[Any]]
 Interval = tuple[float, float]
@@ -32,9 +31,6 @@ N_BINS = 40
 N_CURVE = 150
 # The shares of in-distribution rows flagged at which the share of outliers flagged is told.
 OPERATING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
-# Intervals of sets with fewer rows are too wide for most decisions: at an AUROC of 90 % and with
-# many in-distribution rows, 100 outliers give an interval of 7 points.
-FEW_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -272,70 +268,6 @@ def mean_metrics(
         )
         means.append(Metric(float(np.mean([metric.value for metric in metrics])), interval))
     return means[0], means[1]
-
-
-def warnings_about_rows(
-    inside: InDistribution,
-    outside: Sequence[OutlierSet],
-    digests: Mapping[str, str | None],
-    *,
-    rate: float | None,
-    is_calibration: bool,
-) -> Iterator[str]:
-    """Yield a sentence for each thing about the rows that a reader should know.
-
-    Parameters
-    ----------
-    inside : InDistribution
-        What was measured on the in-distribution rows.
-    outside : sequence of OutlierSet
-        What was measured on the sets.
-    digests : mapping of str to str or None
-        Digest of each set, by name.
-    rate : float or None
-        The rate of the threshold.
-    is_calibration : bool
-        Whether the in-distribution rows are exactly those of the calibration.
-    """
-    if is_calibration:
-        yield (
-            "The in-distribution rows of this report are the rows of the calibration. The share "
-            "of them that is flagged is no evidence, because the threshold was set by them."
-        )
-    first: dict[str, str] = {}
-    for name, digest in digests.items():
-        if digest is not None and first.setdefault(digest, name) != name:
-            yield f"The sets {first[digest]} and {name} hold the same rows."
-    for measured in (inside, *outside):
-        if measured.n_rows < FEW_ROWS:
-            yield (
-                f"The set {measured.name} has only {measured.n_rows:,} rows, so its figures are "
-                "uncertain: look at the intervals."
-            )
-    if inside.pvalue is not None and inside.pvalue < 0.01 and not is_calibration:
-        yield (
-            f"{percent(inside.flagged)} of the in-distribution rows are flagged. Rows like those "
-            f"of the calibration give so many or more with probability {inside.pvalue:.2g} only. "
-            "The rows of this report and of the calibration are probably not alike."
-        )
-    for measured in outside:
-        if measured.auroc.value < 0.5:
-            yield (
-                f"On the set {measured.name} the detector is worse than chance: its rows get "
-                "higher scores than the in-distribution rows."
-            )
-    uneven = [
-        each
-        for each in inside.classes
-        if rate is not None and each.n_rows >= FEW_ROWS and each.flagged > 2 * rate
-    ]
-    if uneven:
-        worst = max(uneven, key=lambda each: each.flagged)
-        yield (
-            f"{len(uneven):,} predicted classes are flagged more than twice as often as the rate "
-            f"of the threshold. The highest share is that of class {worst.predicted}, "
-            f"{percent(worst.flagged)}."
-        )
 
 
 def _scored_set(detector: BaseDetector, scored: Scored) -> dict[str, Any]:

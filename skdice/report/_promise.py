@@ -101,40 +101,6 @@ def describe_promise(detector: BaseDetector) -> Promise:
     )
 
 
-def warnings_about_promise(promise: Promise) -> Iterator[str]:
-    """Yield a sentence for each way in which a threshold promises less than a reader may think."""
-    if promise.method == "none":
-        yield "The detector has no threshold, so it flags nothing. Call calibrate."
-    elif promise.method == "fit":
-        yield (
-            "The detector was not calibrated. Its threshold comes from the rows of fit, and "
-            "nothing is promised about the share of other rows that is flagged. Call calibrate "
-            "with held-out rows."
-        )
-    elif promise.method == "quantile":
-        yield (
-            "The threshold is a quantile of the calibration scores, which promises nothing about "
-            "future rows. calibrate with method='conformal' does."
-        )
-    elif promise.confidence is None and promise.by is None:
-        assert promise.n_rows is not None
-        assert promise.rank is not None
-        assert promise.rate is not None
-        _, high = _range_of_share(promise.rank, promise.n_rows)
-        if high > 2 * promise.rate:
-            yield (
-                f"There were only {promise.n_rows:,} calibration rows. The promise holds on "
-                f"average, but a calibration of this size may flag up to {percent(high)} of the "
-                "in-distribution rows. More rows, or a confidence in calibrate, make it safer."
-            )
-    if promise.fallback_classes:
-        yield (
-            f"{len(promise.fallback_classes):,} classes had too few calibration rows for a "
-            "threshold of their own and have that of all rows. Nothing is promised for each of "
-            "these classes."
-        )
-
-
 def _words(
     detector: BaseDetector, threshold: Any, record: Any, by: Any, fallback: tuple[int, ...]
 ) -> tuple[str, str, list[str]]:
@@ -192,7 +158,7 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
             f"{record.n_samples:,} calibration rows, counted from the lowest."
         )
         if record.method == "conformal" and record.confidence is None:
-            low, high = _range_of_share(record.rank, record.n_samples)
+            low, high = range_of_share(record.rank, record.n_samples)
             yield (
                 "The average is over calibrations. In 95 of 100 cases, a single calibration with "
                 f"so many rows flags between {percent(low)} and {percent(high)} of the future "
@@ -218,7 +184,7 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
     yield from (_ABOUT_OUTLIERS, _ABOUT_CHANGE)
 
 
-def _range_of_share(rank: int, n_rows: int) -> tuple[float, float]:
+def range_of_share(rank: int, n_rows: int) -> tuple[float, float]:
     """Return the share of future rows below the threshold that 95 % of calibrations give."""
     law = beta(rank, n_rows + 1 - rank)
     return float(law.ppf(0.025)), float(law.ppf(0.975))

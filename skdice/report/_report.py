@@ -23,7 +23,7 @@ from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
 from skdice.metrics._counts import metric_on_counts
 from skdice.monitoring._flags import flagged_rows
-from skdice.report._detector import DetectorFacts, describe_detector, versions, warnings_about
+from skdice.report._detector import DetectorFacts, describe_detector, versions
 from skdice.report._inputs import DataSet, describe_rows, is_path, open_rows
 from skdice.report._measures import (
     InDistribution,
@@ -34,11 +34,15 @@ from skdice.report._measures import (
     measure_inside,
     measure_outside,
     predicted_classes,
-    warnings_about_rows,
 )
 from skdice.report._path import SparsityPath, measure_path
-from skdice.report._promise import Promise, describe_promise, warnings_about_promise
+from skdice.report._promise import Promise, describe_promise
 from skdice.report._render import render_html, render_markdown
+from skdice.report._warnings import (
+    warnings_about_detector,
+    warnings_about_promise,
+    warnings_about_rows,
+)
 
 # The names of the in-distribution rows and of the mean among the sets of a report.
 ID_NAME = "in-distribution"
@@ -205,7 +209,7 @@ class OODReport:
                 rate=promise.rate,
                 is_calibration=digest_of_scores(iter([inside.scores])) == promise.digest,
             ),
-            *warnings_about(fitted),
+            *warnings_about_detector(fitted),
         ]
         outliers = {name: sources[name] for name in ood}
         return cls(
