@@ -124,9 +124,11 @@ def warnings_about_detector(detector: BaseDetector) -> Iterator[str]:
     """Yield a sentence for each thing about a detector that a reader should know."""
     named = [("The detector", detector)]
     named += [(f"The member {name}", member) for name, member in members_of(detector)]
+    # In an ensemble nothing has to be done about one member, because others do not prune.
+    advice = "" if len(named) > 1 else " Try a sparsity of 0."
     for name, member in named:
         if isinstance(member, BaseDICE):
-            yield from _warnings_about_dice(name, member)
+            yield from _warnings_about_dice(name, member, advice)
     means = [member.mean_activation_ for _, member in named if hasattr(member, "mean_activation_")]
     if means:
         n_dead = int(np.count_nonzero(to_numpy(means[0]) == 0))
@@ -138,14 +140,14 @@ def warnings_about_detector(detector: BaseDetector) -> Iterator[str]:
             )
 
 
-def _warnings_about_dice(name: str, detector: BaseDICE) -> Iterator[str]:
+def _warnings_about_dice(name: str, detector: BaseDICE, advice: str) -> Iterator[str]:
     agreement = getattr(detector, "head_agreement_", None)
     if agreement is not None and agreement < LEAST_AGREEMENT:
         yield (
             f"{name} prunes weights that decide: its masked head gives only {percent(agreement)} "
             "of the rows of fit the class of the full head. Where less than "
             f"{rate_percent(LEAST_AGREEMENT)} agreed, DICE was measured to be worse than the "
-            "energy on all networks but one. Try a sparsity of 0."
+            f"energy on all networks but one.{advice}"
         )
     empty = int(np.count_nonzero(~to_numpy(detector.mask_).any(axis=1)))
     if empty:

