@@ -13,9 +13,11 @@ pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jinja2")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Debian's name comes first. Machines of continuous integration often have Google's browser.
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 if CHROMIUM is None:
-    pytest.skip("there is no chromium on the path", allow_module_level=True)
+    pytest.skip(f"none of {', '.join(NAMES)} is on the path", allow_module_level=True)
 
 A4 = (595, 842)  # in points
 

@@ -74,6 +74,10 @@ def test_the_page_can_be_read_by_everyone(kind, page_of):
         if scroll.has_class("scroll"):
             assert scroll.attributes["tabindex"] == "0"
             assert scroll.attributes["aria-label"]
+    headings = [each.text for each in page.find_all("h2")]
+    regions = [each.attributes["aria-label"] for each in page.find_all(role="region")]
+    names = [" ".join(name.split()) for name in (*headings, *regions)]
+    assert len(names) == len(set(names))
     assert [cell for row in page.find("section", id="sign").find("table").cells() for cell in row][
         :4
     ] == ["Role", "Name", "Date", "Signature"]
