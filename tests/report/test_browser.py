@@ -148,6 +148,15 @@ def test_the_keyboard_reaches_the_content_first(open_page):
     assert page.evaluate("document.activeElement.id") == "content"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(open_page, scheme, width):
+    """The rules of WCAG 2.2 and the best practices that axe-core tests."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(open_page(width=width, color_scheme=scheme))
+    assert found.violations_count == 0, found.generate_report()
+
+
 def test_only_tables_that_scroll_take_the_focus(open_page):
     focusable = {
         width: open_page(width=width).locator(".scroll[tabindex='0']").count()
