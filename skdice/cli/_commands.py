@@ -24,7 +24,7 @@ from skdice._vim import ViMDetector
 from skdice.cli._arguments import ID_NAME
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
-from skdice.metrics import OODReport
+from skdice.metrics import MetricsTable
 from skdice.metrics._report import agreement_of, measure_scores
 
 
@@ -186,7 +186,7 @@ def evaluate(arguments: Namespace) -> None:
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
     result = replace(result, head_agreement=agreement_of(detector))
-    report = OODReport({str(arguments.detector): result})
+    report = MetricsTable({str(arguments.detector): result})
     if arguments.json:
         (figures,) = report.to_dict().values()
         # Feature files have no labels, so the accuracy of the classifier is unknown.
