@@ -86,10 +86,12 @@ warnings.filterwarnings("error", module=r"skdice(\.|$)")
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skdice"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["skdice.css"]
 html_show_sourcelink = False
 html_theme_options = {
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_toc_level": 2,
     "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
@@ -99,5 +101,22 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "getting_started": [], "cli": [], "performance": [], "changelog": []}
-html_sidebars |= {"evidence": [], "which_score": [], "contributing": [], "glossary": []}
+# Pages without pages below them need no navigation beside them.
+html_sidebars = {
+    page: []
+    for page in [
+        "index",
+        "getting_started",
+        "cli",
+        "faq",
+        "glossary",
+        "evidence",
+        "which_score",
+        "performance",
+        "performance_log",
+        "comparison",
+        "stability",
+        "changelog",
+        "contributing",
+    ]
+}
