@@ -91,11 +91,11 @@ html_static_path = ["_static"]
 html_css_files = ["skdice.css"]
 html_show_sourcelink = False
 html_theme_options = {
-    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo_dark.svg"},
     "show_toc_level": 2,
     "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",
