@@ -10,6 +10,8 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+from importlib.metadata import metadata
+
 import skdice
 
 project = "skdice"
@@ -90,7 +92,12 @@ html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["skdice.css"]
 html_show_sourcelink = False
+# The addresses of the repository, of the issues and so on, as far as pyproject.toml names them.
+addresses = [entry.split(", ", 1) for entry in metadata("skdice").get_all("Project-URL") or []]
 html_theme_options = {
+    "external_links": [
+        {"name": name, "url": url} for name, url in addresses if name != "Documentation"
+    ],
     "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo_dark.svg"},
     "show_toc_level": 2,
     "header_links_before_dropdown": 5,
