@@ -56,6 +56,8 @@ autosummary_generate = True
 autosummary_ignore_module_all = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
+# The contents beside a page of the reference have no room for "DICEDetector." before each method.
+toc_object_entries_show_parents = "hide"
 
 html_math_renderer = "mathml"
 plot_formats = [("png", 120)]
