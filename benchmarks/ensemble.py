@@ -67,7 +67,8 @@ def main() -> None:
         ratio = found["ensemble"] / found["products"]
         print(
             f"{' x '.join(f'{each:,}' for each in shape):<26}{found['products']:>8.2f} s"
-            f"{found['ensemble']:>8.2f} s{ratio:>7.2f}{found['ViM']:>7.2f} s{found['fDBD']:>7.2f} s",
+            f"{found['ensemble']:>8.2f} s{ratio:>7.2f}"
+            f"{found['ViM']:>7.2f} s{found['fDBD']:>7.2f} s",
             flush=True,
         )
 

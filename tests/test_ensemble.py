@@ -132,7 +132,6 @@ ADVERSARIES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("combination", ["fisher", "min"])
 @pytest.mark.parametrize("kind", ADVERSARIES)
 def test_the_false_alarm_rate_is_guaranteed_for_any_members(kind, combination):
