@@ -21,6 +21,7 @@ LEVELS = [
     {"_rows"},
     {"_passes", "io", "_engines"},
     {"shaping", "_head"},
+    {"_by_prediction"},
     {"_base"},
     {"_dice", "_vim", "_fdbd"},
     {"_search", "_ensemble", "datasets"},
