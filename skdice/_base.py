@@ -199,11 +199,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if by is None:
             scores = rows.collect(self._block_values())
         else:
-            function = partial(gathered_blocks, self._block_values(), self.head_)
-            columns = rows.collect(function, np.float64, 2)
-            columns = columns.compute() if is_dask(columns) else to_numpy(columns)
-            scores = columns[:, 0].astype(scoring_dtype(rows.dtype))
-            classes = columns[:, 1].astype(np.intp)
+            scores, classes = self._scores_and_classes(rows)
         if is_dask(scores):
             # Conformal scores are kept with the detector. Other scores stay in the memory of the
             # workers, because several passes read them.
@@ -245,6 +241,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 self.fallback_classes_, self.head_.n_classes, self.contamination_, confidence
             )
         return self
+
+    def _scores_and_classes(self, rows: RowSource) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the score and the predicted class of each row as NumPy arrays."""
+        function = partial(gathered_blocks, self._block_values(), self.head_)
+        columns = rows.collect(function, np.float64, 2)
+        columns = columns.compute() if is_dask(columns) else to_numpy(columns)
+        return columns[:, 0].astype(scoring_dtype(rows.dtype)), columns[:, 1].astype(np.intp)
+
+    def _decisions_and_classes(self, X: Any) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the decision and the predicted class of each row as NumPy arrays."""
+        scores, classes = self._scores_and_classes(self._open(X, "decision_function"))
+        return scores - self.class_offsets_.astype(scores.dtype)[classes], classes
 
     def _check_by(self, by: Any, method: str) -> None:
         """Raise if `calibrate` cannot set thresholds by `by`."""

@@ -127,6 +127,7 @@ def gathered_blocks(
     block_scores: BlockValues, head: LinearHead, rows: SlicedRows
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the slice of each block, and its scores and predicted classes as two columns."""
+    # Single precision holds the scores of its rows, and float64 holds both columns exactly.
     for row_slice, scores, classes in scores_and_classes(block_scores, head, rows):
         columns = [to_numpy(scores).astype(np.float64), to_numpy(classes).astype(np.float64)]
         yield row_slice, np.stack(columns, axis=1)
