@@ -18,6 +18,13 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdice._by_prediction import (
+    ClassScores,
+    decision_blocks,
+    gathered_blocks,
+    pvalue_blocks,
+    warn_of_fallback,
+)
 from skdice._compat.arrays import (
     Namespace,
     check_same_namespace,
@@ -111,6 +118,10 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
     contamination_: float
     calibration_: Calibration
     calibration_scores_: FloatArray
+    # These three exist only after ``calibrate(..., by="prediction")``.
+    class_offsets_: NDArray[np.float64]
+    fallback_classes_: NDArray[np.intp]
+    calibration_classes_: NDArray[np.intp]
     n_samples_seen_: int
     n_features_in_: int
     feature_names_in_: NDArray[Any]
@@ -122,6 +133,7 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
         *,
         method: Literal["quantile", "conformal"] = "quantile",
         confidence: float | None = None,
+        by: Literal["prediction"] | None = None,
     ) -> Self:
         """Set the threshold from held-out in-distribution rows. Nothing is refitted.
 
@@ -143,6 +155,13 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
             share of future in-distribution rows below the threshold is at most the
             contamination. It holds for independent rows. None guarantees the share on average
             over draws.
+        by : {None, "prediction"}, default=None
+            Only for ``"conformal"``: ``"prediction"`` gives each predicted class a threshold of
+            its own, so that the guarantee holds for the rows of every class, and `pvalues`
+            compares a row with the calibration rows of its class. The class is that of the
+            largest logit of the unmasked `head_`. Classes with too few rows take the threshold of
+            all rows, which promises nothing for one class; `fallback_classes_` lists them. With
+            `confidence` the probability is that of each class by itself.
 
         Returns
         -------
@@ -151,10 +170,15 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            `contamination` or `confidence` is out of its range, `confidence` is given for a
-            quantile, or ``"conformal"`` has too few rows for any guarantee: fewer than
+            `contamination` or `confidence` is out of its range, `confidence` or `by` is given for
+            a quantile, `by` for a detector without a head, or ``"conformal"`` has too few rows for any guarantee: fewer than
             ``1 / contamination - 1``, or with `confidence` fewer than
             ``log(1 - confidence) / log(1 - contamination)``.
+
+        Warns
+        -----
+        UserWarning
+            With ``by="prediction"``, some classes have fewer rows than that.
 
         References
         ----------
@@ -181,7 +205,12 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
                     "nothing about future rows, so give method='conformal'"
                 )
             confidence = float(confidence)
-        scores = rows.collect(self._block_values())
+        self._check_by(by, method)
+        classes = None
+        if by is None:
+            scores = rows.collect(self._block_values())
+        else:
+            scores, classes = self._scores_and_classes(rows)
         if is_dask(scores):
             # Conformal scores are kept with the detector. Other scores stay in the memory of the
             # workers, because several passes read them.
@@ -196,7 +225,9 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
             raise self._no_rows(0, labelled=False)
         if method == "conformal":
             rank = conformal_rank(n_rows, share, confidence)
-            ordered = np.sort(scores)
+            # Equal scores are in the order of their rows, so that their classes are, too.
+            order = np.argsort(scores, kind="stable")
+            ordered = scores[order]
             offset = float(ordered[rank - 1])
         else:
             rank = rows_below(n_rows, share) + 1
@@ -211,17 +242,64 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
             rank=rank,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             digest=digest,
+            by=by,
         )
         if method == "conformal":
             self.calibration_scores_ = ordered
+        if classes is not None:
+            self._set_class_offsets(classes[order])
+            warn_of_fallback(
+                self.fallback_classes_, self.head_.n_classes, self.contamination_, confidence
+            )
         return self
+
+    def _scores_and_classes(self, rows: RowSource) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the score and the predicted class of each row as NumPy arrays."""
+        function = partial(gathered_blocks, self._block_values(), self.head_)
+        columns = rows.collect(function, np.float64, 2)
+        columns = columns.compute() if is_dask(columns) else to_numpy(columns)
+        return columns[:, 0].astype(scoring_dtype(rows.dtype)), columns[:, 1].astype(np.intp)
+
+    def _decisions_and_classes(self, X: Any) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the decision and the predicted class of each row as NumPy arrays."""
+        scores, classes = self._scores_and_classes(self._open(X, "decision_function"))
+        return scores - self.class_offsets_.astype(scores.dtype)[classes], classes
+
+    def _check_by(self, by: Any, method: str) -> None:
+        """Raise if `calibrate` cannot set thresholds by `by`."""
+        if by is None:
+            return
+        if by != "prediction":
+            raise ValueError(f"by is {by!r}, expected None or 'prediction'")
+        if method != "conformal":
+            raise ValueError(
+                f"by is {by!r} and method is {method!r}: only conformal thresholds promise a rate "
+                "for each class, so give method='conformal'"
+            )
+        if self.head_ is None:
+            raise ValueError(
+                f"by is {by!r}, but this {type(self).__name__} has no head that could predict a "
+                "class: its members are all of other libraries"
+            )
+
+    def _set_class_offsets(self, classes: NDArray[np.intp]) -> None:
+        """Set the threshold of each class from the calibration and the classes of its scores."""
+        record = self.calibration_
+        by_class = ClassScores(self.calibration_scores_, classes, self.head_.n_classes)
+        promise = record.contamination, record.confidence
+        self.calibration_classes_ = classes
+        self.class_offsets_ = by_class.offsets(self.offset_, *promise)
+        self.fallback_classes_ = by_class.fallback(*promise)
 
     def pvalues(self, X: ArrayLike) -> Any:
         """Return the conformal p-value of each row: small = out-of-distribution.
 
         The p-value is the share of the calibration rows, and the row itself, whose score is at
         most that of the row. For an in-distribution row exchangeable with the calibration rows,
-        the probability that its p-value is at most a is at most a, for every a.
+        the probability that its p-value is at most a is at most a, for every a. After
+        ``calibrate(..., by="prediction")`` the calibration rows are those of the predicted class
+        of the row, so that this holds within every class; a row of `fallback_classes_` is compared
+        with all calibration rows.
 
         Parameters
         ----------
@@ -244,7 +322,16 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
                 f"This {type(self).__name__} has no scores to compare with: call calibrate with "
                 "held-out in-distribution rows and method='conformal' first."
             )
-        function = partial(_block_pvalues, self._block_values(), self.calibration_scores_)
+        function: BlockValues
+        if hasattr(self, "class_offsets_"):
+            by_class = ClassScores(
+                self.calibration_scores_, self.calibration_classes_, self.head_.n_classes
+            )
+            function = partial(
+                pvalue_blocks, self._block_values(), self.head_, by_class, self.fallback_classes_
+            )
+        else:
+            function = partial(_block_pvalues, self._block_values(), self.calibration_scores_)
         return rows.collect(function, np.float64)
 
     def score_samples(self, X: ArrayLike) -> Any:
@@ -270,6 +357,8 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
     def decision_function(self, X: ArrayLike) -> Any:
         """Return the score minus the threshold: negative = out-of-distribution.
 
+        After ``calibrate(..., by="prediction")`` it is the threshold of the predicted class.
+
         Parameters
         ----------
         X : array-like or source of rows, of shape (n_samples, n_features)
@@ -293,6 +382,11 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
                 f"This {type(self).__name__} has no threshold, as partial_fit sets none: call "
                 "calibrate with held-out in-distribution rows first."
             )
+        if hasattr(self, "class_offsets_"):
+            function = partial(
+                decision_blocks, self._block_values(), self.head_, self.class_offsets_
+            )
+            return self._open(X, "decision_function").collect(function)
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> Any:
@@ -527,7 +621,15 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
 
     def _forget_threshold(self) -> None:
         """Remove everything that belongs to a threshold."""
-        for name in ("offset_", "contamination_", "calibration_", "calibration_scores_"):
+        for name in (
+            "offset_",
+            "contamination_",
+            "calibration_",
+            "calibration_scores_",
+            "class_offsets_",
+            "fallback_classes_",
+            "calibration_classes_",
+        ):
             self.__dict__.pop(name, None)
 
     def _validate_parameters(self, X: Any) -> None:

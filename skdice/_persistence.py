@@ -73,6 +73,7 @@ _SHAPING = {"class", "parameters", "fitted"}
 _ENSEMBLE = {"kind", "schema", "versions", "parameters", "members", "fitted"}
 _MEMBER = {"name", "document", "tail_start", "tail_mean"}
 _HEAD_ARRAYS = {"weight", "bias"}
+_SCORE_ARRAYS = {"calibration_scores", "calibration_classes"}
 _REFERENCE_ARRAYS = {"reference_scores", "reference_counts"}
 
 
@@ -227,8 +228,7 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
     is_identity = isinstance(detector.head, str)
     if not is_identity:
         arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
-    if hasattr(detector, "calibration_scores_"):
-        arrays["calibration_scores"] = detector.calibration_scores_
+    arrays |= _encode_scores(detector)
     document = {
         **_encode_kind(kind),
         "parameters": {
@@ -248,6 +248,24 @@ def _encode_kind(name: str) -> dict[str, Any]:
     return {"kind": f"skdice.{name}", "schema": SCHEMA, "versions": versions}
 
 
+def _encode_scores(detector: BaseDetector) -> Arrays:
+    """Return the arrays of a conformal calibration, which give all thresholds on loading."""
+    names = ("calibration_scores", "calibration_classes")
+    arrays = {name: getattr(detector, f"{name}_") for name in names if hasattr(detector, f"{name}_")}
+    if "calibration_classes" in arrays:
+        arrays["calibration_classes"] = arrays["calibration_classes"].astype(np.int64)
+    return arrays
+
+
+def _encode_calibration(calibration: Calibration | None) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    encoded = asdict(calibration)
+    if calibration.by is None:
+        del encoded["by"]  # so that earlier versions read the file
+    return encoded
+
+
 def _encode_fitted(detector: BaseDetector) -> dict[str, Any]:
     """Return the fitted values that all detectors have."""
     names = getattr(detector, "feature_names_in_", None)
@@ -255,7 +273,7 @@ def _encode_fitted(detector: BaseDetector) -> dict[str, Any]:
     return {
         "offset": _encode(getattr(detector, "offset_", None)),
         "contamination": _encode(getattr(detector, "contamination_", None)),
-        "calibration": None if calibration is None else asdict(calibration),
+        "calibration": _encode_calibration(calibration),
         "n_samples_seen": int(detector.n_samples_seen_),
         "feature_names": None if names is None else list(map(str, names)),
     }
@@ -279,8 +297,7 @@ def _encode_ensemble(ensemble: ConformalEnsemble) -> tuple[dict[str, Any], Array
             arrays[key if key in _HEAD_ARRAYS else f"{n}.{key}"] = array
         tail = {"tail_start": reference.tail_start, "tail_mean": reference.tail_mean}
         members.append({"name": name, "document": document, **tail})
-    if hasattr(ensemble, "calibration_scores_"):
-        arrays["calibration_scores"] = ensemble.calibration_scores_
+    arrays |= _encode_scores(ensemble)
     parameters = ensemble.get_params(deep=False)
     del parameters["estimators"]
     document = {
@@ -302,8 +319,8 @@ def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemb
     if not isinstance(document["members"], list) or not document["members"]:
         raise ValueError(f"its members are {document['members']!r}, expected a list")
     rest = dict(arrays)
-    scores = rest.pop("calibration_scores", None)
-    if (scores is not None) != (calibration is not None and calibration.method == "conformal"):
+    scores = {name: rest.pop(name) for name in _SCORE_ARRAYS if name in rest}
+    if scores.keys() != _score_arrays(calibration):
         raise ValueError("its calibration scores and its calibration do not fit one another")
     # One object, so that the members share one head in memory and its product with the rows.
     has_head = arrays.keys() >= _HEAD_ARRAYS
@@ -420,14 +437,28 @@ def build(document: dict[str, Any], arrays: Arrays, shared_head: LinearHead | No
         if not math.isfinite(alpha):
             raise ValueError(f"its alpha is {alpha}, expected a finite number")
         detector._set_alpha(layer, alpha)
-    _set_threshold(detector, fitted, calibration, arrays.get("calibration_scores"))
+    _set_threshold(detector, fitted, calibration, arrays)
     return detector
 
 
 def _decode_calibration(encoded: Any) -> Calibration | None:
     if encoded is None:
         return None
-    return Calibration(**_check_keys("the calibration", encoded, _CALIBRATION))
+    has_by = isinstance(encoded, dict) and "by" in encoded
+    record = Calibration(
+        **_check_keys("the calibration", encoded, _CALIBRATION - (set() if has_by else {"by"}))
+    )
+    if has_by and record.by is None:
+        raise ValueError("the by of its calibration is None, expected 'prediction' or no such key")
+    return record
+
+
+def _score_arrays(calibration: Calibration | None) -> set[str]:
+    """Return the names of the arrays that a calibration comes with."""
+    # Only a conformal calibration keeps its scores.
+    if calibration is None or calibration.method != "conformal":
+        return set()
+    return {"calibration_scores"} | ({"calibration_classes"} if calibration.by else set())
 
 
 def _set_features(detector: BaseDetector, n_features: int, fitted: dict[str, Any]) -> None:
@@ -456,10 +487,7 @@ def _check_arrays(
     if head not in ("arrays", "identity"):
         raise ValueError(f"its head is {head!r}, expected 'arrays' or 'identity'")
     of_head = set() if head == "identity" else {"weight", "bias"}
-    # Only a conformal calibration keeps its scores.
-    is_conformal = calibration is not None and calibration.method == "conformal"
-    of_scores = {"calibration_scores"} if is_conformal else set()
-    expected = _ARRAYS_OF[detector_class] | of_head | of_scores
+    expected = _ARRAYS_OF[detector_class] | of_head | _score_arrays(calibration)
     if arrays.keys() != expected:
         raise ValueError(f"it has the arrays {listed(arrays)}, expected {listed(expected)}")
     is_vim = detector_class is ViMDetector
@@ -561,7 +589,7 @@ def _set_threshold(
     detector: Any,
     fitted: dict[str, Any],
     calibration: Calibration | None,
-    scores: NDArray[Any] | None,
+    arrays: Arrays,
 ) -> None:
     """Set the threshold and its record on a detector, if they agree with one another."""
     if fitted["offset"] is None:
@@ -584,8 +612,9 @@ def _set_threshold(
             f"contamination is {contamination}"
         )
     detector.calibration_ = calibration
-    if scores is None:
+    if calibration.method != "conformal":
         return
+    scores = arrays["calibration_scores"]
     if scores.dtype not in (np.float32, np.float64) or scores.ndim != 1:
         raise ValueError(f"its calibration scores are {scores.dtype} {scores.shape}")
     if len(scores) != calibration.n_samples:
@@ -601,6 +630,19 @@ def _set_threshold(
             f"{scores[calibration.rank - 1]}"
         )
     detector.calibration_scores_ = scores
+    if calibration.by is not None:
+        if detector.head_ is None:
+            raise ValueError("its calibration is by prediction, but it has no head that predicts")
+        classes, n_classes = arrays["calibration_classes"], detector.head_.n_classes
+        _check_array(arrays, "calibration_classes", np.int64, scores.shape)
+        outside = classes[(classes < 0) | (classes >= n_classes)]
+        if len(outside):
+            raise ValueError(
+                f"its calibration_classes hold {outside[0]}, expected numbers from 0 to "
+                f"{n_classes - 1}"
+            )
+        # The file holds no thresholds of classes, so that none can contradict the scores.
+        detector._set_class_offsets(classes.astype(np.intp))
 
 
 def _check_array(

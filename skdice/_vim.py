@@ -249,6 +249,7 @@ class ViMDetector(BaseDetector):
         *,
         method: Literal["quantile", "conformal"] = "quantile",
         confidence: float | None = None,
+        by: Literal["prediction"] | None = None,
     ) -> Self:
         """Set the threshold from held-out in-distribution rows.
 
@@ -266,6 +267,8 @@ class ViMDetector(BaseDetector):
             The rule of the threshold, as for `DICEDetector.calibrate`.
         confidence : float in (0, 1), default=None
             The confidence in the share of future rows, as for `DICEDetector.calibrate`.
+        by : {None, "prediction"}, default=None
+            What has a threshold of its own, as for `DICEDetector.calibrate`.
 
         Returns
         -------
@@ -290,7 +293,9 @@ class ViMDetector(BaseDetector):
                 self._set_scale(
                     rows, self._subspace_layer(as_linear_head(self.head, rows.shape[1]))
                 )
-            super().calibrate(X, contamination, method=method, confidence=confidence)
+            super().calibrate(
+                X, contamination, method=method, confidence=confidence, by=by
+            )
         return self
 
     def _forget_fit(self) -> None:

@@ -21,7 +21,7 @@ LEVELS = [
     {"_rows"},
     {"_passes", "io", "_engines"},
     {"shaping", "_head", "_last_layer"},
-    {"_export"},
+    {"_by_prediction", "_export"},
     {"_base"},
     {"_dice", "_vim", "_fdbd"},
     {"_search", "_ensemble", "datasets"},

@@ -43,6 +43,9 @@ class Calibration:
         Time of the calibration, UTC, in ISO 8601.
     digest : str
         SHA-256 of the calibration scores in the order of their rows, 64 hexadecimal digits.
+    by : {None, "prediction"}
+        What has a threshold of its own: each predicted class, or nothing. `rank` is that of the
+        threshold of all rows.
 
     Raises
     ------
@@ -63,6 +66,7 @@ set at 2026-11-25T00:00:00+00:00, digest 000000000000
     rank: int
     date: str
     digest: str
+    by: str | None = None
 
     def __post_init__(self) -> None:
         # A record that comes from a file may hold anything.
@@ -90,11 +94,16 @@ set at 2026-11-25T00:00:00+00:00, digest 000000000000
             raise _unexpected("date", self.date, "a time in ISO 8601 that ends in +00:00")
         if not isinstance(self.digest, str) or not re.fullmatch("[0-9a-f]{64}", self.digest):
             raise _unexpected("digest", self.digest, "64 hexadecimal digits")
+        if self.by not in (None, "prediction"):
+            raise _unexpected("by", self.by, "None or 'prediction'")
+        if self.by is not None and self.method != "conformal":
+            raise _unexpected("by", self.by, "None for a quantile")
 
     def __str__(self) -> str:
         promise = "on average" if self.confidence is None else f"with confidence {self.confidence}"
+        kind = f"{self.method} threshold" + ("s by predicted class" if self.by else "")
         return (
-            f"{self.method} threshold for a contamination of {self.contamination:g} {promise}: "
+            f"{kind} for a contamination of {self.contamination:g} {promise}: "
             f"rank {self.rank:,} of {self.n_samples:,} calibration scores, set at {self.date}, "
             f"digest {self.digest[:12]}"
         )
@@ -255,8 +264,15 @@ def fewest_rows(contamination: float, confidence: float | None = None) -> int:
     (19, 59)
     """
     if confidence is not None:
-        return ceil(log1p(-confidence) / log1p(-contamination))
-    return ceil(1 / contamination) - 1
+        # One row below: the probability that none of n rows lies there is (1 - contamination)^n.
+        n = max(1, ceil(log1p(-confidence) / log1p(-contamination)))
+        while betainc(1, n, contamination) < confidence:  # the quotient of logarithms is rounded
+            n += 1
+        while n > 1 and betainc(1, n - 1, contamination) >= confidence:
+            n -= 1
+        return n
+    n = ceil(1 / contamination) - 1
+    return n if 1 / (n + 1) <= contamination or floor(contamination * (n + 1)) else n + 1
 
 
 def conformal_pvalues(calibration: FloatArray, scores: FloatArray) -> NDArray[np.float64]:
