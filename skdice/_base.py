@@ -171,9 +171,9 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
         ------
         ValueError
             `contamination` or `confidence` is out of its range, `confidence` or `by` is given for
-            a quantile, `by` for a detector without a head, or ``"conformal"`` has too few rows for any guarantee: fewer than
-            ``1 / contamination - 1``, or with `confidence` fewer than
-            ``log(1 - confidence) / log(1 - contamination)``.
+            a quantile, `by` is given for a detector without a head, or ``"conformal"`` has too
+            few rows for any guarantee: fewer than ``1 / contamination - 1``, or with
+            `confidence` fewer than ``log(1 - confidence) / log(1 - contamination)``.
 
         Warns
         -----

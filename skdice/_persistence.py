@@ -251,7 +251,8 @@ def _encode_kind(name: str) -> dict[str, Any]:
 def _encode_scores(detector: BaseDetector) -> Arrays:
     """Return the arrays of a conformal calibration, which give all thresholds on loading."""
     names = ("calibration_scores", "calibration_classes")
-    arrays = {name: getattr(detector, f"{name}_") for name in names if hasattr(detector, f"{name}_")}
+    kept = [name for name in names if hasattr(detector, f"{name}_")]
+    arrays = {name: getattr(detector, f"{name}_") for name in kept}
     if "calibration_classes" in arrays:
         arrays["calibration_classes"] = arrays["calibration_classes"].astype(np.int64)
     return arrays
