@@ -8,7 +8,18 @@ import pytest
 import skdice
 from skdice._compat.extras import import_extra
 
-EXTRAS = ["torch", "matplotlib", "numba", "dask", "h5py", "zarr", "pyarrow", "onnx", "pandas"]
+EXTRAS = [
+    "torch",
+    "matplotlib",
+    "numba",
+    "dask",
+    "h5py",
+    "zarr",
+    "pyarrow",
+    "onnx",
+    "skl2onnx",
+    "pandas",
+]
 
 
 def test_importing_skdice_imports_no_extra():
@@ -44,9 +55,11 @@ def test_public_names():
         "FDBDDetector",
         "FeatureStatistics",
         "LinearHead",
+        "OpenSetClassifier",
         "ViMDetector",
         "load",
         "make_ensemble",
+        "register_skl2onnx",
         "save",
         "show_versions",
         "sparsity_path",

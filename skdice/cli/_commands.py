@@ -8,6 +8,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from skdice.cli._arguments import ID_NAME
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
 from skdice.metrics import OODReport
-from skdice.metrics._report import measure_scores
+from skdice.metrics._report import agreement_of, measure_scores
 
 
 def fit(arguments: Namespace) -> None:
@@ -81,6 +82,13 @@ def describe_weights(detector: BaseDetector) -> dict[str, int]:
     if not isinstance(detector, DICEDetector):
         return {}
     return {"kept_weights": int(detector.mask_.sum()), "weights": detector.mask_.size}
+
+
+def describe_agreement(detector: BaseDetector) -> dict[str, float | None]:
+    """Return how well the pruned and the full head agree; nothing for one that prunes none."""
+    if not isinstance(detector, DICEDetector):
+        return {}
+    return {"head_agreement": agreement_of(detector)}
 
 
 def calibrate(arguments: Namespace) -> None:
@@ -177,6 +185,7 @@ def evaluate(arguments: Namespace) -> None:
     ood_scores = {name: score_file(path) for name, path in arguments.ood.items()}
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
+    result = replace(result, head_agreement=agreement_of(detector))
     report = OODReport({str(arguments.detector): result})
     if arguments.json:
         (figures,) = report.to_dict().values()
@@ -218,6 +227,7 @@ def inspect(arguments: Namespace) -> None:
         "shaping": document["fitted"].get("shaping"),
         "rows_fitted": detector.n_samples_seen_,
         **describe_weights(detector),
+        **describe_agreement(detector),
         "threshold": threshold.get("threshold"),
         "threshold_method": threshold.get("method"),
         "contamination": threshold.get("contamination"),

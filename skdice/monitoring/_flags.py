@@ -64,9 +64,7 @@ def flagged_rows(detector: Any, X: Any) -> NDArray[np.bool_]:
     return flags
 
 
-def flagged_rows_and_classes(
-    detector: Any, X: Any
-) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+def flagged_rows_and_classes(detector: Any, X: Any) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """Return which rows a detector flags, and the class that its head predicts for each row."""
     if isinstance(detector, Pipeline):
         X, detector = detector[:-1].transform(X), last_step(detector)

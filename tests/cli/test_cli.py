@@ -535,9 +535,7 @@ def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, me
 
 @pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(run, files):
-    head = np.ones((3, 2))
-    head[2] = -1
-    np.savez(files / "small.npz", weight=head)
+    np.savez(files / "small.npz", weight=np.array([[1.0, 2.0], [3.0, 4.0], [-1.0, -2.0]]))
     np.save(files / "two.npy", np.random.default_rng(0).uniform(size=(50, 2)))
     code, _, err = run("fit", "two.npy", "--head", "small.npz", "--sparsity", 0.4, "-o", "w")
     assert code == 0
