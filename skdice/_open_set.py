@@ -268,13 +268,12 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
             for rows in (X_train, _safe_indexing(X, calibration))
         )
         detector = self._unfitted_detector(classifier).fit(train_features)
-        by = {} if self.by is None else {"by": self.by}
         detector.calibrate(
             calibration_features,
             self.contamination,
             method="conformal",
             confidence=self.confidence,
-            **by,
+            by=self.by,
         )
 
         self.estimator_, self.detector_, self.classes_ = estimator, detector, classes

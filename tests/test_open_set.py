@@ -403,18 +403,17 @@ def test_the_share_of_known_rows_called_unknown(n_classes, confidence):
         assert np.mean(shares) > 0.03
 
 
-def test_by_is_handed_to_calibrate(known, monkeypatch):
-    given = []
-    calibrate = DICEDetector.calibrate
-
-    def recorded(self, *args, by=None, **parameters):
-        given.append(by)
-        return calibrate(self, *args, **parameters)
-
-    monkeypatch.setattr(DICEDetector, "calibrate", recorded)
-    model().fit(*known)
-    model(by="prediction").fit(*known)
-    assert given == [None, "prediction"]
+def test_every_predicted_class_has_a_threshold_of_its_own(digits):
+    X, y = digits
+    fitted = model(by="prediction", contamination=0.1, calibration_size=0.4).fit(X, y)
+    assert fitted.detector_.calibration_.by == "prediction"
+    assert len(fitted.detector_.fallback_classes_) == 0
+    offsets = fitted.detector_.class_offsets_
+    assert len(set(offsets)) == len(fitted.classes_)
+    places = np.searchsorted(fitted.classes_, fitted.predict_known(X))
+    expected = fitted.score_samples(X) < offsets[places]
+    np.testing.assert_array_equal(fitted.is_unknown(X), expected)
+    np.testing.assert_array_equal(fitted.pvalues(X) <= 0.1, expected)
 
 
 def test_pvalues_and_the_threshold_agree(digits):
