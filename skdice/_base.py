@@ -446,9 +446,10 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
 
         Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
         rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
-        because the module cannot refuse it. ``threshold`` is a buffer, which is NaN if the
-        detector has no threshold. The module can be
-        scripted and exported to ONNX. Rows in double precision are scored in double precision,
+        because the module cannot refuse it. ``pvalue(features)`` returns the p-values after a
+        conformal calibration, and NaN without one. ``threshold`` is a buffer, which is NaN if the
+        detector has no threshold; after ``calibrate(..., by="prediction")`` the buffer
+        ``class_thresholds`` decides. The module can be scripted and exported to ONNX. Rows in double precision are scored in double precision,
         all others in single precision.
 
         Returns
@@ -468,7 +469,25 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
         from skdice._engines.module import detector_module
 
         module = detector_module(self._layer, getattr(self, "offset_", np.nan))
-        return module.eval()
+        return self._with_calibration(module).eval()
+
+    def _with_calibration(self, module: Any) -> Any:
+        """Give a torch module the conformal calibration, if there is one, and return it."""
+        from skdice._engines.module import ClassModuleState
+
+        if not hasattr(self, "calibration_scores_"):
+            return module
+        by_class = None
+        if hasattr(self, "class_offsets_"):
+            by_class = ClassModuleState(
+                self.class_offsets_,
+                self.head_.weight,
+                self.head_.bias,
+                self.calibration_classes_,
+                self.fallback_classes_,
+            )
+        module.set_calibration(self.calibration_scores_, by_class)
+        return module
 
     def _measure(
         self,

@@ -54,8 +54,8 @@ class ClassScores:
     ) -> NDArray[np.float64]:
         """Return the threshold of each class; `offset` for a class that has too few rows."""
         offsets = np.full(self.n_classes, offset)
-        least, parts = fewest_rows(contamination, confidence), self.parts()
-        for k, scores in enumerate(parts):
+        least = fewest_rows(contamination, confidence)
+        for k, scores in enumerate(self.parts()):
             if len(scores) >= least:
                 offsets[k] = scores[conformal_rank(len(scores), contamination, confidence) - 1]
         return offsets
@@ -64,6 +64,13 @@ class ClassScores:
         """Return the scores of each class in ascending order."""
         order = np.argsort(self.classes, kind="stable")
         return np.split(self.scores[order], np.cumsum(self.counts)[:-1])
+
+    def references(self, fallback: Classes) -> list[FloatArray]:
+        """Return the scores that rows of each class are compared with: all for `fallback`."""
+        references = self.parts()
+        for k in fallback:
+            references[k] = self.scores
+        return references
 
 
 def warn_of_fallback(
@@ -127,7 +134,7 @@ def gathered_blocks(
     block_scores: BlockValues, head: LinearHead, rows: SlicedRows
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the slice of each block, and its scores and predicted classes as two columns."""
-    # Single precision holds the scores of its rows, and float64 holds both columns exactly.
+    # float64 holds the scores of any dtype and the classes exactly.
     for row_slice, scores, classes in scores_and_classes(block_scores, head, rows):
         columns = [to_numpy(scores).astype(np.float64), to_numpy(classes).astype(np.float64)]
         yield row_slice, np.stack(columns, axis=1)
@@ -157,13 +164,17 @@ def pvalue_blocks(
 
     A row of a class of `fallback` is compared with all calibration rows.
     """
-    references = calibration.parts()
-    for k in fallback:
-        references[k] = calibration.scores
+    references = calibration.references(fallback)
     for row_slice, scores, classes in scores_and_classes(block_scores, head, rows):
-        scores, classes = to_numpy(scores), to_numpy(classes)
-        values = np.empty(len(scores))
-        for k in np.unique(classes):
-            is_class = classes == k
-            values[is_class] = conformal_pvalues(references[k], scores[is_class])
-        yield row_slice, values
+        yield row_slice, class_pvalues(references, to_numpy(scores), to_numpy(classes))
+
+
+def class_pvalues(
+    references: list[FloatArray], scores: FloatArray, classes: Classes
+) -> NDArray[np.float64]:
+    """Return the p-value of each score among the calibration scores of its class."""
+    values = np.empty(len(scores))
+    for k in np.unique(classes):
+        is_class = classes == k
+        values[is_class] = conformal_pvalues(references[k], scores[is_class])
+    return values

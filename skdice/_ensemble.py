@@ -318,7 +318,7 @@ class ConformalEnsemble(BaseDetector, Composition):
             by_minimum=self._layer.combination == "min",
             threshold=getattr(self, "offset_", np.nan),
         )
-        return module.eval()
+        return self._with_calibration(module).eval()
 
     def _exported_layer(self) -> CombinedLayers:
         """Return what computes the scores of the members, and how they are combined."""
