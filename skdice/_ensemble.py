@@ -404,10 +404,11 @@ class ConformalEnsemble(BaseDetector, Composition):
         if library == "default":
             return collected
         frames = import_extra(library, "test")
+        names = list(self.named_estimators_)  # the parameter may have been set after the fit
         collected = collected.compute() if is_dask(collected) else to_host(collected)
         if library == "pandas":
-            return frames.DataFrame(collected, getattr(X, "index", None), self._names)
-        return frames.DataFrame(collected, schema=self._names)
+            return frames.DataFrame(collected, getattr(X, "index", None), names)
+        return frames.DataFrame(collected, schema=names)
 
     def _validate_members(self) -> None:
         if not self.estimators:

@@ -225,7 +225,10 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
         arrays["origin"] = to_numpy(detector.origin_)
         arrays["residual_components"] = to_numpy(detector.residual_components_)
         fitted = {"alpha": detector.alpha_}
-    is_identity = isinstance(detector.head, str)
+    # The parameter may have been set after the fit, and the file is that of the fitted head.
+    is_identity = isinstance(detector.head, str) and detector.head_ == as_linear_head(
+        detector.head, detector.n_features_in_
+    )
     if not is_identity:
         arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
     arrays |= _encode_scores(detector)
@@ -283,6 +286,12 @@ def _encode_fitted(detector: BaseDetector) -> dict[str, Any]:
 def _encode_ensemble(ensemble: ConformalEnsemble) -> tuple[dict[str, Any], Arrays]:
     """Return the JSON document and the arrays of a fitted ensemble, whose head is stored once."""
     check_is_fitted(ensemble)
+    if ensemble.combination != ensemble._layer.combination:
+        # The file holds the parameter alone, and the threshold belongs to the one of the fit.
+        raise ValueError(
+            f"combination is {ensemble.combination!r}, but the ensemble was fitted with "
+            f"{ensemble._layer.combination!r}: fit it again before you save it"
+        )
     arrays: Arrays = {}
     members = []
     for n, (name, detector) in enumerate(ensemble.named_estimators_.items()):
