@@ -34,6 +34,7 @@ penultimate features and its last linear layer.
   skdice fit train.npy --head head.npz -o det.safetensors
   skdice calibrate det.safetensors heldout.npy
   skdice score det.safetensors new.npy | head
+  skdice monitor det.safetensors monday.npy --state state.json
   skdice evaluate det.safetensors --id test.npy --ood textures.npy --ood svhn.h5
 """
 FILES = """\
@@ -54,6 +55,16 @@ when the same command is run again.
 
   skdice extract resnet50.pt2 imagenet/train -o train.npy --head-output head.npz
   skdice fit train.npy --head head.npz -o det.safetensors
+"""
+MONITOR = """\
+The state file keeps the counts, the evidence and the digests of the counted
+files from call to call. It is written once, after all files of a call: an
+interrupted call leaves the old state and can be repeated. After an alarm the
+command goes on counting and keeps the exit code 3; begin another state file
+when the cause is mended. The detector must be calibrated (skdice calibrate).
+
+  skdice monitor det.safetensors monday.npy --state state.json
+  skdice monitor det.safetensors tuesday.npy --state state.json || notify
 """
 
 
@@ -119,6 +130,13 @@ def build_parser() -> ArgumentParser:
         add(
             "_report.report",
             "write what a detector is, what it promises and how it did, as a page to sign",
+        )
+    )
+    _add_monitor(
+        add(
+            "_monitor.monitor",
+            "watch new features for more OOD rows than promised; exit code 3 means an alarm",
+            epilog=MONITOR,
         )
     )
     inspect = add("_commands.inspect", "show what a detector file holds", epilog=None)
@@ -291,6 +309,50 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     _common(parser)
 
 
+def _add_monitor(parser: ArgumentParser) -> None:
+    _detector(parser)
+    parser.add_argument(
+        "features",
+        type=_not_empty,
+        nargs="+",
+        metavar="FEATURES",
+        help="feature files to read, in the order of time",
+    )
+    parser.add_argument("--key", help="name of the array in the feature files")
+    parser.add_argument(
+        "--state",
+        type=_path,
+        required=True,
+        metavar="FILE",
+        help="JSON file that keeps the state; it is made if it is not there",
+    )
+    guarantee = parser.add_mutually_exclusive_group()
+    guarantee.add_argument(
+        "--false-alarm",
+        type=_probability,
+        metavar="P",
+        help="probability of ever raising a false alarm, however long one watches (default: 0.01); "
+        "for a new state file",
+    )
+    guarantee.add_argument(
+        "--run-length",
+        type=_run_length,
+        metavar="ROWS",
+        help="instead: the average number of good rows between false alarms, which finds a change "
+        "late in a long stream sooner; for a new state file",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="count files whose contents were counted already"
+    )
+    parser.add_argument(
+        "--png",
+        type=_png,
+        metavar="FILE",
+        help="picture to draw: evidence and rate along the rows of this call",
+    )
+    _common(parser)
+
+
 def _add_report(parser: ArgumentParser) -> None:
     _detector(parser)
     _named_sets(parser)
@@ -407,6 +469,9 @@ def _number_in(expected: str, is_valid: Callable[[float], bool]) -> Callable[[st
 
 _sparsity = _number_in("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
 _share = _number_in("a fraction above 0 and at most 0.5", lambda value: 0 < value <= 0.5)
+
+_probability = _number_in("a probability between 0 and 1", lambda value: 0 < value < 1)
+_run_length = _number_in("a number of rows above 1", lambda value: 1 < value < float("inf"))
 
 
 def _positive(text: str) -> int:

@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success. 2 for an input error, which is printed in one line on stderr. 141 if the
-        reader of standard output went away. 130 if the command was interrupted by SIGINT, 143 if
-        it was terminated by SIGTERM.
+        0 for success. 3 for an alarm of ``skdice monitor``. 2 for an input error, which is
+        printed in one line on stderr. 141 if the reader of standard output went away. 130 if the
+        command was interrupted by SIGINT, 143 if it was terminated by SIGTERM.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         arguments.verbose = int(sys.stderr.isatty() and not getattr(arguments, "quiet", False))
         try:
-            _run_subcommand(arguments)
+            code = _run_subcommand(arguments)
             if sys.stdout is not None:  # It is None if the shell closed it.
                 sys.stdout.flush()
         except BrokenPipeError:
@@ -84,12 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             print(f"skdice: {_one_line(error)}", file=sys.stderr)
             return EXIT_INPUT_ERROR
-    return 0
+    return code
 
 
-def _run_subcommand(arguments: argparse.Namespace) -> None:
+def _run_subcommand(arguments: argparse.Namespace) -> int:
+    """Run a subcommand and return its exit code; one that returns None has succeeded."""
     module, function = arguments.run.split(".")
-    getattr(import_module(f"skdice.cli.{module}"), function)(arguments)
+    return getattr(import_module(f"skdice.cli.{module}"), function)(arguments) or 0
 
 
 def _one_line(error: BaseException) -> str:
