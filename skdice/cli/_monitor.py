@@ -44,8 +44,9 @@ def monitor(arguments: Namespace) -> int:
         refuse_overwriting(arguments.png, arguments.detector, arguments.state, *arguments.features)
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
     content = arguments.state.read_bytes() if arguments.state.exists() else None
+    counted: dict[str, str] = {}
     if content is None:
-        watch, counted = _new_monitor(arguments, detector), {}
+        watch = _new_monitor(arguments, detector)
     else:
         watch, counted = _read_state(arguments.state, content, detector)
         _check_settings(arguments, watch)
