@@ -188,7 +188,8 @@ def readme_files(tmp_path, monkeypatch):
 def test_the_commands_of_the_readme(readme_files, capsys):
     (block,) = [each for each in indented_blocks(PAGES["README.rst"], "::") if "extract" in each]
     commands = [shlex.split(line.split(" | ")[0]) for line in block.splitlines() if line.strip()]
-    assert [each[1] for each in commands] == ["extract", "fit", "calibrate", "score", "evaluate"]
+    names = ["extract", "fit", "calibrate", "score", "evaluate", "report", "monitor"]
+    assert [each[1] for each in commands] == names
     for command in commands:
         assert command[0] == "skdice"
         assert main(command[1:]) == 0, capsys.readouterr().err
