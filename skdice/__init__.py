@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skdice._open_set import OpenSetClassifier
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
+    from skdice._pipeline import calibrate
     from skdice._search import DICEDetectorCV, sparsity_path
     from skdice._skl2onnx import register_skl2onnx
     from skdice._vim import ViMDetector
@@ -34,6 +35,7 @@ __all__ = [
     "LinearHead",
     "OpenSetClassifier",
     "ViMDetector",
+    "calibrate",
     "load",
     "make_ensemble",
     "register_skl2onnx",
@@ -53,6 +55,7 @@ _MODULES = {
     "LinearHead": "skdice._head",
     "OpenSetClassifier": "skdice._open_set",
     "ViMDetector": "skdice._vim",
+    "calibrate": "skdice._pipeline",
     "load": "skdice._persistence",
     "make_ensemble": "skdice._ensemble",
     "register_skl2onnx": "skdice._skl2onnx",

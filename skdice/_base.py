@@ -449,8 +449,8 @@ class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
         because the module cannot refuse it. ``pvalue(features)`` returns the p-values after a
         conformal calibration, and NaN without one. ``threshold`` is a buffer, which is NaN if the
         detector has no threshold; after ``calibrate(..., by="prediction")`` the buffer
-        ``class_thresholds`` decides. The module can be scripted and exported to ONNX. Rows in double precision are scored in double precision,
-        all others in single precision.
+        ``class_thresholds`` decides. The module can be scripted and exported to ONNX. Rows in
+        double precision are scored in double precision, all others in single precision.
 
         Returns
         -------

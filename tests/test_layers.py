@@ -23,7 +23,7 @@ LEVELS = [
     {"shaping", "_head", "_last_layer"},
     {"_by_prediction", "_export"},
     {"_base"},
-    {"_dice", "_vim", "_fdbd"},
+    {"_dice", "_vim", "_fdbd", "_pipeline"},
     {"_search", "_ensemble", "datasets"},
     {"_open_set", "_persistence", "_skl2onnx", "metrics", "monitoring"},
     {"plotting", "report", "extraction"},

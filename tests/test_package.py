@@ -60,6 +60,7 @@ def test_public_names():
         "LinearHead",
         "OpenSetClassifier",
         "ViMDetector",
+        "calibrate",
         "load",
         "make_ensemble",
         "register_skl2onnx",

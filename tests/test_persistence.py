@@ -501,7 +501,7 @@ def test_a_combination_that_was_set_after_the_fit_is_not_saved(small, path):
     head, X = small
     members = [("dice", DICEDetector(head)), ("fdbd", FDBDDetector(head))]
     ensemble = ConformalEnsemble(members).fit(X).set_params(combination="min")
-    with pytest.raises(ValueError, match="combination is 'min', .* fitted with 'fisher'"):
+    with pytest.raises(ValueError, match=r"combination is 'min', .* fitted with 'fisher'"):
         skdice.save(ensemble, path)
     skdice.save(ensemble.fit(X), path)
     np.testing.assert_array_equal(skdice.load(path).score_samples(X), ensemble.score_samples(X))

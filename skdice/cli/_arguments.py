@@ -282,6 +282,12 @@ def _add_calibrate(parser: ArgumentParser) -> None:
         help="with conformal: the probability that the contamination holds for future rows, not "
         "only its expectation (default: the one of the detector file)",
     )
+    parser.add_argument(
+        "--by",
+        choices=["prediction", "none"],
+        help="with conformal: prediction gives each predicted class a threshold of its own "
+        "(default: the way of the detector file)",
+    )
     _scheduler(parser)
     _output(parser, "detector file to write (default: the file that was read is replaced)")
     _common(parser)

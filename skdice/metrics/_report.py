@@ -17,7 +17,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
-from skdice._compat.arrays import to_host
+from skdice._compat.arrays import is_dask, to_host, to_numpy
 from skdice._dice import LEAST_AGREEMENT, BaseDICE
 from skdice._engines.layer import MaskedLayer
 from skdice._rows.door import as_source
@@ -384,6 +384,8 @@ def _measure(
         final_step(detector).__dict__.get("offset_"),
         rule=rule,
     )
+    if hasattr(final_step(detector), "class_offsets_"):
+        result = flagged_by_class(result, detector, X_id, ood)
     result = replace(result, head_agreement=agreement_of(final_step(detector)))
     if y_id is None:
         return result
@@ -395,6 +397,23 @@ def _measure(
     layers = (full, detector._logits_layer())
     full_accuracy, masked = (_accuracy(detector, layer, rows, labels) for layer in layers)
     return replace(result, accuracy=full_accuracy, masked_accuracy=masked)
+
+
+def flagged_by_class(
+    result: DetectorResult, detector: Any, X_id: Any, ood: Mapping[str, Any]
+) -> DetectorResult:
+    """Return a result with the shares that the thresholds of the predicted classes flag.
+
+    The scores alone do not give them, so that the rows are read once more.
+    """
+
+    def flagged(X: Any) -> float:
+        decision = detector.decision_function(X)
+        decision = decision.compute() if is_dask(decision) else to_numpy(decision)
+        return float(np.mean(decision < 0))
+
+    sets = {name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()}
+    return replace(result, sets=sets, id_flagged=flagged(X_id))
 
 
 def agreement_of(detector: Any) -> float | None:
