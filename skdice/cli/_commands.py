@@ -180,6 +180,12 @@ def score(arguments: Namespace) -> None:
 
 def print_scores(detector: BaseDetector, features: Sliceable, *, as_json: bool) -> None:
     """Print a line per row: the score, and the label if the detector has a threshold."""
+    if hasattr(detector, "class_offsets_"):
+        # The labels that are written here come from one threshold.
+        raise ValueError(
+            "the detector was calibrated with by='prediction', and labels by the thresholds of classes "
+            "cannot be written yet: use predict and pvalues in Python"
+        )
     offset = getattr(detector, "offset_", None)
     row = 0
     for scores in detector._iterate_scores(features)[1]:

@@ -58,6 +58,12 @@ def save_scores(path: str | Path, detector: Any, X: Any) -> int:
     path = to_path(path)
     if path.suffix not in (".npy", ".parquet"):
         raise ValueError(f"cannot write scores to {path}: expected .npy or .parquet")
+    if hasattr(detector, "class_offsets_"):
+        # The labels that are written here come from one threshold.
+        raise ValueError(
+            "the detector was calibrated with by='prediction', and labels by the thresholds of classes "
+            "cannot be written yet: use predict and pvalues in Python"
+        )
     dtype, blocks = detector._iterate_scores(X)
     with replacing(path) as temporary:
         if path.suffix == ".npy":
