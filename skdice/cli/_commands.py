@@ -183,8 +183,8 @@ def print_scores(detector: BaseDetector, features: Sliceable, *, as_json: bool) 
     if hasattr(detector, "class_offsets_"):
         # The labels that are written here come from one threshold.
         raise ValueError(
-            "the detector was calibrated with by='prediction', and labels by the thresholds of classes "
-            "cannot be written yet: use predict and pvalues in Python"
+            "the detector was calibrated with by='prediction', and labels by the thresholds of "
+            "classes cannot be written yet: use predict and pvalues in Python"
         )
     offset = getattr(detector, "offset_", None)
     row = 0

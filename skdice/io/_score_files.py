@@ -61,8 +61,8 @@ def save_scores(path: str | Path, detector: Any, X: Any) -> int:
     if hasattr(detector, "class_offsets_"):
         # The labels that are written here come from one threshold.
         raise ValueError(
-            "the detector was calibrated with by='prediction', and labels by the thresholds of classes "
-            "cannot be written yet: use predict and pvalues in Python"
+            "the detector was calibrated with by='prediction', and labels by the thresholds of "
+            "classes cannot be written yet: use predict and pvalues in Python"
         )
     dtype, blocks = detector._iterate_scores(X)
     with replacing(path) as temporary:
