@@ -26,7 +26,6 @@ from skdice import (
 from skdice._by_prediction import ClassScores
 from skdice._passes.threshold import conformal_rank, fewest_rows
 from skdice.metrics import evaluate
-from skdice.plotting import ScoreHistogramDisplay
 
 KINDS = [DICEDetector, FDBDDetector, ViMDetector, make_ensemble]
 
@@ -409,6 +408,8 @@ def test_reports_count_the_flags_of_the_classes(fashion):
 
 def test_no_single_line_is_drawn_for_the_thresholds(fashion):
     pytest.importorskip("matplotlib")
+    from skdice.plotting import ScoreHistogramDisplay
+
     detector = DICEDetector(fashion.head).fit(fashion.id_train)
     detector.calibrate(fashion.id_test[:1500], method="conformal", by="prediction")
     display = ScoreHistogramDisplay.from_estimator(detector, fashion.id_test, fashion.ood)
