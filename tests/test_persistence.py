@@ -463,6 +463,79 @@ def test_every_field_of_a_made_up_calibration_is_checked(small, path, change, ar
     assert len(str(raised.value)) < 1000
 
 
+BY_PREDICTION = [
+    (of_calibration(by=None), None, "by of its calibration is None, expected 'prediction' or no"),
+    (of_calibration(by="label"), None, "by is 'label', expected None or 'prediction'"),
+    (of_calibration(by=["prediction"]), None, r"by is \['prediction'\]"),
+    (of_calibration(by=True), None, "by is True"),
+    (of_calibration(method="quantile", rank=11), None, "by is 'prediction', expected None for a q"),
+    (
+        lambda d: d["fitted"]["calibration"].pop("by") and None,
+        None,
+        "it has the arrays .*calibration_classes",
+    ),
+    (lambda d: None, {"calibration_classes": None}, "it has the arrays"),
+    (
+        lambda d: None,
+        {"calibration_classes": np.zeros(99, np.int64)},
+        r"calibration_classes is int64 \(99,\), expected int64 \(100,\)",
+    ),
+    (
+        lambda d: None,
+        {"calibration_classes": np.zeros((100, 1), np.int64)},
+        r"calibration_classes is int64 \(100, 1\)",
+    ),
+    (lambda d: None, {"calibration_classes": np.zeros(100)}, "calibration_classes is float64"),
+    (lambda d: None, {"calibration_classes": np.full(100, 5)}, "hold 5, expected .* 0 to 4"),
+    (lambda d: None, {"calibration_classes": np.full(100, -1)}, "hold -1, expected .* 0 to 4"),
+    (lambda d: None, {"class_offsets": np.zeros(5)}, "it has the arrays .*class_offsets"),
+    (
+        lambda d: d["fitted"].update(class_offsets=[0.0] * 5),
+        None,
+        "the keys of the fitted state are .*class_offsets",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "arrays", "message"),
+    BY_PREDICTION,
+    ids=[str(n) for n in range(len(BY_PREDICTION))],
+)
+@pytest.mark.filterwarnings("ignore:.*too few calibration rows")
+def test_every_field_of_a_made_up_calibration_by_prediction_is_checked(
+    small, path, change, arrays, message
+):
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    skdice.save(detector.calibrate(X[:100], 0.1, method="conformal", by="prediction"), path)
+    rewrite(path, change, arrays)
+    with pytest.raises(ValueError, match=message) as raised:
+        skdice.load(path)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*too few calibration rows")
+def test_other_classes_of_the_calibration_rows_give_the_thresholds_of_these(small, path):
+    """A file holds no thresholds of classes, so that none can contradict its scores."""
+    head, X = small
+    detector = DICEDetector(head).fit(X)
+    skdice.save(detector.calibrate(X[:100], 0.1, method="conformal", by="prediction"), path)
+    rewrite(path, None, {"calibration_classes": np.repeat([0, 1, 2, 3, 4], [50, 41, 9, 0, 0])})
+    loaded, scores = skdice.load(path), detector.calibration_scores_
+    # The 5th of 50, the 4th of 41 and the first of 9; two classes have no rows.
+    expected = [scores[4], scores[50 + 3], scores[91], detector.offset_, detector.offset_]
+    assert loaded.class_offsets_.tolist() == expected
+    assert loaded.fallback_classes_.tolist() == [3, 4]
+
+
+def test_a_file_of_one_threshold_does_not_mention_classes(small, path):
+    head, X = small
+    skdice.save(DICEDetector(head).fit(X).calibrate(X[:100], method="conformal"), path)
+    assert "by" not in document_of(path)["fitted"]["calibration"]
+    assert skdice.load(path).calibration_.by is None
+
+
 def test_an_old_digest_is_refused(small, path):
     head, X = small
     skdice.save(DICEDetector(head).fit(X), path)
