@@ -23,6 +23,7 @@ extensions = [
     "mathml",
     "matplotlib.sphinxext.plot_directive",
     "numpydoc",
+    "sample_report",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",

@@ -54,7 +54,16 @@ _MODULES = {
     "show_versions": "skdice._compat.versions",
     "sparsity_path": "skdice._search",
 }
-_SUBPACKAGES = {"datasets", "extraction", "io", "metrics", "monitoring", "plotting", "shaping"}
+_SUBPACKAGES = {
+    "datasets",
+    "extraction",
+    "io",
+    "metrics",
+    "monitoring",
+    "plotting",
+    "report",
+    "shaping",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,12 +8,24 @@ import pytest
 import skdice
 from skdice._compat.extras import import_extra
 
-EXTRAS = ["torch", "matplotlib", "numba", "dask", "h5py", "zarr", "pyarrow", "onnx", "pandas"]
+EXTRAS = [
+    "torch",
+    "matplotlib",
+    "jinja2",
+    "numba",
+    "dask",
+    "h5py",
+    "zarr",
+    "pyarrow",
+    "onnx",
+    "pandas",
+]
 
 
 def test_importing_skdice_imports_no_extra():
+    modules = "skdice, skdice.shaping, skdice.datasets, skdice.report, skdice.cli._commands"
     program = (
-        "import sys, skdice, skdice.shaping, skdice.datasets, skdice.cli._commands;"
+        f"import sys, {modules};"
         "skdice.datasets.load_fashion_mnist_ood();"
         f"print(*[name for name in {EXTRAS} if name in sys.modules])"
     )
@@ -26,7 +38,8 @@ def test_importing_skdice_imports_no_extra():
             sys.executable,
             "-c",
             program.replace("skdice.datasets.load_fashion_mnist_ood();", "").replace(
-                "skdice, skdice.shaping, skdice.datasets, skdice.cli._commands", "sklearn.metrics"
+                "skdice, skdice.shaping, skdice.datasets, skdice.report, skdice.cli._commands",
+                "sklearn.metrics",
             ),
         ],
         capture_output=True,

@@ -115,6 +115,12 @@ def build_parser() -> ArgumentParser:
             "measure a detector on in-distribution features and on named OOD sets",
         )
     )
+    _add_report(
+        add(
+            "_report.report",
+            "write what a detector is, what it promises and how it did, as a page to sign",
+        )
+    )
     inspect = add("_commands.inspect", "show what a detector file holds", epilog=None)
     _detector(inspect)
     inspect.add_argument("--json", action="store_true", help="print JSON")
@@ -278,6 +284,28 @@ def _add_score(parser: ArgumentParser) -> None:
 
 def _add_evaluate(parser: ArgumentParser) -> None:
     _detector(parser)
+    _named_sets(parser)
+    parser.add_argument(
+        "--png", type=_png, metavar="FILE", help="picture to draw: a histogram of the scores"
+    )
+    _common(parser)
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    _detector(parser)
+    _named_sets(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=_page,
+        required=True,
+        metavar="FILE",
+        help=".html file to read, print and sign, or .md file for a model card",
+    )
+    _common(parser)
+
+
+def _named_sets(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--id", type=_not_empty, required=True, metavar="FILE", help="in-distribution features"
     )
@@ -291,10 +319,6 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         "the file without its ending)",
     )
     parser.add_argument("--key", help="name of the array in the files")
-    parser.add_argument(
-        "--png", type=_png, metavar="FILE", help="picture to draw: a histogram of the scores"
-    )
-    _common(parser)
 
 
 def _detector(parser: ArgumentParser) -> None:
@@ -355,6 +379,13 @@ def _png(text: str) -> Path:
     path = _path(text)
     if path.suffix != ".png":
         raise ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
+    return path
+
+
+def _page(text: str) -> Path:
+    path = _path(text)
+    if path.suffix not in (".html", ".md"):
+        raise ArgumentTypeError(f"expected a name that ends in .html or .md, got {text!r}")
     return path
 
 

@@ -23,7 +23,7 @@ from skdice._vim import ViMDetector
 from skdice.cli._arguments import ID_NAME
 from skdice.io import open_features, save_scores
 from skdice.io._atomic import check_output, replacing
-from skdice.metrics import OODReport
+from skdice.metrics import MetricsTable
 from skdice.metrics._report import measure_scores
 
 
@@ -177,7 +177,7 @@ def evaluate(arguments: Namespace) -> None:
     ood_scores = {name: score_file(path) for name, path in arguments.ood.items()}
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
-    report = OODReport({str(arguments.detector): result})
+    report = MetricsTable({str(arguments.detector): result})
     if arguments.json:
         (figures,) = report.to_dict().values()
         # Feature files have no labels, so the accuracy of the classifier is unknown.

@@ -17,7 +17,7 @@ from skdice._head import LinearHead
 from skdice._persistence import save
 from skdice._vim import ViMDetector
 from skdice.datasets import load_fashion_mnist_ood
-from skdice.metrics import OODReport, compare
+from skdice.metrics import MetricsTable, compare
 from skdice.metrics._report import SetResult
 from skdice.shaping import ReAct
 
@@ -64,7 +64,7 @@ def percent(result: SetResult) -> str:
     return f"{100 * result.fpr95:.1f} / {100 * result.auroc:.1f}"
 
 
-def pruning_verdict(report: OODReport) -> str:
+def pruning_verdict(report: MetricsTable) -> str:
     """Return one sentence about what pruning alone did to the mean AUROC."""
     quality_at = {
         sparsity: report.results[f"DICE, sparsity {sparsity:g}"].mean for sparsity in SPARSITIES
@@ -86,7 +86,7 @@ def pruning_verdict(report: OODReport) -> str:
     )
 
 
-def choice_verdict(report: OODReport, best: str, worst: str) -> str:
+def choice_verdict(report: MetricsTable, best: str, worst: str) -> str:
     """Return sentences about the best and the worst single score, and about the ensemble."""
     means = {name: report.results[name].mean for name in (best, worst, ENSEMBLE)}
     to_best = 100 * (means[ENSEMBLE].auroc - means[best].auroc)

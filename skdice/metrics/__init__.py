@@ -15,10 +15,10 @@ from skdice.metrics._rates import (
     fpr_at_tpr,
     neg_fpr95_scorer,
 )
-from skdice.metrics._report import OODReport, compare, evaluate
+from skdice.metrics._report import MetricsTable, compare, evaluate
 
 __all__ = [
-    "OODReport",
+    "MetricsTable",
     "aupr_in",
     "aupr_out",
     "auroc",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from scipy.stats import t as student_t
 from sklearn.utils import check_random_state
@@ -19,7 +19,7 @@ from skdice.metrics._counts import (
     metric_on_counts,
     rate_at_or_above,
 )
-from skdice.metrics._rates import count_scores
+from skdice.metrics._rates import count_scores, labelled
 
 # The number of counts that are computed at a time. They stay in the processor's cache.
 CHUNK_CELLS = 1 << 20
@@ -95,7 +95,9 @@ def confidence_interval(
     The detection error: the same on the logit scale, with the error of the two rates at the
     best threshold, around the value less its bias by the bootstrap.
 
-    The false-positive rate: quantiles of the metric over resamples of each class.
+    The false-positive rate: quantiles of the metric over resamples of each class. The rate of a
+    resample is drawn from its exact distribution, so that no rows are drawn: the threshold is an
+    order statistic of the in-distribution rows, and the number of outliers above it is binomial.
 
     If the metric is exactly 0 or 1, there is no error from which to estimate a spread. With n
     rows in the smaller class, the interval then reaches to the value at which n flawless
@@ -137,7 +139,9 @@ def confidence_interval(
     tail = (1 - float(level)) / 2
 
     if metric == "fpr_at_tpr":
-        values = _resample(compute, inliers, outliers, int(n_resamples), random_state)
+        random = check_random_state(random_state)
+        rows = _threshold_rows(int(inliers.sum()), tpr, rule, int(n_resamples), random)
+        values = _rates_above(inliers, outliers, rows, rule, random)
         low, high = np.quantile(values, [tail, 1 - tail])
     else:
         centre = estimate
@@ -149,21 +153,123 @@ def confidence_interval(
         # The bias is itself uncertain, by about a third of what is subtracted.
         error = float(np.hypot(error, (estimate - centre) / 3))
         quantile = student_t.ppf(1 - tail, freedom)
-        if 0 < centre < 1:
-            # A small step on the logit scale is the step itself divided by x (1 - x).
-            reach = quantile * error / (centre * (1 - centre))
-            low, high = expit(logit(centre) + np.array([-reach, reach]))
-        else:
-            low = high = centre
+        low, high = _on_logit_scale(centre, float(quantile * error))
         if metric == "detection_error":
             high = min(high, 0.5)
 
-    flawless = tail ** (1 / n_smaller)
+    return _widened_if_flawless(estimate, low, high, tail ** (1 / n_smaller))
+
+
+def interval_of_mean(
+    id_scores: FloatArray,
+    ood_scores: Sequence[FloatArray],
+    *,
+    metric: str,
+    level: float = 0.95,
+    tpr: float = 0.95,
+    rule: str = "paper",
+    n_resamples: int = 1000,
+    random_state: Any = 0,
+) -> tuple[float, float]:
+    """Confidence interval of the mean of a metric over several sets of outliers.
+
+    The sets share their in-distribution rows, so their metrics are not independent: each
+    resample, or each influence, of an in-distribution row counts in all sets at once.
+
+    Parameters
+    ----------
+    id_scores : ndarray of shape (n_samples,)
+        The scores of the in-distribution rows, at least 2.
+    ood_scores : sequence of ndarray
+        The scores of each set, at least 2.
+    metric : {"auroc", "fpr_at_tpr"}
+        The metric.
+    level, tpr, rule, n_resamples, random_state
+        The parameters of `confidence_interval` with these names.
+
+    Returns
+    -------
+    low, high : float
+        The ends of the interval.
+    """
+    compute = metric_on_counts(metric, tpr=tpr, rule=rule)
+    counts = [count_scores(*labelled(id_scores, scores)) for scores in ood_scores]
+    estimate = float(np.mean([compute(*pair) for pair in counts]))
+    n_smaller = min(len(id_scores), *map(len, ood_scores))
+    tail = (1 - level) / 2
+    if metric == "fpr_at_tpr":
+        random = check_random_state(random_state)
+        rows = _threshold_rows(len(id_scores), tpr, rule, n_resamples, random)
+        rates = [_rates_above(*pair, rows, rule, random) for pair in counts]
+        low, high = np.quantile(np.mean(rates, axis=0), [tail, 1 - tail])
+    else:
+        ordered = np.sort(id_scores)
+        below = [_share_below(ordered, scores) for scores in ood_scores]
+        variance = np.mean(below, axis=0).var(ddof=1) / len(ordered)
+        for scores in ood_scores:
+            above = _share_below(scores, ordered)
+            variance += above.var(ddof=1) / len(scores) / len(ood_scores) ** 2
+        quantile = student_t.ppf(1 - tail, n_smaller - 1)
+        low, high = _on_logit_scale(estimate, float(quantile * np.sqrt(variance)))
+    return _widened_if_flawless(estimate, low, high, tail ** (1 / n_smaller))
+
+
+def _share_below(scores: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the share of the other scores that is below each score; a tie counts half."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    share: FloatArray = below / (2 * len(ordered))
+    return share
+
+
+def _on_logit_scale(centre: float, half_width: float) -> tuple[float, float]:
+    """Return the ends of an interval that is symmetric on the logit scale."""
+    if not 0 < centre < 1:
+        return centre, centre
+    # A small step on the logit scale is the step itself divided by x (1 - x).
+    reach = half_width / (centre * (1 - centre))
+    low, high = expit(logit(centre) + np.array([-reach, reach]))
+    return float(low), float(high)
+
+
+def _widened_if_flawless(
+    estimate: float, low: float, high: float, flawless: float
+) -> tuple[float, float]:
+    """Return an interval that reaches as far as flawless trials allow if there was no error."""
     if estimate == 1:
         low, high = min(low, flawless), 1.0
     elif estimate == 0:
         low, high = 0.0, max(high, 1 - flawless)
     return float(low), float(high)
+
+
+def _threshold_rows(
+    n: int, tpr: float, rule: str, n_resamples: int, random: Any
+) -> NDArray[np.intp]:
+    """Draw the place, among the n sorted in-distribution rows, of the threshold of resamples.
+
+    The threshold of a rate is an order statistic. That of n draws of one of n rows is the row
+    at the same order statistic of n uniform numbers, which has a Beta distribution.
+    """
+    if rule == "paper":
+        rank = min(int(np.rint(round(1 - tpr, 12) * n)), n - 1) + 1
+    else:
+        reached = np.arange(1, n + 1) / n >= tpr
+        rank = n - int(np.argmax(reached))
+    rows: NDArray[np.intp] = (n * random.beta(rank, n + 1 - rank, n_resamples)).astype(np.intp)
+    return np.minimum(rows, n - 1)
+
+
+def _rates_above(
+    inliers: Counts, outliers: Counts, rows: NDArray[np.intp], rule: str, random: Any
+) -> FloatArray:
+    """Draw the rate of resampled outliers above the score of each in-distribution row."""
+    place = np.searchsorted(np.cumsum(inliers), rows, side="right")
+    n_outliers = int(outliers.sum())
+    above = np.append(count_at_or_above(outliers), 0)
+    share = above[place + 1 if rule == "paper" else place] / n_outliers
+    rates: FloatArray = random.binomial(n_outliers, share) / n_outliers
+    return rates
 
 
 def _resample(

@@ -87,7 +87,7 @@ class DetectorResult:
 
 
 @dataclass(frozen=True, repr=False)
-class OODReport:
+class MetricsTable:
     """Metrics of detectors on OOD sets, shown as a table in percent.
 
     `evaluate` and `compare` return it.
@@ -98,6 +98,10 @@ class OODReport:
         The results by the label of the detector.
     rule : {"paper", "roc_curve"}
         The rule of the FPR95 (see `skdice.metrics.fpr_at_tpr`).
+
+    See Also
+    --------
+    skdice.report.OODReport : The evidence on one detector, as a page to sign.
 
     Examples
     --------
@@ -231,7 +235,7 @@ def evaluate(
     *,
     y_id: ArrayLike | None = None,
     rule: str = "paper",
-) -> OODReport:
+) -> MetricsTable:
     """Measure a fitted detector on in-distribution rows and on named sets of others.
 
     Every row is scored once, in blocks; sources may be larger than memory.
@@ -253,7 +257,7 @@ def evaluate(
 
     Returns
     -------
-    OODReport
+    MetricsTable
         The metrics of each set and their mean over the sets.
 
     Raises
@@ -282,7 +286,7 @@ def compare(
     *,
     y_id: ArrayLike | None = None,
     rule: str = "paper",
-) -> OODReport:
+) -> MetricsTable:
     """Measure fitted detectors on the same rows.
 
     Parameters
@@ -301,7 +305,7 @@ def compare(
 
     Returns
     -------
-    OODReport
+    MetricsTable
         The metrics, one row per detector.
 
     Raises
@@ -325,7 +329,7 @@ def compare(
     results = {
         label: _measure(detector, X_id, ood, y_id, rule) for label, detector in detectors.items()
     }
-    return OODReport(results, rule)
+    return MetricsTable(results, rule)
 
 
 def measure_scores(

@@ -1,0 +1,38 @@
+"""The subcommand that writes the evidence on a detector."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from skdice._compat.extras import import_extra
+from skdice.cli._commands import print_result, refuse_overwriting
+from skdice.report import OODReport
+
+
+def report(arguments: Namespace) -> None:
+    """Measure a saved detector, and write what it is, what it promises and how it did."""
+    # A missing library must be found before the scores are computed.
+    import_extra("jinja2", "report")
+    output = arguments.output
+    refuse_overwriting(output, arguments.detector, arguments.id, *arguments.ood.values())
+    evidence = OODReport.from_detector(
+        arguments.detector, arguments.id, arguments.ood, key=arguments.key
+    )
+    if output.suffix == ".md":
+        evidence.to_markdown(output)
+    else:
+        evidence.to_html(output)
+    facts = {
+        "output": str(output),
+        "id_flagged": evidence.inside.flagged,
+        "fpr95": evidence.fpr95.value,
+        "auroc": evidence.auroc.value,
+        "warnings": list(evidence.warnings),
+        "promise": evidence.promise.statement,
+    }
+    print_result(
+        arguments,
+        facts,
+        f"mean FPR95 {evidence.fpr95.value:.1%}, mean AUROC {evidence.auroc.value:.1%}, "
+        f"{len(evidence.warnings)} warnings; wrote {{output}}",
+    )
