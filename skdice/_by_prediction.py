@@ -65,6 +65,13 @@ class ClassScores:
         order = np.argsort(self.classes, kind="stable")
         return np.split(self.scores[order], np.cumsum(self.counts)[:-1])
 
+    def references(self, fallback: Classes) -> list[FloatArray]:
+        """Return the scores that rows of each class are compared with: all for `fallback`."""
+        references = self.parts()
+        for k in fallback:
+            references[k] = self.scores
+        return references
+
 
 def warn_of_fallback(
     fallback: Classes, n_classes: int, contamination: float, confidence: float | None
@@ -156,13 +163,17 @@ def pvalue_blocks(
 
     A row of a class of `fallback` is compared with all calibration rows.
     """
-    references = calibration.parts()
-    for k in fallback:
-        references[k] = calibration.scores
+    references = calibration.references(fallback)
     for row_slice, scores, classes in scores_and_classes(block_scores, head, rows):
-        scores, classes = to_numpy(scores), to_numpy(classes)
-        values = np.empty(len(scores))
-        for k in np.unique(classes):
-            is_class = classes == k
-            values[is_class] = conformal_pvalues(references[k], scores[is_class])
-        yield row_slice, values
+        yield row_slice, class_pvalues(references, to_numpy(scores), to_numpy(classes))
+
+
+def class_pvalues(
+    references: list[FloatArray], scores: FloatArray, classes: Classes
+) -> NDArray[np.float64]:
+    """Return the p-value of each score among the calibration scores of its class."""
+    values = np.empty(len(scores))
+    for k in np.unique(classes):
+        is_class = classes == k
+        values[is_class] = conformal_pvalues(references[k], scores[is_class])
+    return values

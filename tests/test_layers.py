@@ -22,6 +22,7 @@ LEVELS = [
     {"_passes", "io", "_engines"},
     {"shaping", "_head"},
     {"_by_prediction"},
+    {"_verdicts"},
     {"_base"},
     {"_dice", "_vim", "_fdbd"},
     {"_search", "_ensemble", "datasets"},

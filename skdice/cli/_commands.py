@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from skdice import shaping
@@ -18,11 +13,16 @@ from skdice._dice import DICEDetector
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
 from skdice._persistence import load, read_document, save
-from skdice._rows.sources import Sliceable
 from skdice._vim import ViMDetector
-from skdice.cli._arguments import ID_NAME
-from skdice.io import open_features, save_scores
-from skdice.io._atomic import check_output, replacing
+from skdice.cli._argument_types import ID_NAME
+from skdice.cli._files import (
+    file_name_in_errors,
+    open_rows,
+    open_rows_or_chunks,
+    print_result,
+    refuse_overwriting,
+)
+from skdice.io._atomic import replacing
 from skdice.metrics import MetricsTable
 from skdice.metrics._report import measure_scores
 
@@ -130,37 +130,6 @@ def describe_threshold(detector: BaseDetector) -> dict[str, Any] | None:
     }
 
 
-def score(arguments: Namespace) -> None:
-    """Score a feature file. The scores are written to a file or to standard output."""
-    if arguments.output is not None:
-        refuse_overwriting(arguments.output, arguments.features, arguments.detector)
-    detector = load(arguments.detector).set_params(verbose=arguments.verbose)
-    with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
-        if arguments.output is None:
-            print_scores(detector, features, as_json=arguments.json)
-            return
-        n_rows = save_scores(arguments.output, detector, features)
-        print_result(
-            arguments,
-            {"output": str(arguments.output), "rows": n_rows},
-            "scored {rows:,} rows; wrote {output}",
-        )
-
-
-def print_scores(detector: BaseDetector, features: Sliceable, *, as_json: bool) -> None:
-    """Print a line per row: the score, and the label if the detector has a threshold."""
-    offset = getattr(detector, "offset_", None)
-    row = 0
-    for scores in detector._iterate_scores(features)[1]:
-        for value in scores:
-            label = None if offset is None else (1 if value - offset >= 0 else -1)
-            if as_json:
-                print(json.dumps({"row": row, "score": float(value), "label": label}))
-            else:
-                print(value, *([] if label is None else [label]), sep="\t")
-            row += 1
-
-
 def evaluate(arguments: Namespace) -> None:
     """Measure a saved detector on one in-distribution file and on named OOD files."""
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
@@ -238,75 +207,6 @@ def inspect(arguments: Namespace) -> None:
         if isinstance(value, dict):
             value = json.dumps(value)
         print(f"{name.replace('_', ' '):<{width}}  {'none' if value is None else value}")
-
-
-def print_result(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
-    """Print the facts to stdout with --json, or else the sentence to stderr unless --quiet."""
-    if arguments.json:
-        print(json.dumps(facts))
-    elif not arguments.quiet:
-        print(sentence.format(**facts), file=sys.stderr)
-
-
-@contextmanager
-def open_rows_or_chunks(arguments: Namespace) -> Iterator[Any]:
-    """Open the feature file of a command; with --scheduler as a Dask array of the cluster."""
-    if arguments.scheduler is None:
-        yield open_rows(arguments.features, arguments.key)
-        return
-    if arguments.features == "-":
-        raise ValueError(
-            "--scheduler needs a feature file that the workers can read, got standard input"
-        )
-    distributed = import_extra("distributed", "dask")
-    from skdice.io._distributed import distributed_features
-
-    with distributed.Client(arguments.scheduler):
-        try:
-            yield distributed_features(arguments.features, arguments.key)
-        except distributed.KilledWorker as error:
-            raise OSError(str(error)) from error
-
-
-def open_rows(path: str, key: str | None) -> Sliceable:
-    """Open a feature file. The path ``-`` means a .npy file on standard input."""
-    if path != "-":
-        return open_features(path, key=key)
-    if sys.stdin is None:  # The shell closed it.
-        raise OSError(
-            "cannot read FEATURES from standard input: it is closed; "
-            "expected the contents of a .npy file"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        spool = Path(folder) / "stdin.npy"
-        with spool.open("wb") as file:
-            while content := sys.stdin.buffer.read(1 << 20):
-                file.write(content)
-        try:
-            # The file stays readable after its name is removed, because it is mapped.
-            return open_features(spool, key=key)
-        except ValueError as error:
-            message = str(error).replace(str(spool), "standard input, which must be a .npy file")
-            raise ValueError(message) from error
-
-
-@contextmanager
-def file_name_in_errors(path: str) -> Iterator[None]:
-    """Put the name of the file before an error about its rows, which does not name the file."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-
-
-def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
-    """Raise if `output` cannot be written, or if writing it would destroy or change an input."""
-    check_output(output)
-    for path in map(Path, inputs):
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ValueError(f"the output {output} is an input, which would be lost")
-        if path.is_dir() and output.parent.samefile(path):
-            raise ValueError(f"the output {output} lies in the folder {path}, which is an input")
 
 
 def make_shaping(named: tuple[str, dict[str, float]] | None) -> Any:
