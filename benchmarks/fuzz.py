@@ -5,11 +5,12 @@
 
 Valid files of each format are mutated at random (bits, bytes, numbers, cuts, repeats,
 splices), and half of the detector files in their values, with a digest that fits. Each is
-opened and scored, or loaded, in a process whose address space may grow by 1 GB and whose
-every step may take ten seconds. Anything but an answer, a ValueError or an OSError is a
-failure: another exception (a MemoryError, too), a signal, a hang, or scores of the wrong
-shape. After a failure the run goes on. The last table names the failures by format, seed and
-number; `--first NUMBER --count 1` makes such a file again, and `--keep` stores them all.
+opened and scored, or loaded, scored and encoded again, in a process whose address space may
+grow by 1 GB and whose every step may take ten seconds. Anything but an answer, a ValueError
+or an OSError is a failure: another exception (a MemoryError, too), a signal, a hang, scores of
+the wrong shape, or a detector that cannot be saved to the same content. After a failure the
+run goes on. The last table names the failures by format, seed and number; `--first NUMBER
+--count 1` makes such a file again, and `--keep` stores them all.
 
 A million files take some hours: ``--count 130000 --seconds 36000``. HDF5 and Zarr files are
 decoded by native libraries whose crashes are not skdice's to mend; SECURITY.md says so.
@@ -34,11 +35,22 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 import skdice
-from skdice import DICEDetector, LinearHead, _persistence
+from skdice import (
+    ConformalEnsemble,
+    DICEDetector,
+    FDBDDetector,
+    LinearHead,
+    ViMDetector,
+    _persistence,
+    make_ensemble,
+)
+from skdice._base import BaseDetector
 from skdice._rows.door import wrap
 from skdice.io import _safetensors, open_features, save_features
 from skdice.shaping import ReAct
@@ -48,6 +60,26 @@ MEMORY = 1 << 30
 SECONDS_EACH = 10
 STEP = 5_000
 CLEAN = ("answer", "ValueError", "OSError")
+# Values that replace one of a detector's document.
+VALUES = (
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1,
+        99,
+        1 << 40,
+        10**400,
+        0.5,
+        -0.5,
+        1e300,
+        "",
+        "abc",
+        "skdice.DICEDetector",
+    ),
+    *({"float": "nan"}, {"float": "inf"}, {"float": "-inf"}, [], {}, [[]], {"": None}),
+)
 NUMBERS = (0, 1, 6, 7, 127, 128, 255, 256, 65535, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 64) - 1)
 
 # A file, or the files of a Zarr store by name.
@@ -61,9 +93,8 @@ def seed_files(kind: str, folder: Path) -> list[Content]:
     path = folder / f"seed{kind if kind != 'detector' else '.safetensors'}"
     contents = []
     if kind == "detector":
-        head = LinearHead(rng.uniform(size=(3, 6)))
-        for shaping in (None, ReAct(quantile=0.5)):
-            skdice.save(DICEDetector(head, sparsity=0.3, shaping=shaping).fit(X), path)
+        for detector in seed_detectors(rng, X):
+            skdice.save(detector, path)
             contents.append(content_of(path))
         return contents
     for features in (X, X.astype(np.float16), np.asfortranarray(X.astype(">f4"))):
@@ -94,6 +125,25 @@ def seed_files(kind: str, folder: Path) -> list[Content]:
             file.create_dataset("ids", data=["x"] * 40)
         contents.append(content_of(path))
     return contents
+
+
+def seed_detectors(rng: np.random.Generator, X: np.ndarray) -> list[BaseDetector]:
+    """Return a fitted detector of each kind, some of them calibrated."""
+    head = LinearHead(rng.uniform(size=(3, 6)))
+    dice = DICEDetector(head, sparsity=0.3)
+    nested = ConformalEnsemble([("fdbd", FDBDDetector(head)), ("vim", ViMDetector(head))])
+    return [
+        clone(dice).fit(X),
+        clone(dice).set_params(shaping=ReAct(quantile=0.5)).fit(X),
+        clone(dice).fit(X).calibrate(X),
+        clone(dice).fit(X).calibrate(X, method="conformal"),
+        DICEDetector("identity", sparsity=0).fit(X),
+        FDBDDetector(head).fit(X),
+        ViMDetector(head).fit(X).calibrate(X, 0.1, method="conformal", confidence=0.9),
+        make_ensemble(head).fit(X),
+        make_ensemble(head, combination="min").fit(X).calibrate(X, method="conformal"),
+        ConformalEnsemble([("dice", dice), ("two", nested)]).fit(X),
+    ]
 
 
 def content_of(path: Path) -> Content:
@@ -164,22 +214,63 @@ def redigested(content: bytes, rng: random.Random) -> bytes:
         path = Path(folder) / "seed.safetensors"
         path.write_bytes(content)
         document, arrays = _persistence._read(path)
-        place: object = document
-        while isinstance(place, dict) and place:
-            parent, key = place, rng.choice(list(place))
-            place = place[key]
-        parent[key] = rng.choice(
-            (None, 0, -1, 1 << 40, 0.5, 99, "abc", {"float": "nan"}, {"float": "inf"}, [], {}, True)
-        )
-        if rng.random() < 0.3:
-            name = rng.choice(list(arrays))
-            arrays[name] = rng.choice(
-                (arrays[name][:1], arrays[name].astype(np.float32), arrays[name] * np.nan)
-            )
+        if rng.random() < 0.7:
+            change_document(document, rng)
+        else:
+            change_arrays(arrays, rng)
         text = json.dumps(document)
         metadata = {"skdice": text, "sha256": _persistence._digest(text, arrays)}
         _safetensors.write(path, {name: wrap(array) for name, array in arrays.items()}, metadata)
         return path.read_bytes()
+
+
+def change_document(document: dict[str, Any], rng: random.Random) -> None:
+    """Change, leave out or repeat one value of a document, in place."""
+    place: Any = document
+    while isinstance(place, dict | list) and place:
+        parent: Any = place
+        key: Any = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+        place = parent[key]
+        if rng.random() < 0.1:  # a whole branch, not only a leaf
+            break
+    match rng.randrange(8):
+        case 0:
+            del parent[key]
+        case 1 if isinstance(parent, list):  # a member or a name twice
+            parent.append(place)
+        case 1:  # a value at the place of another one
+            parent[rng.choice(list(parent))] = place
+        case _:
+            parent[key] = rng.choice(VALUES)
+
+
+def change_arrays(arrays: dict[str, np.ndarray], rng: random.Random) -> None:
+    """Change, leave out, rename or exchange arrays, in place."""
+    name, other = rng.choice(list(arrays)), rng.choice(list(arrays))
+    array = arrays[name]
+    match rng.randrange(10):
+        case 0:
+            arrays[name] = array[:1]
+        case 1:
+            arrays[name] = array.astype(np.float32)
+        case 2:
+            arrays[name] = array * np.nan
+        case 3:
+            arrays[name] = array[::-1].copy()
+        case 4:
+            arrays[name] = np.zeros_like(array)
+        case 5:
+            arrays[name] = array * rng.choice((-1, 1e30, 1e300, 1e-300))
+        case 6:
+            del arrays[name]
+        case 7:
+            arrays[f"{rng.randrange(5)}.{other}"] = array
+        case 8:
+            arrays[name], arrays[other] = arrays[other], arrays[name]
+        case 9:
+            flat = array.copy().reshape(-1)
+            flat[rng.randrange(len(flat))] = rng.choice((0, 1, -1, 7))
+            arrays[name] = flat.reshape(array.shape)
 
 
 def run_one(kind: str, path: Path, detector: DICEDetector) -> None:
@@ -191,6 +282,13 @@ def run_one(kind: str, path: Path, detector: DICEDetector) -> None:
         scores = loaded.score_samples(np.ones((2, 6)))
         if scores.shape != (2,) or not np.isfinite(scores).all():
             raise AssertionError(f"scores {scores}")
+        # A file that loads must give a detector that can be saved, to the same content.
+        document, arrays = _persistence.encode(loaded)
+        again = _persistence.build(json.loads(json.dumps(document)), dict(arrays))
+        document_again, arrays_again = _persistence.encode(again)
+        same = all(np.array_equal(arrays[name], arrays_again[name]) for name in arrays)
+        if document != document_again or not same:
+            raise AssertionError(f"saved as {str(document)[:99]}, then {str(document_again)[:99]}")
     else:
         rows = open_features(path)
         scores = detector.score_samples(rows)

@@ -20,14 +20,11 @@ from joblib import Parallel, delayed
 
 from skdice import metrics
 from skdice.metrics import confidence_interval
-from skdice.metrics._intervals import MIN_ROWS_AUPR
 
 # The rows of each class, and the number of simulations.
 SIZES = {50: 1000, 200: 1000, 1000: 400}
 METRICS = {
     "AUROC": {"metric": "auroc"},
-    "AUPR-in": {"metric": "aupr_in"},
-    "AUPR-out": {"metric": "aupr_out"},
     "FPR95, paper": {"metric": "fpr_at_tpr", "rule": "paper"},
     "FPR95, roc_curve": {"metric": "fpr_at_tpr", "rule": "roc_curve"},
     "detection error": {"metric": "detection_error"},
@@ -83,21 +80,17 @@ def true_values(distribution: str) -> dict[str, float]:
     return dict(zip(METRICS, np.mean(found, axis=0), strict=True))
 
 
-def measure(truth: dict[str, float], distribution: str, n: int) -> dict[str, np.ndarray | None]:
+def measure(truth: dict[str, float], distribution: str, n: int) -> dict[str, np.ndarray]:
     """Return by metric the shares of intervals below and above the truth, and the mean width."""
     random = np.random.default_rng(n)
     y_true = np.repeat([1, -1], n)
-    results = {}
-    for name in METRICS:
-        refused = name.startswith("AUPR") and n < MIN_ROWS_AUPR
-        results[name] = None if refused else np.zeros(3)
+    results = {name: np.zeros(3) for name in METRICS}
     for seed in range(SIZES[n]):
         y_score = np.concatenate(DISTRIBUTIONS[distribution](random, n))
         for name, options in METRICS.items():
-            if results[name] is not None:
-                low, high = confidence_interval(y_true, y_score, random_state=seed, **options)
-                results[name] += (high < truth[name], low > truth[name], high - low)
-    return {name: None if sums is None else sums / SIZES[n] for name, sums in results.items()}
+            low, high = confidence_interval(y_true, y_score, random_state=seed, **options)
+            results[name] += (high < truth[name], low > truth[name], high - low)
+    return {name: sums / SIZES[n] for name, sums in results.items()}
 
 
 def main() -> None:
@@ -119,13 +112,9 @@ def main() -> None:
         for name in DISTRIBUTIONS:
             line = f"{name:<{width}} {truth[name][metric]:6.3f}"
             for n in SIZES:
-                found = measured[name, n][metric]
-                if found is None:
-                    line += f"{'refused':>26}"
-                else:
-                    below, above, mean_width = found
-                    shares = f"({100 * below:.1f} / {100 * above:.1f})"
-                    line += f"{100 * (1 - below - above):7.1f} {shares:>11}{mean_width:7.3f}"
+                below, above, mean_width = measured[name, n][metric]
+                shares = f"({100 * below:.1f} / {100 * above:.1f})"
+                line += f"{100 * (1 - below - above):7.1f} {shares:>11}{mean_width:7.3f}"
             print(line)
         print()
     counts = ", ".join(f"{count} with n = {n}" for n, count in SIZES.items())

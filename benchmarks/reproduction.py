@@ -12,6 +12,7 @@ import hashlib
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -407,7 +408,12 @@ def method_table(features: Features, experiment: Experiment) -> str:
         if label in experiment.published:
             published = experiment.published[label]
             rows.append(["  published", *(cell(published.get(name)) for name in columns)])
-    return rst_table(["method", *columns], rows)
+    # A set that is neither at hand nor published would be a column of blanks.
+    is_filled = [any(texts) for texts in zip(*rows, strict=True)]
+    return rst_table(
+        list(compress(["method", *columns], is_filled)),
+        [list(compress(row, is_filled)) for row in rows],
+    )
 
 
 def mean_of(rates: Mapping[str, tuple[float, float]], names: Iterable[str]) -> tuple[float, float]:
@@ -432,8 +438,8 @@ def settings(features: Features, experiment: Experiment) -> str:
         "The contribution is computed from mean_activation.npy, which is the mean before clipping.",
         """FPR95 / AUROC in percent; in-distribution is positive. The threshold follows the authors'
         rule: the score at place round(0.05 n) of the sorted in-distribution scores.""",
-        """The mean is over the paper's OOD sets, each counting the same. It is empty unless all of
-        these sets are complete. Other empty cells are missing OOD sets.""",
+        """The mean is over the paper's OOD sets, each counting the same. It is missing unless all
+        of these sets are complete.""",
         experiment.note,
     ]
     return "\n".join(

@@ -10,6 +10,8 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+from importlib.metadata import metadata
+
 import skdice
 
 project = "skdice"
@@ -55,6 +57,8 @@ autosummary_generate = True
 autosummary_ignore_module_all = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
+# The contents beside a page of the reference have no room for "DICEDetector." before each method.
+toc_object_entries_show_parents = "hide"
 
 html_math_renderer = "mathml"
 plot_formats = [("png", 120)]
@@ -87,18 +91,42 @@ warnings.filterwarnings("error", module=r"skdice(\.|$)")
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skdice"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["skdice.css"]
 html_show_sourcelink = False
+# The addresses of the repository, of the issues and so on, as far as pyproject.toml names them.
+addresses = [entry.split(", ", 1) for entry in metadata("skdice").get_all("Project-URL") or []]
 html_theme_options = {
+    "external_links": [
+        {"name": name, "url": url} for name, url in addresses if name != "Documentation"
+    ],
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo_dark.svg"},
     "show_toc_level": 2,
     "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "getting_started": [], "cli": [], "performance": [], "changelog": []}
-html_sidebars |= {"evidence": [], "which_score": [], "contributing": [], "glossary": []}
+# Pages without pages below them need no navigation beside them.
+html_sidebars = {
+    page: []
+    for page in [
+        "index",
+        "getting_started",
+        "cli",
+        "faq",
+        "glossary",
+        "evidence",
+        "which_score",
+        "performance",
+        "performance_log",
+        "comparison",
+        "stability",
+        "changelog",
+        "contributing",
+    ]
+}

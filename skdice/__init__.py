@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from skdice._ensemble import ConformalEnsemble, make_ensemble
     from skdice._fdbd import FDBDDetector
     from skdice._head import LinearHead
+    from skdice._open_set import OpenSetClassifier
     from skdice._passes.mean import FeatureStatistics
     from skdice._persistence import load, save
+    from skdice._pipeline import calibrate
     from skdice._search import DICEDetectorCV, sparsity_path
+    from skdice._skl2onnx import register_skl2onnx
     from skdice._vim import ViMDetector
 
 __all__ = [
@@ -30,9 +33,12 @@ __all__ = [
     "FDBDDetector",
     "FeatureStatistics",
     "LinearHead",
+    "OpenSetClassifier",
     "ViMDetector",
+    "calibrate",
     "load",
     "make_ensemble",
+    "register_skl2onnx",
     "save",
     "show_versions",
     "sparsity_path",
@@ -47,9 +53,12 @@ _MODULES = {
     "FDBDDetector": "skdice._fdbd",
     "FeatureStatistics": "skdice._passes.mean",
     "LinearHead": "skdice._head",
+    "OpenSetClassifier": "skdice._open_set",
     "ViMDetector": "skdice._vim",
+    "calibrate": "skdice._pipeline",
     "load": "skdice._persistence",
     "make_ensemble": "skdice._ensemble",
+    "register_skl2onnx": "skdice._skl2onnx",
     "save": "skdice._persistence",
     "show_versions": "skdice._compat.versions",
     "sparsity_path": "skdice._search",

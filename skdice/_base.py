@@ -43,11 +43,14 @@ from skdice._compat.sklearn import Interval, MatchingOptions, validate_parameter
 from skdice._engines.devices import CUDA_DEVICE, DEVICES, torch_device
 from skdice._engines.layer import Layer
 from skdice._engines.run import Options, run
+from skdice._export.mixin import OnnxMixin
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import (
     FeatureStatistics,
+    RowSample,
     check_weights,
     gather_statistics,
+    gather_with_sample,
     weights_of,
 )
 from skdice._passes.threshold import (
@@ -66,13 +69,21 @@ from skdice._verdicts import Verdicts, judged_blocks
 
 FloatArray = NDArray[np.floating[Any]]
 
+# A sample of the rows of `fit` is compared with two heads, which must not make `fit` slower. It has
+# one row in 128; one in 8 if that takes less than so many multiplications with the head, about ten
+# milliseconds; and never fewer or more rows than these.
+SAMPLED_SHARE = 128
+SMALL_SAMPLED_SHARE = 8
+SAMPLED_PRODUCTS = 1 << 28
+LEAST_SAMPLED = 256
+MOST_SAMPLED = 4_000
 # One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
 # locks, because a lock cannot be pickled.
 _LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 
 
-class BaseDetector(OutlierMixin, BaseEstimator):
+class BaseDetector(OnnxMixin, OutlierMixin, BaseEstimator):
     """Base of the detectors.
 
     A derived class has the parameters `head`, `contamination`, `device`, `batch_size`, `n_jobs`
@@ -161,9 +172,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         ------
         ValueError
             `contamination` or `confidence` is out of its range, `confidence` or `by` is given for
-            a quantile, `by` for a detector without a head, or ``"conformal"`` has too few rows for any guarantee: fewer than
-            ``1 / contamination - 1``, or with `confidence` fewer than
-            ``log(1 - confidence) / log(1 - contamination)``.
+            a quantile, `by` is given for a detector without a head, or ``"conformal"`` has too
+            few rows for any guarantee: fewer than ``1 / contamination - 1``, or with
+            `confidence` fewer than ``log(1 - confidence) / log(1 - contamination)``.
 
         Warns
         -----
@@ -200,11 +211,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if by is None:
             scores = rows.collect(self._block_values())
         else:
-            function = partial(gathered_blocks, self._block_values(), self.head_)
-            columns = rows.collect(function, np.float64, 2)
-            columns = columns.compute() if is_dask(columns) else to_numpy(columns)
-            scores = columns[:, 0].astype(scoring_dtype(rows.dtype))
-            classes = columns[:, 1].astype(np.intp)
+            scores, classes = self._scores_and_classes(rows)
         if is_dask(scores):
             # Conformal scores are kept with the detector. Other scores stay in the memory of the
             # workers, because several passes read them.
@@ -246,6 +253,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 self.fallback_classes_, self.head_.n_classes, self.contamination_, confidence
             )
         return self
+
+    def _scores_and_classes(self, rows: RowSource) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the score and the predicted class of each row as NumPy arrays."""
+        function = partial(gathered_blocks, self._block_values(), self.head_)
+        columns = rows.collect(function, np.float64, 2)
+        columns = columns.compute() if is_dask(columns) else to_numpy(columns)
+        return columns[:, 0].astype(scoring_dtype(rows.dtype)), columns[:, 1].astype(np.intp)
+
+    def _decisions_and_classes(self, X: Any) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the decision and the predicted class of each row as NumPy arrays."""
+        scores, classes = self._scores_and_classes(self._open(X, "decision_function"))
+        return scores - self.class_offsets_.astype(scores.dtype)[classes], classes
 
     def _check_by(self, by: Any, method: str) -> None:
         """Raise if `calibrate` cannot set thresholds by `by`."""
@@ -428,10 +447,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
         Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
         rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
-        because the module cannot refuse it. ``threshold`` is a buffer, which is NaN if the
-        detector has no threshold. The module can be
-        scripted and exported to ONNX. Rows in double precision are scored in double precision,
-        all others in single precision.
+        because the module cannot refuse it. ``pvalue(features)`` returns the p-values after a
+        conformal calibration, and NaN without one. ``threshold`` is a buffer, which is NaN if the
+        detector has no threshold; after ``calibrate(..., by="prediction")`` the buffer
+        ``class_thresholds`` decides. The module can be scripted and exported to ONNX. Rows in
+        double precision are scored in double precision, all others in single precision.
 
         Returns
         -------
@@ -450,7 +470,25 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         from skdice._engines.module import detector_module
 
         module = detector_module(self._layer, getattr(self, "offset_", np.nan))
-        return module.eval()
+        return self._with_calibration(module).eval()
+
+    def _with_calibration(self, module: Any) -> Any:
+        """Give a torch module the conformal calibration, if there is one, and return it."""
+        from skdice._engines.module import ClassModuleState
+
+        if not hasattr(self, "calibration_scores_"):
+            return module
+        by_class = None
+        if hasattr(self, "class_offsets_"):
+            by_class = ClassModuleState(
+                self.class_offsets_,
+                self.head_.weight,
+                self.head_.bias,
+                self.calibration_classes_,
+                self.fallback_classes_,
+            )
+        module.set_calibration(self.calibration_scores_, by_class)
+        return module
 
     def _measure(
         self,
@@ -461,20 +499,41 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         second_moments: bool = False,
     ) -> tuple[LinearHead, RowSource, FeatureStatistics]:
         """Return the head, the in-distribution rows of `fit`, and their statistics."""
+        head, inliers, statistics, _ = self._measure_with_sample(
+            X, y, sample_weight, second_moments=second_moments
+        )
+        return head, inliers, statistics
+
+    def _measure_with_sample(
+        self,
+        X: Any,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        *,
+        second_moments: bool = False,
+        sampled: bool = False,
+    ) -> tuple[LinearHead, RowSource, FeatureStatistics, RowSample | None]:
+        """Return what `_measure` returns, and some of the rows if `sampled` is True."""
         rows = self._open(X, reset=True)
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
         inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        statistics = gather_statistics(
-            inliers,
-            second_moments=second_moments,
-            batch_size=self.batch_size,
-            n_jobs=self.n_jobs,
-            verbose=self.verbose,
-        )
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "n_jobs": self.n_jobs,
+            "verbose": self.verbose,
+        }
+        sample = None
+        if sampled:
+            n_rows = 0 if np.isnan(inliers.shape[0]) else int(inliers.shape[0])
+            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
+            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
+            statistics, sample = gather_with_sample(inliers, n_sampled, **options)
+        else:
+            statistics = gather_statistics(inliers, second_moments=second_moments, **options)
         if statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
-        return head, inliers, statistics
+        return head, inliers, statistics, sample
 
     def _accumulate(
         self,
@@ -644,8 +703,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             if self._fit_namespace is not None:
                 check_same_namespace(X, self._fit_namespace, f"{type(self).__name__}.{method}")
         rows = as_source(X)
-        is_known = not reset and type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
-        if not (is_known and rows.shape[1] == self.n_features_in_):
+        # An array has no names that scikit-learn could take or compare.
+        unnamed = type(X) is np.ndarray and not hasattr(self, "feature_names_in_")
+        if unnamed and reset:
+            self.n_features_in_ = rows.shape[1]
+        elif not unnamed or rows.shape[1] != self.n_features_in_:
             # Skip check_array, because it would pull a lazy source into memory.
             names = feature_names_source(X, rows)
             validate_data(self, names, reset=reset, skip_check_array=True)

@@ -54,8 +54,8 @@ class ClassScores:
     ) -> NDArray[np.float64]:
         """Return the threshold of each class; `offset` for a class that has too few rows."""
         offsets = np.full(self.n_classes, offset)
-        least, parts = fewest_rows(contamination, confidence), self.parts()
-        for k, scores in enumerate(parts):
+        least = fewest_rows(contamination, confidence)
+        for k, scores in enumerate(self.parts()):
             if len(scores) >= least:
                 offsets[k] = scores[conformal_rank(len(scores), contamination, confidence) - 1]
         return offsets
@@ -134,6 +134,7 @@ def gathered_blocks(
     block_scores: BlockValues, head: LinearHead, rows: SlicedRows
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the slice of each block, and its scores and predicted classes as two columns."""
+    # float64 holds the scores of any dtype and the classes exactly.
     for row_slice, scores, classes in scores_and_classes(block_scores, head, rows):
         columns = [to_numpy(scores).astype(np.float64), to_numpy(classes).astype(np.float64)]
         yield row_slice, np.stack(columns, axis=1)

@@ -16,17 +16,23 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from skdice._base import BaseDetector, checked_mean
+from skdice._base import LEAST_SAMPLED, BaseDetector, checked_mean
 from skdice._compat.sklearn import Interval, StrOptions
 from skdice._engines.layer import MaskedLayer
 from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics
+from skdice._passes.mean import FeatureStatistics, RowSample
 from skdice._rows.door import as_source
 from skdice._scores import SCORES
 from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
 
 FloatArray = NDArray[np.floating[Any]]
+
+# Below this share of rows with the class of the full head, DICE lost to no pruning on nearly every
+# network that was measured (docs/user_guide/choosing.rst).
+LEAST_AGREEMENT = 0.95
+# Ties may prune this share of the weights more than asked for before a warning says so.
+TOLERATED_SHARE = 0.01
 
 
 class BaseDICE(BaseDetector):
@@ -43,6 +49,7 @@ class BaseDICE(BaseDetector):
     coef_: FloatArray
     intercept_: FloatArray
     contribution_threshold_: float
+    head_agreement_: float
     shaping_: Any
     _layer: MaskedLayer
     _fitted_arrays = ("mean_activation_", "mask_", "coef_", "intercept_")
@@ -82,11 +89,14 @@ class BaseDICE(BaseDetector):
         shaping: Any,
     ) -> None:
         """Measure the mean, prune the head, fit the shaping, and set the threshold."""
-        head, inliers, statistics = self._measure(X, y, sample_weight)
+        head, inliers, statistics, sample = self._measure_with_sample(
+            X, y, sample_weight, sampled=sparsity > 0
+        )
         if shaping is not None:
             shaping = fit_shaping(shaping, inliers, self.verbose)
         self._prune(head, statistics, sparsity, shaping)
         self._set_threshold(inliers)
+        self.head_agreement_ = 1.0 if sample is None else self._agreement_of_heads(sample, sparsity)
         if get_config()["array_api_dispatch"]:
             self._follow(X)
 
@@ -106,7 +116,43 @@ class BaseDICE(BaseDetector):
                 UserWarning,
                 stacklevel=4,
             )
+        n_pruned = mask.size - int(np.count_nonzero(mask))
+        if n_pruned - sparsity * mask.size > TOLERATED_SHARE * mask.size:
+            _warn_of_ties(contributions, head, threshold, n_pruned, sparsity)
         self._set_fitted(head, statistics, mean_activation, mask, threshold, shaping)
+
+    def _agreement_of_heads(self, sample: RowSample, sparsity: float) -> float:
+        """Return the share of rows that the pruned and the full head give one class.
+
+        Warn if it is low.
+        """
+        rows, weights = sample
+        dtype, n_rows = rows.dtype, len(rows)
+        full = self.head_.weight.astype(dtype, copy=False).T
+        pruned = self.coef_.astype(dtype, copy=False).T
+        bias = self.head_.bias.astype(dtype, copy=False)
+        is_equal = np.empty(n_rows, np.bool_)
+        with np.errstate(over="ignore", invalid="ignore"):  # the scores have been checked
+            for start in range(0, n_rows, LEAST_SAMPLED):
+                block = rows[start : start + LEAST_SAMPLED]
+                classes = np.argmax(block @ full + bias, axis=1)
+                is_equal[start : start + LEAST_SAMPLED] = (
+                    np.argmax(block @ pruned + bias, axis=1) == classes
+                )
+        agreement = float(np.average(is_equal, weights=weights))
+        if agreement < LEAST_AGREEMENT:
+            warnings.warn(
+                f"at sparsity={sparsity:g} the pruned head gives only {agreement:.1%} of "
+                f"{n_rows:,} rows of the fit the class that the full head gives "
+                f"(head_agreement_, expected {LEAST_AGREEMENT:.0%} at least): DICE prunes evidence "
+                "that this head needs, as happens with few or signed features, and then it mostly "
+                "detects worse than without pruning. Lower the sparsity (0 prunes nothing), or "
+                "take make_ensemble(head). In an ensemble nothing has to be done: its other "
+                "members do not prune.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return agreement
 
     def _set_fitted(
         self,
@@ -119,6 +165,8 @@ class BaseDICE(BaseDetector):
     ) -> None:
         self._forget_threshold()
         self._fit_namespace = None
+        # It belongs to the rows and the mask of a call of `fit`.
+        self.__dict__.pop("head_agreement_", None)
         self.head_ = head
         self._statistics = statistics
         self.n_samples_seen_ = statistics.n_samples
@@ -148,6 +196,34 @@ class BaseDICE(BaseDetector):
         super().__setstate__(state)
         if "_layer" in state:
             self._set_layer(state["_layer"])
+
+
+def _warn_of_ties(
+    contributions: NDArray[np.float64],
+    head: LinearHead,
+    threshold: float,
+    n_pruned: int,
+    sparsity: float,
+) -> None:
+    """Warn that ties at the threshold pruned more weights than were asked for.
+
+    Weights that are zero do not count, because pruning them changes nothing.
+    """
+    is_tied = (contributions == threshold) & (head.weight != 0)
+    n_tied, n_weights = int(np.count_nonzero(is_tied)), head.weight.size
+    if n_tied < 2 or n_tied <= TOLERATED_SHARE * n_weights:
+        return
+    below = np.count_nonzero(contributions < threshold) / n_weights
+    n_units = int(np.count_nonzero(is_tied.all(axis=0)))
+    cause = f", {n_units} units of {head.n_features} being always zero" if n_units else ""
+    warnings.warn(
+        f"sparsity={sparsity:g} asks for {sparsity:.0%} of the weights to be pruned, and "
+        f"{n_pruned / n_weights:.0%} are: the contributions of {n_tied:,} weights tie at the "
+        f"threshold {threshold:g}{cause}. Every sparsity from {below:.3f} to "
+        f"{n_pruned / n_weights:.3f} gives this mask; a lower one keeps these weights.",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def _shaping_is_ready(detector: DICEDetector) -> bool:
@@ -231,6 +307,11 @@ class DICEDetector(BaseDICE):
         The head's bias, never pruned.
     contribution_threshold_ : float
         Contributions above it are kept; minus infinity for ``sparsity=0``.
+    head_agreement_ : float
+        Share of in-distribution rows to which the pruned head gives the class of the full head,
+        without the shaping. It is measured in `fit`, on 256 to 4,000 rows that are spread evenly
+        over those given, with their weights; `partial_fit` sets none. Below 0.95 a warning
+        says that pruning removes evidence that this head needs.
     shaping_ : transformer or None
         The fitted shaping.
     offset_ : float
@@ -281,8 +362,12 @@ class DICEDetector(BaseDICE):
 
     Contributions that tie with the threshold are pruned with it. Where many units are
     always zero, as in small networks, several sparsities give the same mask, which prunes
-    more than asked for; ``mask_.mean()`` is the share that was kept. Where all tie, so
-    that none would be left, the largest are kept.
+    more than asked for, and a warning says so; ``mask_.mean()`` is the share that was kept. Where
+    all tie, so that none would be left, the largest are kept.
+
+    `head_agreement_` needs no outliers and finds the disasters, not the small losses. In our
+    measurements DICE detected worse than no pruning wherever it was below 0.95, but for one pair
+    of a network and outliers.
 
     References
     ----------

@@ -28,6 +28,7 @@ from skdice._engines.reference import (
 )
 from skdice._engines.run import Options
 from skdice._engines.together import Member, run_together
+from skdice._export.description import CombinedLayers
 from skdice._fdbd import FDBDDetector
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
@@ -322,7 +323,21 @@ class ConformalEnsemble(BaseDetector, Composition):
             by_minimum=self._layer.combination == "min",
             threshold=getattr(self, "offset_", np.nan),
         )
-        return module.eval()
+        return self._with_calibration(module).eval()
+
+    def _exported_layer(self) -> CombinedLayers:
+        """Return what computes the scores of the members, and how they are combined."""
+        for name, detector in self.named_estimators_.items():
+            if not isinstance(detector, BaseDetector):
+                raise ValueError(
+                    f"the member {name!r} is {detector!r}: only detectors of skdice are exported "
+                    "to ONNX; leave this member out"
+                )
+        return CombinedLayers(
+            tuple(detector._exported_layer() for detector in self.estimators_),
+            self._layer.references,
+            self._layer.combination,
+        )
 
     def set_output(
         self, *, transform: Literal["default", "pandas", "polars"] | None = None
@@ -397,10 +412,11 @@ class ConformalEnsemble(BaseDetector, Composition):
         if library == "default":
             return collected
         frames = import_extra(library, "test")
+        names = list(self.named_estimators_)  # the parameter may have been set after the fit
         collected = collected.compute() if is_dask(collected) else to_host(collected)
         if library == "pandas":
-            return frames.DataFrame(collected, getattr(X, "index", None), self._names)
-        return frames.DataFrame(collected, schema=self._names)
+            return frames.DataFrame(collected, getattr(X, "index", None), names)
+        return frames.DataFrame(collected, schema=names)
 
     def _validate_members(self) -> None:
         if not self.estimators:
@@ -416,11 +432,13 @@ class ConformalEnsemble(BaseDetector, Composition):
                     f"the member {pair[0]!r} is {pair[1]!r}, expected an outlier detector with "
                     f"score_samples{hint}"
                 )
-        names = self._names
-        for name in names:
-            if names.count(name) > 1:
+        seen: set[str] = set()
+        parameters = self.get_params(deep=False)
+        for name in self._names:
+            if name in seen:
                 raise ValueError(f"two members have the name {name!r}, expected different names")
-            if "__" in name or name in self.get_params(deep=False):
+            seen.add(name)
+            if "__" in name or name in parameters:
                 raise ValueError(
                     f"a member has the name {name!r}, expected a name without '__' that is no "
                     "parameter of the ensemble"

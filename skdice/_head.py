@@ -276,6 +276,7 @@ class LinearHead:
         elif hasattr(estimator, "coef_") and hasattr(estimator, "intercept_"):
             coef, intercept = estimator.coef_, estimator.intercept_
             coef = coef.toarray() if hasattr(coef, "toarray") else np.asarray(coef)
+            coef = np.atleast_2d(coef)  # RidgeClassifier has a vector for two classes.
             intercept = np.broadcast_to(intercept, len(coef))
             n_inputs = coef.shape[1]
         else:

@@ -55,7 +55,7 @@ _VERSIONS = {"skdice", "scikit-learn"}
 _DOCUMENT = {"kind", "schema", "versions", "parameters", "head", "fitted"}
 _FITTED = {"offset", "contamination", "calibration", "n_samples_seen", "feature_names"}
 _FITTED_OF: dict[type[BaseDetector], set[str]] = {
-    DICEDetector: {"contribution_threshold", "shaping", "sum_of_weights"},
+    DICEDetector: {"contribution_threshold", "head_agreement", "shaping", "sum_of_weights"},
     FDBDDetector: {"sum_of_weights"},
     ViMDetector: {"alpha"},
 }
@@ -225,7 +225,10 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
         arrays["origin"] = to_numpy(detector.origin_)
         arrays["residual_components"] = to_numpy(detector.residual_components_)
         fitted = {"alpha": detector.alpha_}
-    is_identity = isinstance(detector.head, str)
+    # The parameter may have been set after the fit, and the file is that of the fitted head.
+    is_identity = isinstance(detector.head, str) and detector.head_ == as_linear_head(
+        detector.head, detector.n_features_in_
+    )
     if not is_identity:
         arrays |= {"weight": detector.head_.weight, "bias": detector.head_.bias}
     arrays |= _encode_scores(detector)
@@ -251,7 +254,8 @@ def _encode_kind(name: str) -> dict[str, Any]:
 def _encode_scores(detector: BaseDetector) -> Arrays:
     """Return the arrays of a conformal calibration, which give all thresholds on loading."""
     names = ("calibration_scores", "calibration_classes")
-    arrays = {name: getattr(detector, f"{name}_") for name in names if hasattr(detector, f"{name}_")}
+    kept = [name for name in names if hasattr(detector, f"{name}_")]
+    arrays = {name: getattr(detector, f"{name}_") for name in kept}
     if "calibration_classes" in arrays:
         arrays["calibration_classes"] = arrays["calibration_classes"].astype(np.int64)
     return arrays
@@ -282,6 +286,12 @@ def _encode_fitted(detector: BaseDetector) -> dict[str, Any]:
 def _encode_ensemble(ensemble: ConformalEnsemble) -> tuple[dict[str, Any], Arrays]:
     """Return the JSON document and the arrays of a fitted ensemble, whose head is stored once."""
     check_is_fitted(ensemble)
+    if ensemble.combination != ensemble._layer.combination:
+        # The file holds the parameter alone, and the threshold belongs to the one of the fit.
+        raise ValueError(
+            f"combination is {ensemble.combination!r}, but the ensemble was fitted with "
+            f"{ensemble._layer.combination!r}: fit it again before you save it"
+        )
     arrays: Arrays = {}
     members = []
     for n, (name, detector) in enumerate(ensemble.named_estimators_.items()):
@@ -326,19 +336,34 @@ def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemb
     has_head = arrays.keys() >= _HEAD_ARRAYS
     head = LinearHead(arrays["weight"], arrays["bias"]) if has_head else None
     named, references = [], []
+    of_members: dict[str, Arrays] = {}
+    for key in [key for key in rest if "." in key]:
+        number, _, name = key.partition(".")
+        of_members.setdefault(number, {})[name] = rest.pop(key)
     for n, member in enumerate(document["members"]):
         _check_keys("a member", member, _MEMBER)
-        prefix = f"{n}."
-        own = {k.removeprefix(prefix): rest.pop(k) for k in list(rest) if k.startswith(prefix)}
-        references.append(_decode_reference(member, own))
-        part = member["document"]
-        if not isinstance(part, dict) or part.get("kind") not in KINDS:
-            raise ValueError(f"its member {member['name']!r} is not a detector of skdice")
+        name, part, own = member["name"], member["document"], of_members.pop(str(n), {})
+        if not isinstance(name, str):
+            raise ValueError(f"a member has the name {name!r}, expected text")
+        references.append(_decode_reference(member, own, fitted["n_samples_seen"]))
+        kind = part.get("kind") if isinstance(part, dict) else None
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"its member {name!r} is not a detector of skdice")
+        for key in ("schema", "versions"):
+            if part.get(key) != document[key]:
+                raise ValueError(
+                    f"its member {name!r} has the {key} {part.get(key)!r}, expected those of the "
+                    f"ensemble, {document[key]!r}"
+                )
         if part.get("head", "arrays") == "arrays":
-            own |= {name: arrays[name] for name in _HEAD_ARRAYS if name in arrays}
-        named.append((member["name"], build(part, own, head)))
-    if rest.keys() - _HEAD_ARRAYS:
-        raise ValueError(f"it has the arrays {listed(rest)} besides those of its members")
+            own |= {key: arrays[key] for key in _HEAD_ARRAYS if key in arrays}
+        named.append((name, build(part, own, head)))
+    surplus = [f"{number}.{key}" for number, own in of_members.items() for key in own]
+    surplus += rest.keys() - _HEAD_ARRAYS
+    if surplus:
+        raise ValueError(f"it has the arrays {listed(surplus)} besides those of its members")
+    if rest and not any(detector.head_ == head for _, detector in named):
+        raise ValueError("it has the arrays of a head that none of its members has")
     decoded = {name: _decode(value) for name, value in parameters.items()}
     ensemble = ConformalEnsemble([(name, clone(each)) for name, each in named], **decoded)
     validate_parameters(ensemble)
@@ -350,18 +375,32 @@ def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemb
     return ensemble
 
 
-def _decode_reference(member: dict[str, Any], own: Arrays) -> ReferenceDistribution:
+def _decode_reference(member: dict[str, Any], own: Arrays, n_samples: Any) -> ReferenceDistribution:
     """Return the checked reference distribution of a member; its arrays leave `own`."""
-    scores, counts = (own.pop(f"reference_{name}", np.empty(0)) for name in ("scores", "counts"))
-    n_kept = max(1, min(len(scores), MOST_SCORES + 1))
+    missing = {"reference_scores", "reference_counts"} - own.keys()
+    if missing:
+        raise ValueError(f"its member {member['name']!r} has no array {listed(missing)}")
+    scores, counts = own.pop("reference_scores"), own.pop("reference_counts")
+    n_kept = max(1, min(scores.size, MOST_SCORES + 1))
     for name, array, dtype in (("scores", scores, np.float64), ("counts", counts, np.int64)):
-        _check_array({name: array}, name, dtype, (n_kept,))
+        label = f"array of reference {name}"
+        _check_array({label: array}, label, dtype, (n_kept,))
         if (np.diff(array) <= 0).any() or (name == "counts" and array[0] < 1):
             raise ValueError(f"its reference {name} are not in ascending order")
-    start, mean = (_number(name, member[name]) for name in ("tail_start", "tail_mean"))
-    if not (math.isfinite(start) and 0 <= mean < math.inf):
+    if counts[-1] != n_samples:
         raise ValueError(
-            f"its tail starts at {start} with the mean {mean}, expected finite numbers"
+            f"its member {member['name']!r} has {counts[-1]} reference scores, but it was fitted "
+            f"on {n_samples!r} rows"
+        )
+    start, mean = (_number(name, member[name]) for name in ("tail_start", "tail_mean"))
+    # The mean distance of the scores below the start of the tail is at most the largest distance,
+    # and at least the share of it that one of all scores adds. It is rounded.
+    furthest, rounding = start - scores[0], 1 + 1e-9
+    is_possible = furthest / n_samples <= mean * rounding and mean <= furthest * rounding
+    if not (scores[0] <= start <= scores[-1] and is_possible):
+        raise ValueError(
+            f"its tail starts at {start} with the mean {mean}, which does not fit the reference "
+            f"scores, from {scores[0]} to {scores[-1]}"
         )
     return ReferenceDistribution(scores, counts, start, mean)
 
@@ -404,7 +443,10 @@ def build(document: dict[str, Any], arrays: Arrays, shared_head: LinearHead | No
     else:
         components = arrays["residual_components"]
         layer = detector._set_subspace(head, arrays["origin"], components)
-        detector._set_alpha(layer, _number("alpha", fitted["alpha"]))
+        alpha = _number("alpha", fitted["alpha"])
+        if not math.isfinite(alpha):
+            raise ValueError(f"its alpha is {alpha}, expected a finite number")
+        detector._set_alpha(layer, alpha)
     _set_threshold(detector, fitted, calibration, arrays)
     return detector
 
@@ -524,6 +566,7 @@ def _encode_dice(
     arrays["mask"] = to_numpy(detector.mask_)
     return {"shaping": _encode_shaping(parameters["shaping"])}, {
         "contribution_threshold": _encode(detector.contribution_threshold_),
+        "head_agreement": getattr(detector, "head_agreement_", None),
         "shaping": _encode_shaping(detector.shaping_),
         **_encode_mean(detector, arrays),
     }
@@ -545,6 +588,11 @@ def _build_dice(
         _number("contribution_threshold", fitted["contribution_threshold"]),
         shaping,
     )
+    if fitted["head_agreement"] is not None:  # `partial_fit` sets none
+        agreement = _number("head_agreement", fitted["head_agreement"])
+        if not 0 <= agreement <= 1:
+            raise ValueError(f"its head_agreement is {agreement}, expected a number in [0, 1]")
+        detector.head_agreement_ = agreement
 
 
 def _set_threshold(

@@ -4,9 +4,9 @@ Pure functions on logits of shape (n_samples, n_classes) of any library with the
 or float64. They return (n_samples,) in the same dtype. With ``overwrite=True`` they may use the
 memory of NumPy's logits for their intermediate results, which saves a second array of that size.
 
-Two engines cannot call these functions and repeat the formulas; tests hold the results equal: the
-kernels (`skdice._engines.kernels.vectors.finish_tile`) and the torch module
-(`skdice._engines.module.DetectorModule`).
+The kernels (`skdice._engines.kernels.vectors.finish_tile`), the torch module
+(`skdice._engines.module.DetectorModule`) and the ONNX files (`skdice._export.scores`) cannot call
+these functions and repeat the formulas. Tests hold the results equal.
 """
 
 from __future__ import annotations

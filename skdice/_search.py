@@ -316,8 +316,8 @@ class DICEDetectorCV(BaseDICE):
         ``rank_test_score``.
     n_splits_ : int
         The number of folds.
-    mean_activation_, mask_, coef_, intercept_, contribution_threshold_, shaping_, offset_, \
-    n_samples_seen_, n_features_in_, feature_names_in_
+    mean_activation_, mask_, coef_, intercept_, contribution_threshold_, head_agreement_, \
+    shaping_, offset_, n_samples_seen_, n_features_in_, feature_names_in_
         The attributes of the detector that is fitted on all in-distribution rows, as in
         `DICEDetector`.
 
@@ -331,6 +331,9 @@ class DICEDetectorCV(BaseDICE):
     `best_score_` is the best of several values and therefore a little too good. Measure the
     chosen detector on rows that had no part in the choice. Then `calibrate` the detector on
     unseen in-distribution rows.
+
+    Candidates are not warned about: only the detector with the chosen sparsity is checked for
+    its `head_agreement_` and for ties.
 
     Choose with real outliers. Artificial outliers, made of in-distribution features, did not
     find the best sparsity in our measurements, and one kind led to a harmful choice

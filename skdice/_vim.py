@@ -293,9 +293,7 @@ class ViMDetector(BaseDetector):
                 self._set_scale(
                     rows, self._subspace_layer(as_linear_head(self.head, rows.shape[1]))
                 )
-            super().calibrate(
-                X, contamination, method=method, confidence=confidence, by=by
-            )
+            super().calibrate(X, contamination, method=method, confidence=confidence, by=by)
         return self
 
     def _forget_fit(self) -> None:

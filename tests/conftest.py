@@ -4,11 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-# Set this before SciPy is imported, because scikit-learn checks array API support only with it.
-os.environ["SCIPY_ARRAY_API"] = "1"
-# Plots are drawn without a window on any machine.
-os.environ["MPLBACKEND"] = "Agg"
-
 import hypothesis
 import numpy as np
 import pytest

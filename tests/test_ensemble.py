@@ -139,7 +139,7 @@ def test_the_false_alarm_rate_is_guaranteed_for_any_members(kind, combination):
     named = [(f"m{n}", each) for n, each in enumerate(ADVERSARIES[kind])]
     population = rng.standard_t(3, size=(5000, 3))
     shares, pvalues = [], []
-    for _ in range(250):
+    for _ in range(1000):
         rows = population[rng.permutation(len(population))[:438]]
         ensemble = ConformalEnsemble(named, combination=combination).fit(rows[:139])
         ensemble.calibrate(rows[139:238], method="conformal")

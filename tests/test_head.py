@@ -152,6 +152,14 @@ def test_from_estimator_refuses_others(estimator, message):
         LinearHead.from_estimator(estimator)
 
 
+def test_from_estimator_takes_a_binary_ridge_classifier_whose_coef_is_a_vector():
+    X, y = load_iris(return_X_y=True)
+    classifier = RidgeClassifier().fit(X[y < 2], y[y < 2])
+    head = LinearHead.from_estimator(classifier)
+    logits = X @ head.weight.T + head.bias
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], classifier.decision_function(X))
+
+
 @pytest.mark.parametrize("thing", ["fc", None])
 def test_from_estimator_refuses_other_objects(thing):
     with pytest.raises(TypeError, match="expects a linear classifier, got"):

@@ -18,6 +18,7 @@ EXTRAS = [
     "zarr",
     "pyarrow",
     "onnx",
+    "skl2onnx",
     "pandas",
 ]
 
@@ -57,9 +58,12 @@ def test_public_names():
         "FDBDDetector",
         "FeatureStatistics",
         "LinearHead",
+        "OpenSetClassifier",
         "ViMDetector",
+        "calibrate",
         "load",
         "make_ensemble",
+        "register_skl2onnx",
         "save",
         "show_versions",
         "sparsity_path",

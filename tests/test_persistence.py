@@ -9,12 +9,13 @@ import pytest
 import skops.io
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.preprocessing import FunctionTransformer
 
 import skdice
-from skdice import DICEDetector, LinearHead
+from skdice import ConformalEnsemble, DICEDetector, FDBDDetector, LinearHead
 from skdice.io import save_features
 from skdice.shaping import ASH, VRA, ReAct, Scale
 
@@ -494,3 +495,41 @@ def test_a_score_that_was_set_after_the_fit_is_not_saved(small, tmp_path):
     skdice.save(detector.fit(X), tmp_path / "d.safetensors")
     loaded = skdice.load(tmp_path / "d.safetensors")
     np.testing.assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
+
+
+def test_a_combination_that_was_set_after_the_fit_is_not_saved(small, path):
+    head, X = small
+    members = [("dice", DICEDetector(head)), ("fdbd", FDBDDetector(head))]
+    ensemble = ConformalEnsemble(members).fit(X).set_params(combination="min")
+    with pytest.raises(ValueError, match=r"combination is 'min', .* fitted with 'fisher'"):
+        skdice.save(ensemble, path)
+    skdice.save(ensemble.fit(X), path)
+    np.testing.assert_array_equal(skdice.load(path).score_samples(X), ensemble.score_samples(X))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"head": "identity"},
+        {"head": np.ones((5, 12))},
+        {"shaping": None},
+        {"shaping": ReAct(threshold=0.1)},
+        {"shaping__quantile": 0.5},
+        {"sparsity": 0.9},
+    ],
+)
+@pytest.mark.parametrize("n_classes", [5, 12])
+def test_a_parameter_that_was_set_after_the_fit_changes_no_score(
+    small, path, parameters, n_classes
+):
+    rng = np.random.default_rng(0)
+    head, X = LinearHead(rng.normal(size=(n_classes, 12))), small[1]
+    detector = DICEDetector(head, shaping=ReAct(quantile=0.9)).fit(X)
+    expected = detector.decision_function(X)
+    detector.set_params(**parameters)
+    skdice.save(detector, path)
+    for copy in (detector, skdice.load(path), pickle.loads(pickle.dumps(detector))):
+        np.testing.assert_array_equal(copy.decision_function(X), expected)
+        assert copy.head_ == head
+    # A clone has the parameters alone, as they are now.
+    assert not hasattr(clone(detector), "head_")

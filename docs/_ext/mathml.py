@@ -1,17 +1,17 @@
 """Formulas become MathML, which browsers draw without a script, a network or LaTeX."""
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 
 def visit_math(self, node: nodes.math) -> None:
-    self.body.append(latex2mathml.tex2mathml(node.astext(), as_block=False))
+    self.body.append(convert(node.astext(), display="inline"))
     raise nodes.SkipNode
 
 
 def visit_math_block(self, node: nodes.math_block) -> None:
-    formula = latex2mathml.tex2mathml(node.astext(), as_block=True)
+    formula = convert(node.astext(), display="block")
     # The style sheet lets a formula that is wider than the screen scroll on its own.
     self.body.append(f'<div class="formula">{formula}</div>\n')
     raise nodes.SkipNode

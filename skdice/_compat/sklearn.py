@@ -8,12 +8,15 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import (
+    HasMethods,
     Interval,
     InvalidParameterError,
+    RealNotInt,
     StrOptions,
     validate_parameter_constraints,
 )
 from sklearn.utils.metaestimators import _BaseComposition as Composition
+from sklearn.utils.validation import _check_method_params as select_rows_of_params
 
 try:
     from sklearn.utils._repr_html.estimator import _VisualBlock as VisualBlock
@@ -22,11 +25,14 @@ except ImportError:  # scikit-learn before 1.8
 
 __all__ = [
     "Composition",
+    "HasMethods",
     "Interval",
     "InvalidParameterError",
     "MatchingOptions",
+    "RealNotInt",
     "StrOptions",
     "VisualBlock",
+    "select_rows_of_params",
     "validate_parameters",
 ]
 

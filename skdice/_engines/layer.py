@@ -17,6 +17,7 @@ Score = str | Callable[[FloatArray], FloatArray] | None
 Packed = TypeVar("Packed")
 
 
+@dataclass(eq=False, repr=False)
 class PackedWeights:
     """The weights of a fitted layer in the layouts that engines have asked for so far.
 
@@ -25,10 +26,9 @@ class PackedWeights:
     It is safe to use from several threads.
     """
 
-    def __init__(self) -> None:
-        self._arrays: tuple[Any, ...] = ()
-        self._packed: dict[Hashable, Any] = {}
-        self._lock = threading.RLock()
+    _arrays: tuple[Any, ...] = ()
+    _packed: dict[Hashable, Any] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def get(self, arrays: tuple[Any, ...], key: Hashable, pack: Callable[[], Packed]) -> Packed:
         """Return the packed arrays of a key; `pack` makes them if they are not there yet."""
@@ -42,8 +42,11 @@ class PackedWeights:
             packed: Packed = self._packed[key]
             return packed
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PackedWeights, ()
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(PackedWeights()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeights:
         return PackedWeights()

@@ -1,6 +1,6 @@
 """The torch module that a fitted detector becomes; importing this imports torch."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +16,76 @@ from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
 is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 
+class ClassModuleState(NamedTuple):
+    """What a module needs to decide by predicted class, as NumPy arrays.
+
+    `thresholds` has a number for each class, `weight` and `bias` are those of the unmasked head,
+    `classes` holds the predicted class of each calibration score, and `fallback` the classes whose
+    rows are compared with all calibration scores.
+    """
+
+    thresholds: Any
+    weight: Any
+    bias: Any
+    classes: Any
+    fallback: Any
+
+
 class ThresholdModule(nn.Module):
     """Base of the modules that score rows and compare the scores with a threshold.
 
-    A derived class implements `forward`.
+    A derived class implements `forward`. `set_calibration` adds what is known of a conformal
+    calibration.
 
     Parameters
     ----------
     threshold : Tensor of shape ()
         Rows whose score is below it are out-of-distribution; NaN where there is none.
+
+    Attributes
+    ----------
+    class_thresholds : Tensor of shape (n_classes,)
+        The threshold of each predicted class; empty where all classes have one threshold.
+    head_weight, head_bias : Tensor of shape (n_classes, n_features) and (n_classes,)
+        The unmasked head, which predicts the class; empty with `class_thresholds`.
+    calibration_scores : Tensor of shape (n_calibration,)
+        The calibration scores in ascending order; empty without a conformal calibration.
+    class_places : Tensor of shape (n_calibration,), int64
+        The number c (n_calibration + 1) + i for the i-th calibration score, whose class is c, in
+        ascending order.
+    class_counts : Tensor of shape (n_classes,), int64
+        Number of calibration scores of each class; -1 for a class that is compared with all.
     """
 
     threshold: Tensor
+    class_thresholds: Tensor
+    head_weight: Tensor
+    head_bias: Tensor
+    calibration_scores: Tensor
+    class_places: Tensor
+    class_counts: Tensor
     shaping = ""
 
     def __init__(self, threshold: Tensor) -> None:
         super().__init__()
         self.register_buffer("threshold", threshold)
+        for name in ("class_thresholds", "head_bias", "calibration_scores"):
+            self.register_buffer(name, torch.zeros(0))
+        self.register_buffer("head_weight", torch.zeros(0, 0))
+        for name in ("class_places", "class_counts"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
+
+    def set_calibration(self, scores: Any, by_class: ClassModuleState | None) -> None:
+        """Set the buffers of a conformal calibration from NumPy arrays."""
+        self.calibration_scores = _narrow(scores)
+        if by_class is None:
+            return
+        self.class_thresholds = _narrow(by_class.thresholds)
+        self.head_weight, self.head_bias = _tensor(by_class.weight), _tensor(by_class.bias)
+        n, counts = len(scores), np.bincount(by_class.classes, minlength=len(by_class.bias))
+        self.class_places = _tensor(np.sort(by_class.classes * (n + 1) + np.arange(n)), np.int64)
+        counts[by_class.fallback] = -1
+        self.class_counts = _tensor(counts, np.int64)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the score of each row of features (n, n_features): (n,)."""
@@ -47,8 +100,54 @@ class ThresholdModule(nn.Module):
         """
         scores: Tensor = self.forward(features)
         sound = features.isfinite().all(1) & scores.isfinite()
-        below = scores < self.threshold.to(scores.dtype)
-        return (below | ~sound) & ~self.threshold.isnan()
+        thresholds = self.threshold.to(scores.dtype)
+        if len(self.class_thresholds) > 0:
+            thresholds = self.class_thresholds.to(scores.dtype)[self.predicted(features)]
+        return ((scores < thresholds) | ~sound) & ~self.threshold.isnan()
+
+    @torch.jit.export
+    def pvalue(self, features: Tensor) -> Tensor:
+        """Return the conformal p-value of each row: (n,), in the dtype of the scores.
+
+        After a calibration by predicted class it is the p-value among the calibration rows of
+        that class. A row with a feature or a score that is not finite has the smallest p-value.
+        Without a conformal calibration all are NaN.
+        """
+        scores: Tensor = self.forward(features)
+        n = len(self.calibration_scores)
+        if n == 0:
+            return torch.full_like(scores, torch.nan)
+        reference = self.calibration_scores.to(scores.dtype)
+        at_or_below = torch.searchsorted(reference, scores.contiguous(), right=True)
+        total = torch.full_like(at_or_below, n)
+        if len(self.class_counts) > 0:
+            classes = self.predicted(features)
+            # Of the scores at or below, those of the class lie between these two places.
+            first = classes * (n + 1)
+            stop = torch.searchsorted(self.class_places, first + at_or_below)
+            of_class = stop - torch.searchsorted(self.class_places, first)
+            counts = self.class_counts[classes]
+            at_or_below = torch.where(counts >= 0, of_class, at_or_below)
+            total = torch.where(counts >= 0, counts, total)
+        pvalues = (at_or_below + 1).to(scores.dtype) / (total + 1).to(scores.dtype)
+        sound = features.isfinite().all(1) & scores.isfinite()
+        return torch.where(sound, pvalues, torch.full_like(pvalues, 1 / (n + 1)))
+
+    def predicted(self, features: Tensor) -> Tensor:
+        """Return the class with the largest logit of the unmasked head, the first of several."""
+        logits = self.linear(self.precise(features), self.head_weight, self.head_bias)
+        return logits.argmax(1)
+
+    def precise(self, features: Tensor) -> Tensor:
+        """Return features in the precision in which they are scored."""
+        return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
+
+    def linear(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return a linear layer in the precision of the features."""
+        weight, bias = weight.to(features.dtype), bias.to(features.dtype)
+        if not is_scripting():
+            return uncast_linear(features, weight, bias)
+        return nn.functional.linear(features, weight, bias)
 
 
 class ScoringModule(ThresholdModule):
@@ -82,17 +181,6 @@ class ScoringModule(ThresholdModule):
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits of the layer, (n, n_classes)."""
         return self.linear(self.precise(features), self.coef, self.intercept)
-
-    def precise(self, features: Tensor) -> Tensor:
-        """Return features in the precision in which they are scored."""
-        return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
-
-    def linear(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return a linear layer in the precision of the features."""
-        weight, bias = weight.to(features.dtype), bias.to(features.dtype)
-        if not is_scripting():
-            return uncast_linear(features, weight, bias)
-        return nn.functional.linear(features, weight, bias)
 
 
 class FDBDModule(ScoringModule):
@@ -476,10 +564,14 @@ def ensemble_module(
 
 
 def _threshold(value: float) -> Tensor:
-    """Return a threshold in single precision where that holds it: not every device has double."""
-    exact = torch.tensor(value, dtype=torch.float64, device="cpu")
+    return _narrow(np.array(value))
+
+
+def _narrow(array: Any) -> Tensor:
+    """Return numbers in single precision where that holds them: not every device has double."""
+    exact = _tensor(array, np.float64)
     single = exact.float()
-    differs = bool((single < exact) | (single > exact))
+    differs = bool(((single < exact) | (single > exact)).any())
     return exact if differs else single
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,8 @@ COMPILED_VALUES = 1 << 28
 PRODUCT_ROWS = 2048
 # Blocks of more rows than this are summed without compensation if no value is negative.
 COMPENSATED_ROWS = 256
+# 2**64 divided by the golden ratio. Multiples of it, modulo 2**64, fill the range evenly.
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -341,6 +343,21 @@ class FeatureStatistics:
         return f"{type(self).__name__}(n_samples={self.n_samples}, n_features={self.n_features})"
 
 
+class RowSample(NamedTuple):
+    """Some of the rows that were summed, as NumPy arrays.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_sampled, n_features), float32 or float64
+        The rows, in their scoring dtype.
+    weights : ndarray of shape (n_sampled,), float64
+        Their weights; 1 where the user gave none.
+    """
+
+    rows: FloatArray
+    weights: Float64Array
+
+
 def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
     """Return the weights of rows as float64, one for each row, finite and not negative."""
     weights = column_or_1d(to_host(sample_weight), dtype=np.float64)
@@ -385,15 +402,62 @@ def gather_statistics(
             partial(_merged, second_moments=True),
         )
         return statistics
+    return gather_with_sample(rows, 0, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose)[0]
+
+
+def gather_with_sample(
+    rows: RowSource,
+    n_sampled: int,
+    *,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    verbose: int | bool = 0,
+) -> tuple[FeatureStatistics, RowSample]:
+    """Return the statistics of all rows of a source, and about `n_sampled` of the rows.
+
+    Row k is in the sample if ``k * GOLDEN``, modulo 2**64, is below a share of 2**64. That spreads
+    the sample evenly over the rows, whatever order or period they have, and it depends on the
+    number of the row alone: not on blocks, threads or chunks. Where the chunks of a Dask
+    collection have unknown sizes, all chunks give the same number of rows.
+
+    Parameters
+    ----------
+    rows : source of rows, of shape (n_samples, n_features)
+        The rows.
+    n_sampled : int
+        Rows in the sample. There are up to 20 more or fewer, as the spread is not perfect.
+    batch_size, n_jobs, verbose
+        The options of `gather_statistics`.
+    """
+    n_rows = rows.shape[0]
+    if np.isnan(n_rows):
+        n_sampled = math.ceil(n_sampled / max(1, rows.n_parts))
     return rows.reduce(
-        partial(_sum_rows, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose), _merged
+        partial(
+            _sum_rows,
+            n_sampled=n_sampled,
+            n_rows=n_rows,
+            batch_size=batch_size,
+            n_jobs=n_jobs,
+            verbose=verbose,
+        ),
+        _merged_with_samples,
     )
 
 
 def _sum_rows(
-    rows: SlicedRows, batch_size: int | None, n_jobs: int | None, verbose: int | bool
-) -> FeatureStatistics:
+    rows: SlicedRows,
+    n_sampled: int,
+    n_rows: float,
+    batch_size: int | None,
+    n_jobs: int | None,
+    verbose: int | bool,
+) -> tuple[FeatureStatistics, RowSample]:
     statistics = FeatureStatistics(rows.shape[1])
+    share = n_sampled / max(1, rows.shape[0] if np.isnan(n_rows) else n_rows)
+    limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
+    kept = [np.empty((0, rows.shape[1]), scoring_dtype(rows.dtype))]
+    kept_weights = [np.empty(0)]
     if rows.weights is not None:
         blocks = rows.iterate_blocks(
             batch_size=batch_size, description="mean activation", verbose=verbose
@@ -402,7 +466,10 @@ def _sum_rows(
             weights = rows.weights[row_slice]
             sums = column_sums(block * weights[:, np.newaxis])
             statistics._add_sums(len(block), sums, float(weights.sum()))
-        return statistics
+            chosen = _chosen(rows, row_slice, limit)
+            kept.append(block[chosen])
+            kept_weights.append(weights[chosen])
+        return statistics, RowSample(np.concatenate(kept), np.concatenate(kept_weights))
     native = rows.namespace is not None and is_accelerator(rows.namespace)
     slices = rows.slices(batch_size)
     # Two threads that sum are faster than one that sums and one that reads ahead, because one
@@ -417,19 +484,33 @@ def _sum_rows(
         compiled(scoring_dtype(rows.dtype))  # compile once, before the threads start
         sum_block = compiled_column_sums
     sums_of_blocks = rows.map_blocks(
-        sum_block,
+        lambda block: (sum_block(block), block),
         slices,
         native=native,
         n_threads=n_threads,
         description="mean activation",
         verbose=verbose,
     )
-    for row_slice, sums in sums_of_blocks:
+    for row_slice, (sums, block) in sums_of_blocks:
         if native and not np.isfinite(sums).all():
             rows.read_block(row_slice)  # raises, and names the row
-        n_rows = row_slice.stop - row_slice.start
-        statistics._add_sums(n_rows, sums, n_rows)
-    return statistics
+        n_in_block = row_slice.stop - row_slice.start
+        statistics._add_sums(n_in_block, sums, n_in_block)
+        if n_sampled:
+            chosen = _chosen(rows, row_slice, limit)
+            if native:
+                xp = namespace_of(block)
+                chosen = xp.asarray(chosen, device=block.device)
+                block = to_numpy(xp.take(block, chosen, axis=0))
+            kept.append(block if native else block[chosen])
+    sample = np.concatenate(kept, dtype=kept[0].dtype)
+    return statistics, RowSample(sample, np.ones(len(sample)))
+
+
+def _chosen(rows: SlicedRows, row_slice: slice, limit: np.uint64) -> NDArray[np.intp]:
+    """Return the places in a block of the rows that are in the sample."""
+    start, stop = rows.first + row_slice.start, rows.first + row_slice.stop
+    return np.flatnonzero(np.arange(start, stop, dtype=np.uint64) * GOLDEN < limit)
 
 
 def _sum_products(
@@ -480,6 +561,14 @@ def weights_of(rows: RowSource) -> Float64Array:
 def _weights_of_part(rows: SlicedRows) -> Float64Array:
     assert rows.weights is not None
     return rows.weights
+
+
+def _merged_with_samples(
+    parts: list[tuple[FeatureStatistics, RowSample]],
+) -> tuple[FeatureStatistics, RowSample]:
+    of_parts, samples = zip(*parts, strict=True)
+    rows, weights = map(np.concatenate, zip(*samples, strict=True))
+    return _merged(list(of_parts)), RowSample(rows, weights)
 
 
 def _merged(parts: list[FeatureStatistics], *, second_moments: bool = False) -> FeatureStatistics:

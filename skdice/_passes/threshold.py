@@ -249,7 +249,14 @@ def conformal_rank(n: int, contamination: float, confidence: float | None = None
 
 
 def fewest_rows(contamination: float, confidence: float | None = None) -> int:
-    """Return the fewest rows for which `conformal_rank` has a rank.
+    """Return the smallest number of calibration rows for which `conformal_rank` has a rank.
+
+    Parameters
+    ----------
+    contamination : float in (0, 0.5]
+        The probability that is bounded.
+    confidence : float in (0, 1), default=None
+        The confidence in the bound; None bounds the mean of the probability.
 
     Examples
     --------

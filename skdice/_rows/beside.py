@@ -50,7 +50,8 @@ class RowsBeside(SlicedRows):
             beside = self.function(block)  # first, because the other function may change the block
             return function(block), beside
 
-        for row_slice, (values, self.result) in self.source.map_blocks(both, slices, **options):
+        for row_slice, results in self.source.map_blocks(both, slices, **options):
+            values, self.result = results
             yield row_slice, values
 
     def _read(self, start: int, stop: int) -> Any:

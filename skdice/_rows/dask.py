@@ -54,6 +54,11 @@ class DaskRows:
         self.array, self.labels, self.weights = array, labels, weights
         self.shape, self.dtype = array.shape, array.dtype
 
+    @property
+    def n_parts(self) -> int:
+        """Number of chunks, for each of which `reduce` calls its function."""
+        return int(self.array.numblocks[0])
+
     def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> DaskRows:
         """Return the rows that are not labelled -1 and have no weight of 0, with their weights.
 

@@ -72,6 +72,10 @@ class RowSource(Protocol):
     dtype: np.dtype[Any]
     weights: Any
 
+    @property
+    def n_parts(self) -> int:
+        """Number of parts that `reduce` calls its function for."""
+
     def inliers(self, y: ArrayLike | None, weights: NDArray[np.float64] | None = None) -> RowSource:
         """Return the rows that are not labelled -1 and have no weight of 0, with their weights."""
 
@@ -141,6 +145,9 @@ class SlicedRows:
     reads_in_threads: bool = False
     # False if nothing is read ahead because other tasks keep the processors busy.
     reads_ahead: bool = True
+    # Number of the first row in the whole, if these rows are a part of it.
+    first: int = 0
+    n_parts: int = 1
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         """Return consecutive rows."""
@@ -506,11 +513,11 @@ class ChunkRows(NumpyRows):
 
     def __init__(self, array: NDArray[Any], first: int = 0, chunk: int | None = None) -> None:
         super().__init__(array)
-        self._first, self._chunk = first, chunk
+        self.first, self._chunk = first, chunk
 
     def row_number(self, row: int) -> int | str:
         """Return the number of a row in the whole, or its place in the chunk."""
-        return self._first + row if self._chunk is None else f"{row} of chunk {self._chunk}"
+        return self.first + row if self._chunk is None else f"{row} of chunk {self._chunk}"
 
 
 class SelectedRows(SlicedRows):
@@ -535,7 +542,7 @@ class SelectedRows(SlicedRows):
         self.source, self._indices = source, np.flatnonzero(mask)
         self.weights = None if weights is None else weights[mask]
         self.shape, self.dtype = (len(self._indices), *source.shape[1:]), source.dtype
-        self.namespace = source.namespace
+        self.namespace, self.first = source.namespace, source.first
         self.reads_ahead = source.reads_ahead
 
     def row_number(self, row: int) -> int | str:

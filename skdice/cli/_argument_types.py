@@ -22,8 +22,9 @@ SHAPINGS = {
     "vra": ("lower_quantile", "upper_quantile", "alpha", "beta"),
 }
 # The endings of the formats that are written, as in `skdice.io`.
-FEATURE_ENDINGS = tuple(
-    [".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".zarr", ".parquet", ".csv", ".pt", ".pth"]
+FEATURE_ENDINGS = (
+    *(".npy", ".npz", ".safetensors", ".h5", ".hdf5"),
+    *(".zarr", ".parquet", ".csv", ".pt", ".pth"),
 )
 HEAD_ENDINGS = (".npz", ".safetensors")
 DETECTOR_ENDINGS = (".safetensors",)
@@ -80,8 +81,8 @@ def number_in(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str
 
 sparsity = number_in("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
 share = number_in("a fraction above 0 and at most 0.5", lambda value: 0 < value <= 0.5)
-probability = number_in("a fraction between 0 and 1", lambda value: 0 < value < 1)
-rows_on_average = number_in("a number above 1", lambda value: 1 < value < float("inf"))
+probability = number_in("a probability between 0 and 1", lambda value: 0 < value < 1)
+run_length = number_in("a number of rows above 1", lambda value: 1 < value < float("inf"))
 
 
 def positive(text: str) -> int:

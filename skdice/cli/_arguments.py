@@ -64,19 +64,16 @@ features. Its figures are a little too good, because it was chosen by them:
 measure it on other rows by 'skdice evaluate', and calibrate it.
 """
 MONITOR = """\
-The exit code is 3 if an alarm was raised, now or in an earlier call, so that a
-cron job can act on it. An alarm stays in the state, and the monitor goes on
-counting. Remove the state file to start anew after the cause is mended.
+The state file keeps the counts, the evidence and the digests of the counted
+files from call to call. It is written once, after all files of a call: an
+interrupted call leaves the old state and can be repeated, and so can a call
+during which another process wrote the state. After an alarm the command goes on
+counting and keeps the exit code 3; begin another state file when the cause is
+mended. The detector must be calibrated (skdice calibrate). The guarantee assumes
+that good rows are independent of one another, which frames of one video are not.
 
-All files of a call are counted, or none if one of them is refused or the command
-is interrupted: the state file is replaced at once at the end. Several commands
-may use one state file at the same time, because each of them adds its rows to
-the state that it finds at its end. (On Windows the last one would win there.)
-
-The state holds the digests of the detector file and of the last 10,000 feature
-files. A detector that was fitted or calibrated anew needs a new state. The
-guarantee assumes that good rows are independent of one another, which the frames
-of one video are not.
+  skdice monitor det.safetensors monday.npy --state state.json
+  skdice monitor det.safetensors tuesday.npy --state state.json || notify
 """
 
 
@@ -149,7 +146,7 @@ def build_parser() -> Parser:
     _add_monitor(
         add(
             "_monitor.monitor",
-            "watch a stream of feature files, and raise an alarm when too many rows are OOD",
+            "watch new features for more OOD rows than promised; exit code 3 means an alarm",
             epilog=f"{MONITOR}\n{FILES}",
         )
     )
@@ -313,6 +310,12 @@ def _add_calibrate(parser: ArgumentParser) -> None:
         help="with conformal: the probability that the contamination holds for future rows, not "
         "only its expectation (default: the one of the detector file)",
     )
+    parser.add_argument(
+        "--by",
+        choices=["prediction", "none"],
+        help="with conformal: prediction gives each predicted class a threshold of its own "
+        "(default: the way of the detector file)",
+    )
     options.add_scheduler(parser)
     options.add_detector_output(parser, " (default: the file that was read is replaced)")
     options.add_common(parser)
@@ -337,39 +340,38 @@ def _add_monitor(parser: ArgumentParser) -> None:
     options.add_detector(parser)
     parser.add_argument(
         "features",
-        nargs="+",
         type=types.not_empty,
+        nargs="+",
         metavar="FEATURES",
-        help="feature files with the next rows of the stream, in order",
+        help="feature files to read, in the order of time",
     )
+    parser.add_argument("--key", help="name of the array in the feature files")
     parser.add_argument(
         "--state",
         type=types.ending_in(".json"),
         required=True,
         metavar="FILE",
-        help=".json file that keeps the monitor between calls; the first call makes it",
+        help=".json file that keeps the state; it is made if it is not there",
     )
-    parser.add_argument("--key", help="name of the array in the feature files")
-    parser.add_argument(
+    guarantee = parser.add_mutually_exclusive_group()
+    guarantee.add_argument(
         "--false-alarm",
         type=types.probability,
-        metavar="PROBABILITY",
-        help="probability of ever raising a false alarm, which the first call fixes (default: "
-        "0.01)",
+        metavar="P",
+        help="probability of ever raising a false alarm, however long one watches (default: 0.01); "
+        "for a new state file",
     )
-    parser.add_argument(
+    guarantee.add_argument(
         "--run-length",
-        type=types.rows_on_average,
+        type=types.run_length,
         metavar="ROWS",
-        help="instead, the least number of good rows that pass on average before a false alarm; "
-        "take it for a stream that may change after a long good time",
+        help="instead: the average number of good rows between false alarms, which finds a change "
+        "late in a long stream sooner; for a new state file",
     )
     parser.add_argument(
-        "--again",
-        action="store_true",
-        help="count a file although the state has counted a file with the same content",
+        "--again", action="store_true", help="count files whose contents were counted already"
     )
-    options.add_png(parser, "evidence and rate of the flagged rows along the stream")
+    options.add_png(parser, "evidence and rate along the rows of this call")
     options.add_common(parser)
 
 

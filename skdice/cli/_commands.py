@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from dataclasses import asdict, replace
 from typing import Any
 
 from skdice import shaping
@@ -24,7 +25,7 @@ from skdice.cli._files import (
 )
 from skdice.io._atomic import replacing
 from skdice.metrics import MetricsTable
-from skdice.metrics._report import measure_scores
+from skdice.metrics._report import agreement_of, flagged_by_class, measure_scores
 
 
 def fit(arguments: Namespace) -> None:
@@ -83,6 +84,13 @@ def describe_weights(detector: BaseDetector) -> dict[str, int]:
     return {"kept_weights": int(detector.mask_.sum()), "weights": detector.mask_.size}
 
 
+def describe_agreement(detector: BaseDetector) -> dict[str, float | None]:
+    """Return how well the pruned and the full head agree; nothing for one that prunes none."""
+    if not isinstance(detector, DICEDetector):
+        return {}
+    return {"head_agreement": agreement_of(detector)}
+
+
 def calibrate(arguments: Namespace) -> None:
     """Set the threshold of a saved detector from held-out in-distribution rows."""
     output = arguments.output or arguments.detector
@@ -96,16 +104,23 @@ def calibrate(arguments: Namespace) -> None:
     confidence = arguments.confidence
     if confidence is None and replaced is not None and method == "conformal":
         confidence = replaced["confidence"]
+    by = arguments.by
+    if by is None and replaced is not None and method == "conformal":
+        by = replaced["by"]
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(
-            features, contamination, method=method, confidence=confidence
+            features,
+            contamination,
+            method=method,
+            confidence=confidence,
+            by=None if by == "none" else by,
         )
     save(detector.set_params(verbose=0), output)
     calibration = describe_threshold(detector) or {}
-    sentence = f"{THRESHOLD.format(**calibration)}, from {n_rows:,} rows"
+    sentence = f"{threshold_sentence(calibration)}, from {n_rows:,} rows"
     if replaced is not None:
-        sentence += f", replaces {THRESHOLD.format(**replaced)}"
+        sentence += f", replaces {threshold_sentence(replaced)}"
     print_result(
         arguments,
         {"output": str(output), "rows": n_rows, **calibration, "replaced": replaced},
@@ -113,7 +128,12 @@ def calibrate(arguments: Namespace) -> None:
     )
 
 
-THRESHOLD = "threshold {threshold:.6g} ({method}, contamination {contamination:g})"
+def threshold_sentence(facts: dict[str, Any]) -> str:
+    """Return the words for what `describe_threshold` returns."""
+    sentence = "threshold {threshold:.6g} ({method}, contamination {contamination:g}"
+    if facts["by"] is not None:
+        sentence += ", by {by}"
+    return sentence.format(**facts) + ")"
 
 
 def describe_threshold(detector: BaseDetector) -> dict[str, Any] | None:
@@ -127,6 +147,17 @@ def describe_threshold(detector: BaseDetector) -> dict[str, Any] | None:
         "method": "quantile" if calibration is None else calibration.method,
         "contamination": detector.contamination_,
         "confidence": None if calibration is None else calibration.confidence,
+        "by": None if calibration is None else calibration.by,
+    }
+
+
+def describe_classes(detector: BaseDetector) -> dict[str, list[Any]]:
+    """Return the thresholds of the predicted classes; nothing if all have one threshold."""
+    if not hasattr(detector, "class_offsets_"):
+        return {}
+    return {
+        "class_thresholds": detector.class_offsets_.tolist(),
+        "fallback_classes": detector.fallback_classes_.tolist(),
     }
 
 
@@ -138,14 +169,21 @@ def evaluate(arguments: Namespace) -> None:
         import_extra("matplotlib", "plot")
         refuse_overwriting(arguments.png, arguments.detector, arguments.id, *arguments.ood.values())
 
-    def score_file(path: str) -> Any:
+    def open_and_score(path: str) -> tuple[Any, Any]:
         with file_name_in_errors(path):
-            return detector.score_samples(open_rows(path, arguments.key))
+            rows = open_rows(path, arguments.key)
+            return rows, detector.score_samples(rows)
 
-    id_scores = score_file(arguments.id)
-    ood_scores = {name: score_file(path) for name, path in arguments.ood.items()}
+    id_rows, id_scores = open_and_score(arguments.id)
+    sets = {name: open_and_score(path) for name, path in arguments.ood.items()}
+    ood_scores = {name: scores for name, (_, scores) in sets.items()}
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
+    is_by_class = hasattr(detector, "class_offsets_")
+    if is_by_class:
+        ood_rows = {name: rows for name, (rows, _) in sets.items()}
+        result = flagged_by_class(result, detector, id_rows, ood_rows)
+    result = replace(result, head_agreement=agreement_of(detector))
     report = MetricsTable({str(arguments.detector): result})
     if arguments.json:
         (figures,) = report.to_dict().values()
@@ -168,7 +206,8 @@ def evaluate(arguments: Namespace) -> None:
                 title=str(arguments.detector),
                 id_scores=id_scores,
                 ood_scores=ood_scores,
-                threshold=threshold,
+                # One line cannot show the thresholds of several predicted classes.
+                threshold=None if is_by_class else threshold,
             )
 
 
@@ -187,10 +226,12 @@ def inspect(arguments: Namespace) -> None:
         "shaping": document["fitted"].get("shaping"),
         "rows_fitted": detector.n_samples_seen_,
         **describe_weights(detector),
+        **describe_agreement(detector),
         "threshold": threshold.get("threshold"),
         "threshold_method": threshold.get("method"),
         "contamination": threshold.get("contamination"),
-        "calibration": document["fitted"]["calibration"],
+        "calibration": asdict(detector.calibration_) if hasattr(detector, "calibration_") else None,
+        **describe_classes(detector),
     }
     if arguments.json:
         print(json.dumps(facts, indent=2))

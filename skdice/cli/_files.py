@@ -1,4 +1,4 @@
-"""What the subcommands do with files: open those to read, protect them, and say what was written."""
+"""What the subcommands do with files: open inputs, protect them, and say what was written."""
 
 from __future__ import annotations
 

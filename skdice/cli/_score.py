@@ -42,11 +42,9 @@ def print_verdicts(detector: Any, features: Any, *, as_json: bool) -> None:
         return
     for block in verdicts:
         # Not tolist(): it would print more digits than a score in single precision has.
-        lines = map(str, block["score"])
-        if "is_ood" in block:
-            lines = (
-                f"{score}\t{-1 if is_ood else 1}"
-                for score, is_ood in zip(lines, block["is_ood"], strict=True)
-            )
-        for line in lines:
-            print(line)
+        scores = list(map(str, block["score"]))
+        if "is_ood" not in block:
+            print("\n".join(scores))
+            continue
+        for text, is_ood in zip(scores, block["is_ood"], strict=True):
+            print(text, -1 if is_ood else 1, sep="\t")

@@ -54,6 +54,22 @@ class AttachedModule(nn.Module):
 
     def forward(self, *inputs: Any, **keywords: Any) -> tuple[Any, Tensor]:
         """Return the model's output, and the scores (n,)."""
+        output, features = self._output_and_features(inputs, keywords)
+        scores: Tensor = self.scorer(features)
+        return output, scores
+
+    def decide(self, *inputs: Any, **keywords: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """Return the model's output, and score, `is_ood` and p-value of each row, all (n,).
+
+        The last two are those of the detector's module, as `DICEDetector.to_torch` describes it.
+        """
+        output, features = self._output_and_features(inputs, keywords)
+        scorer: Any = self.scorer
+        return output, scorer(features), scorer.is_ood(features), scorer.pvalue(features)
+
+    def _output_and_features(
+        self, inputs: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[Any, Tensor]:
         self._watch.start()
         output, features, call = self._watch.take(self.model(*inputs, **keywords))
         if not (self._is_verified or _is_recorded() or features.is_meta):
@@ -66,8 +82,7 @@ class AttachedModule(nn.Module):
             logits = expected_logits(head_of(call.layer), to_numpy(features))
             verify(self.model, self._layer, logits, output, call.eps, call_again)
             self._is_verified = True
-        scores: Tensor = self.scorer(features)
-        return output, scores
+        return output, features
 
 
 def attached(model: Any, detector: DICEDetector, layer: str | None) -> AttachedModule:

@@ -235,8 +235,9 @@ def attach(model: Any, detector: DICEDetector, *, layer: str | None = None) -> A
     -------
     torch.nn.Module
         In evaluation mode, on the device of that layer. ``forward`` takes the arguments of the
-        model and returns the model's output and the scores (n,). It can be traced and exported, to
-        ONNX too, as in the guide to deployment; ``torch.jit.script`` refuses it.
+        model and returns the model's output and the scores (n,); ``decide`` also returns whether
+        each row is out-of-distribution, and its p-value. The module can be traced and exported,
+        to ONNX too, as in the guide to deployment; ``torch.jit.script`` refuses it.
 
     Raises
     ------

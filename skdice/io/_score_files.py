@@ -129,7 +129,8 @@ def write_json_lines(file: TextIO, names: list[str], verdicts: Iterable[Verdicts
 
 def _as_text(column: NDArray[Any]) -> list[str]:
     """Return values as text: numbers as the shortest text of their dtype, booleans as in JSON."""
-    if column.dtype == np.bool_:
-        return np.where(column, "true", "false").tolist()
-    text: list[str] = column.astype(str).tolist()
+    is_bool = column.dtype == np.bool_
+    text: list[str] = (
+        np.where(column, "true", "false") if is_bool else column.astype(str)
+    ).tolist()
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -17,8 +17,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
-from skdice._compat.arrays import to_host
-from skdice._dice import BaseDICE
+from skdice._compat.arrays import is_dask, to_host, to_numpy
+from skdice._dice import LEAST_AGREEMENT, BaseDICE
 from skdice._engines.layer import MaskedLayer
 from skdice._rows.door import as_source
 from skdice._rows.sources import RowSource
@@ -68,12 +68,17 @@ class DetectorResult:
     accuracy, masked_accuracy : float or None
         The share of the in-distribution rows whose largest logit is that of their label, with
         the full and with the masked layer; None without labels.
+    head_agreement : float or None
+        The `head_agreement_` of a `skdice.DICEDetector`: the share of the rows of its `fit` to
+        which the full and the masked layer give the same class. None for other detectors and
+        after `partial_fit`.
     """
 
     sets: dict[str, SetResult]
     id_flagged: float | None
     accuracy: float | None = None
     masked_accuracy: float | None = None
+    head_agreement: float | None = None
 
     @property
     def mean(self) -> SetResult:
@@ -90,7 +95,8 @@ class DetectorResult:
 class MetricsTable:
     """Metrics of detectors on OOD sets, shown as a table in percent.
 
-    `evaluate` and `compare` return it.
+    `evaluate` and `compare` return it. Where the `head_agreement_` of a detector is below 95 %,
+    so that pruning harms its head, the table has a column "agreement".
 
     Parameters
     ----------
@@ -219,6 +225,9 @@ class MetricsTable:
             for title, name in optional.items()
             if any(getattr(result, name) is not None for result in self.results.values())
         }
+        agreements = [result.head_agreement for result in self.results.values()]
+        if min((each for each in agreements if each is not None), default=1) < LEAST_AGREEMENT:
+            shown["agreement"] = "head_agreement"
         table = [["", *first.sets, MEAN, *shown]]
         for label, result in self.results.items():
             cells = [str(set_result) for set_result in (*result.sets.values(), result.mean)]
@@ -375,6 +384,9 @@ def _measure(
         final_step(detector).__dict__.get("offset_"),
         rule=rule,
     )
+    if hasattr(final_step(detector), "class_offsets_"):
+        result = flagged_by_class(result, detector, X_id, ood)
+    result = replace(result, head_agreement=agreement_of(final_step(detector)))
     if y_id is None:
         return result
     if not isinstance(detector, BaseDICE):
@@ -383,8 +395,30 @@ def _measure(
     labels = _class_labels(y_id, rows, len(detector.mask_))
     full = MaskedLayer(detector.head_.weight, detector.head_.bias, None, None)
     layers = (full, detector._logits_layer())
-    accuracies = [_accuracy(detector, layer, rows, labels) for layer in layers]
-    return DetectorResult(result.sets, result.id_flagged, *accuracies)
+    full_accuracy, masked = (_accuracy(detector, layer, rows, labels) for layer in layers)
+    return replace(result, accuracy=full_accuracy, masked_accuracy=masked)
+
+
+def flagged_by_class(
+    result: DetectorResult, detector: Any, X_id: Any, ood: Mapping[str, Any]
+) -> DetectorResult:
+    """Return a result with the shares that the thresholds of the predicted classes flag.
+
+    The scores alone do not give them, so that the rows are read once more.
+    """
+
+    def flagged(X: Any) -> float:
+        decision = detector.decision_function(X)
+        decision = decision.compute() if is_dask(decision) else to_numpy(decision)
+        return float(np.mean(decision < 0))
+
+    sets = {name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()}
+    return replace(result, sets=sets, id_flagged=flagged(X_id))
+
+
+def agreement_of(detector: Any) -> float | None:
+    """Return the `head_agreement_` of a detector; None if it has none."""
+    return getattr(detector, "head_agreement_", None)
 
 
 def final_step(detector: Any) -> Any:

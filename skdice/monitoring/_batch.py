@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 from scipy.special import betaln, logsumexp
+from scipy.stats import betabinom
 
-from skdice.monitoring._flags import calibration_of, check_count, flagged_rows
+from skdice.monitoring._flags import (
+    calibration_of,
+    check_count,
+    flagged_rows,
+    flagged_rows_and_classes,
+    ranks_of_classes,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class BatchTest:
         The threshold is the calibration score of this rank, counted from 1 at the smallest.
     n_calibration : int
         Number of calibration rows.
+    n_untested : int
+        Number of rows that are left out, and not counted in `n_rows`, because their predicted
+        class has no threshold of its own. 0 unless the calibration is by prediction.
 
     See Also
     --------
@@ -48,6 +58,7 @@ class BatchTest:
     pvalue: float
     rank: int
     n_calibration: int
+    n_untested: int = 0
 
     @property
     def reading(self) -> str:
@@ -58,6 +69,11 @@ class BatchTest:
             f"{self.n_flagged} of {self.n_rows} rows are flagged, where good rows give "
             f"{self.expected:.1f} on average; good rows give as many or more with probability "
             f"{self.pvalue:.2g}, {verdict}."
+        ) + (
+            f" {self.n_untested} more rows are not tested, because their predicted classes have no "
+            "threshold of their own."
+            if self.n_untested
+            else ""
         )
 
     def __str__(self) -> str:
@@ -99,6 +115,13 @@ def batch_test(detector: Any, X: Any) -> BatchTest:
     several batches against one calibration are not independent of one another: a calibration
     that was unlucky shows in all of them. Test the rows of several batches as one batch.
 
+    After ``calibrate(..., by="prediction")`` the law is the one given the predicted classes of
+    the calibration and of the batch: the number of flagged rows is a sum of independent
+    beta-binomial numbers, one for each class, so the test does not take a change of the mix of
+    classes for odd rows. It needs rows that are independent and alike within each class. Rows
+    of `fallback_classes_` are left out and counted in `n_untested`, because the rate of one class
+    under the threshold of all rows is not known.
+
     Examples
     --------
     >>> from skdice import DICEDetector
@@ -114,6 +137,8 @@ def batch_test(detector: Any, X: Any) -> BatchTest:
     """
     calibration = calibration_of(detector)
     rank, n_calibration = calibration.rank, calibration.n_samples
+    if getattr(calibration, "by", None) is not None:
+        return _test_by_class(detector, X)
     flags = flagged_rows(detector, X)
     n_rows, n_flagged = len(flags), int(np.count_nonzero(flags))
     return BatchTest(
@@ -124,6 +149,45 @@ def batch_test(detector: Any, X: Any) -> BatchTest:
         rank=rank,
         n_calibration=n_calibration,
     )
+
+
+def _test_by_class(detector: Any, X: Any) -> BatchTest:
+    """Return the test of a batch under the threshold of each predicted class."""
+    flags, classes = flagged_rows_and_classes(detector, X)
+    ranks = ranks_of_classes(detector)
+    is_tested = np.isin(classes, list(ranks))
+    counts = np.bincount(classes[is_tested])
+    laws = [(int(counts[k]), *ranks[int(k)]) for k in np.flatnonzero(counts)]
+    n_flagged = int(np.count_nonzero(flags & is_tested))
+    calibration = calibration_of(detector)
+    return BatchTest(
+        n_rows=int(np.count_nonzero(is_tested)),
+        n_flagged=n_flagged,
+        expected=float(sum(m * rank / (n + 1) for m, rank, n in laws)),
+        pvalue=_sum_pvalue(n_flagged, laws),
+        rank=calibration.rank,
+        n_calibration=calibration.n_samples,
+        n_untested=int(np.count_nonzero(~is_tested)),
+    )
+
+
+def _sum_pvalue(n_flagged: int, laws: list[tuple[int, int, int]]) -> float:
+    """Return the probability that a sum of beta-binomial numbers is `n_flagged` or more.
+
+    Parameters
+    ----------
+    n_flagged : int
+        The number.
+    laws : list of (n_rows, rank, n_calibration)
+        The laws of the numbers.
+    """
+    total = np.ones(1)
+    for n_rows, rank, n_calibration in laws:
+        flagged = np.arange(n_rows + 1)
+        law = betabinom.pmf(flagged, n_rows, rank, n_calibration + 1 - rank)
+        # Not by Fourier transforms, whose rounding would swamp small probabilities.
+        total = np.convolve(total, law)
+    return min(1.0, float(total[n_flagged:].sum()))
 
 
 def batch_pvalue(n_flagged: int, n_rows: int, rank: int, n_calibration: int) -> float:

@@ -27,6 +27,8 @@ from skdice.monitoring._flags import (
     check_count,
     check_fraction,
     flagged_rows,
+    last_step,
+    ranks_of_classes,
 )
 
 FORMAT, SCHEMA = "skdice.monitoring.FlagMonitor", 1
@@ -153,6 +155,12 @@ class FlagMonitor:
         above the contamination. In both cases **the probability of a false alarm is at most
         `false_alarm` plus 1 - confidence**.
 
+        After ``calibrate(..., by="prediction")`` the rate is one that all predicted classes keep
+        at once with the confidence, so that the promise holds for every mix of classes. It is
+        the largest rate of a class at the confidence 1 - (1 - confidence) / n_classes, which is
+        well above the contamination for classes of few rows. A calibration with classes that have
+        no threshold of their own is refused, because nothing is known about their rate.
+
         Parameters
         ----------
         detector : outlier detector of skdice
@@ -173,6 +181,9 @@ class FlagMonitor:
         ------
         sklearn.exceptions.NotFittedError
             The detector is not calibrated.
+        ValueError
+            The detector was calibrated with ``by="prediction"``, and some classes have no
+            threshold of their own.
 
         Examples
         --------
@@ -191,7 +202,13 @@ class FlagMonitor:
         True
         """
         calibration = calibration_of(detector)
-        if calibration.confidence is not None:
+        if getattr(calibration, "by", None) is not None:
+            if calibration.confidence is None:
+                confidence = check_fraction(confidence, "confidence")
+            else:
+                confidence = calibration.confidence
+            rate = _rate_of_classes(detector, confidence)
+        elif calibration.confidence is not None:
             rate, confidence = calibration.contamination, calibration.confidence
         else:
             confidence = check_fraction(confidence, "confidence")
@@ -523,11 +540,28 @@ class FlagMonitor:
         return ShiryaevRoberts(self.rate, self.run_length, state)
 
 
+def _rate_of_classes(detector: Any, confidence: float) -> float:
+    """Return a rate that no predicted class exceeds, of all of them at once with a confidence."""
+    fallback = last_step(detector).fallback_classes_
+    if len(fallback):
+        raise ValueError(
+            f"{len(fallback)} predicted classes have no threshold of their own (the first is class "
+            f"{fallback[0]}), and nothing is known about the rate of false alarms of one class "
+            "under the threshold of all rows: calibrate with more rows, or without "
+            "by='prediction', or give a rate yourself by FlagMonitor(rate)"
+        )
+    ranks = ranks_of_classes(detector).values()
+    # Each class fails with this probability at most, and so all of them with 1 - confidence.
+    each = 1 - (1 - confidence) / len(ranks)
+    return max(float(betaincinv(rank, n + 1 - rank, each)) for rank, n in ranks)
+
+
 def _identity(detector: Any) -> str:
     """Return text that differs between the thresholds of two calibrations."""
     calibration = calibration_of(detector)
     # The same scores may have been calibrated twice, for two contaminations.
-    return f"{calibration.digest}:{calibration.rank}"
+    by = getattr(calibration, "by", None)
+    return f"{calibration.digest}:{calibration.rank}" + (f":{by}" if by else "")
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 
 from skdice._compat.arrays import is_dask, to_numpy
+from skdice._passes.threshold import conformal_rank
 
 EXPECTED_FLAGS = "expected booleans (True = flagged) or predictions (-1 = flagged, +1 = good)"
 
@@ -23,7 +24,7 @@ def calibration_of(detector: Any) -> Any:
     sklearn.exceptions.NotFittedError
         The detector has no such record.
     """
-    last = detector.steps[-1][1] if isinstance(detector, Pipeline) else detector
+    last = last_step(detector)
     calibration = getattr(last, "calibration_", None)
     if calibration is None:
         raise NotFittedError(
@@ -35,6 +36,25 @@ def calibration_of(detector: Any) -> Any:
     return calibration
 
 
+def last_step(detector: Any) -> Any:
+    """Return the detector that a pipeline ends in, or the detector itself."""
+    return detector.steps[-1][1] if isinstance(detector, Pipeline) else detector
+
+
+def ranks_of_classes(detector: Any) -> dict[int, tuple[int, int]]:
+    """Return the rank and the number of calibration rows of each class with its own threshold.
+
+    The detector was calibrated with ``by="prediction"``.
+    """
+    last = last_step(detector)
+    record, counts = last.calibration_, np.bincount(last.calibration_classes_)
+    own = set(range(len(counts))) - set(map(int, last.fallback_classes_))
+    return {
+        k: (conformal_rank(int(counts[k]), record.contamination, record.confidence), int(counts[k]))
+        for k in sorted(own)
+    }
+
+
 def flagged_rows(detector: Any, X: Any) -> NDArray[np.bool_]:
     """Return which rows a detector flags; a row whose decision is not finite is flagged."""
     decision = detector.decision_function(X)
@@ -42,6 +62,14 @@ def flagged_rows(detector: Any, X: Any) -> NDArray[np.bool_]:
     # Not `values < 0`: a comparison with NaN is false, and NaN counts as out-of-distribution.
     flags: NDArray[np.bool_] = ~((values >= 0) & np.isfinite(values))
     return flags
+
+
+def flagged_rows_and_classes(detector: Any, X: Any) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Return which rows a detector flags, and the class that its head predicts for each row."""
+    if isinstance(detector, Pipeline):
+        X, detector = detector[:-1].transform(X), last_step(detector)
+    decisions, classes = detector._decisions_and_classes(X)
+    return ~((decisions >= 0) & np.isfinite(decisions)), classes
 
 
 def as_flags(flags: Any) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ are those of Okabe & Ito, and line styles tell the lines apart in grey.
 
 from skdice.plotting._member_pvalues import MemberPvaluesDisplay
 from skdice.plotting._monitor import BatchTestDisplay, MonitorDisplay
+from skdice.plotting._open_set import OpenSetDisplay, RiskCoverageDisplay
 from skdice.plotting._roc_curve import OODRocCurveDisplay
 from skdice.plotting._score_histogram import ScoreHistogramDisplay
 from skdice.plotting._sparsity_curve import SparsityCurveDisplay
@@ -17,6 +18,8 @@ __all__ = [
     "MemberPvaluesDisplay",
     "MonitorDisplay",
     "OODRocCurveDisplay",
+    "OpenSetDisplay",
+    "RiskCoverageDisplay",
     "ScoreHistogramDisplay",
     "SparsityCurveDisplay",
     "UnitContributionDisplay",

@@ -136,7 +136,8 @@ class ScoreHistogramDisplay(ScoreSetsMixin):
     @classmethod
     def _options_from_detector(cls, detector: Any) -> dict[str, Any]:
         threshold = final_step(detector).__dict__.get("offset_")
-        if threshold is None:
+        # One line cannot show the thresholds of several predicted classes.
+        if threshold is None or hasattr(final_step(detector), "class_offsets_"):
             return {}
         # The offset_ of scikit-learn's OneClassSVM is an array of one value.
         return {"threshold": float(np.asarray(threshold).item())}

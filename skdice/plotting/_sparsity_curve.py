@@ -213,7 +213,7 @@ class SparsityCurveDisplay:
             The rule of "fpr_at_tpr".
         level : float in (0, 1), default=0.95
             The level of the intervals (see `skdice.metrics.confidence_interval`); None draws no
-            intervals.
+            intervals, as is needed for "aupr_in" and "aupr_out".
         n_resamples : int, default=1000
             The number of resamples for the intervals that need them.
         random_state : int, RandomState or None, default=0

@@ -316,6 +316,7 @@ def test_calibrate_replaces_the_detector_where_no_output_is_named(run, files):
         "method": "quantile",
         "contamination": 0.05,
         "confidence": None,
+        "by": None,
     }
     assert skdice.load(files / "own.safetensors").offset_ == printed["threshold"] > before
 
@@ -475,6 +476,37 @@ def test_inspect(run, files):
     assert re.search(r"^calibration +none$", out, re.MULTILINE)
 
 
+def test_calibrate_by_prediction_is_kept_until_told_otherwise(run, files, fashion):
+    skdice.save(DICEDetector(fashion.head).fit(fashion.id_train), files / "by.safetensors")
+    calibrate = ("calibrate", "by.safetensors", "test.h5")
+    code, _, err = run(*calibrate, "--method", "conformal", "--by", "prediction")
+    assert code == 0
+    assert "(conformal, contamination 0.05, by prediction), from 3,000 rows, replaces thr" in err
+    first = skdice.load(files / "by.safetensors")
+    assert len(first.class_offsets_) == 10
+    facts = json.loads(run("inspect", "by.safetensors", "--json")[1])
+    assert facts["calibration"]["by"] == "prediction"
+    assert facts["class_thresholds"] == first.class_offsets_.tolist()
+    assert facts["fallback_classes"] == []
+    # The picture and the shares follow the thresholds of the classes.
+    _, out, _ = run(
+        "evaluate", "by.safetensors", "--id", "test.h5", "--ood", "mnist.safetensors", "--json"
+    )
+    flagged = np.mean(first.predict(fashion.id_test) == -1)
+    assert json.loads(out)["id_flagged"] == pytest.approx(flagged)
+    assert run(*calibrate, "--contamination", 0.1)[0] == 0
+    assert skdice.load(files / "by.safetensors").calibration_.by == "prediction"
+    replaced = json.loads(run(*calibrate, "--by", "none", "--json")[1])["replaced"]
+    assert replaced["by"] == "prediction"
+    assert not hasattr(skdice.load(files / "by.safetensors"), "class_offsets_")
+    run(*calibrate, "--by", "prediction")
+    assert run(*calibrate, "--method", "quantile")[0] == 0
+    assert skdice.load(files / "by.safetensors").calibration_.by is None
+    code, _, err = run(*calibrate, "--method", "quantile", "--by", "prediction")
+    assert code == 2
+    assert "by is 'prediction' and method is 'quantile'" in err
+
+
 @pytest.mark.parametrize("method", ["quantile", "conformal"])
 def test_inspect_shows_the_calibration_in_force(run, files, fashion, method):
     detector = DICEDetector(fashion.head).fit(fashion.id_train)
@@ -495,6 +527,7 @@ def test_inspect_shows_the_calibration_in_force(run, files, fashion, method):
         ("rank", record.rank),
         ("date", record.date),
         ("digest", record.digest),
+        ("by", "none"),
     ):
         assert re.search(rf"^calibration {name} +{re.escape(str(value))}$", out, re.MULTILINE)
 
@@ -535,9 +568,7 @@ def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, me
 
 @pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(run, files):
-    head = np.ones((3, 2))
-    head[2] = -1
-    np.savez(files / "small.npz", weight=head)
+    np.savez(files / "small.npz", weight=np.array([[1.0, 2.0], [3.0, 4.0], [-1.0, -2.0]]))
     np.save(files / "two.npy", np.random.default_rng(0).uniform(size=(50, 2)))
     code, _, err = run("fit", "two.npy", "--head", "small.npz", "--sparsity", 0.4, "-o", "w")
     assert code == 0

@@ -74,6 +74,16 @@ def test_command_lines_are_understood(page):
             build_parser().parse_args(shlex.split(command)[1:])
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_of_code_are_not_cut_off(page):
+    """The column of a page holds 79 characters of code on a screen of 1,280 pixels."""
+    session = re.findall(r"(?m)^ *((?:>>>|\.\.\.) .*)$", PAGES[page])
+    # The README is read elsewhere, and its commands are to be copied as one line.
+    blocks = r"\.\. code-block:: (?:python|shell)"
+    listed = "\n".join(indented_blocks(PAGES[page], rf" *{blocks}")).splitlines()
+    assert [line for line in [*session, *listed] if len(line) > 79] == []
+
+
 def test_there_are_blocks_to_check():
     assert indented_blocks(PAGES["docs/user_guide/features_and_heads.rst"], r"\.\. code-block:: .*")
     assert indented_blocks(PAGES["README.rst"], "::")[0].startswith("skdice extract")

@@ -7,21 +7,19 @@ from scipy.stats import norm
 from skdice import metrics
 from skdice.metrics import confidence_interval
 from skdice.metrics._counts import METRICS
-from skdice.metrics._intervals import interval_of_mean
+from skdice.metrics._intervals import STANDARD_ERRORS, WITHOUT_INTERVAL, interval_of_mean
 from skdice.metrics._rates import labelled
 
 # The values of scores from N(2, 1) and N(0, 1), by benchmarks/interval_coverage.py.
 TRUE_VALUES = {
     "auroc": 0.9214,
-    "aupr_in": 0.9219,
-    "aupr_out": 0.9219,
     "fpr_at_tpr": 0.3612,
     "detection_error": 0.1587,
 }
 
 
 @pytest.mark.parametrize(
-    ("metric", "rule"), [*((name, "paper") for name in METRICS), ("fpr_at_tpr", "roc_curve")]
+    ("metric", "rule"), [*((name, "paper") for name in TRUE_VALUES), ("fpr_at_tpr", "roc_curve")]
 )
 def test_intervals_hold_the_true_value_as_often_as_stated(metric, rule):
     """Of 300 intervals at 90 %, 90 % would miss 30 times; 5 % and 16 % are four errors away."""
@@ -34,13 +32,12 @@ def test_intervals_hold_the_true_value_as_often_as_stated(metric, rule):
     assert 15 <= missed <= 48
 
 
-@pytest.mark.parametrize("metric", ["auroc", "aupr_in", "aupr_out"])
-def test_standard_errors_are_those_of_resampled_rows(metric):
+def test_the_standard_error_is_that_of_resampled_rows():
     rng = np.random.default_rng(2)
     inliers, outliers = rng.normal(1, 1, 300).round(1), rng.normal(0, 1, 250).round(1)
-    low, high = confidence_interval(*labelled(inliers, outliers), metric=metric)
+    low, high = confidence_interval(*labelled(inliers, outliers))
     values = [
-        getattr(metrics, metric)(*labelled(rng.choice(inliers, 300), rng.choice(outliers, 250)))
+        metrics.auroc(*labelled(rng.choice(inliers, 300), rng.choice(outliers, 250)))
         for _ in range(1000)
     ]
     assert (high - low) / (2 * 1.96) == pytest.approx(np.std(values), rel=0.1)
@@ -136,14 +133,14 @@ def test_the_seed_decides_the_interval(metric):
     assert confidence_interval(y, s, metric=metric, random_state=1) != found
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", TRUE_VALUES)
 @pytest.mark.parametrize("flawless", [True, False])
 def test_a_flawless_value_is_not_certain(metric, flawless):
     """With 200 rows without an error, a rate of 1.8 % has a probability of 2.5 %."""
     y, s = labelled(np.arange(200.0, 400.0), np.arange(200.0))
     low, high = confidence_interval(y, s if flawless else -s, metric=metric)
     bound = 0.025 ** (1 / 200)
-    best = 1 if metric in ("auroc", "aupr_in", "aupr_out") else 0
+    best = 1 if metric == "auroc" else 0
     value = getattr(metrics, metric)(y, s if flawless else -s)
     if value == 1:
         assert (low, high) == pytest.approx((bound, 1))
@@ -155,12 +152,15 @@ def test_a_flawless_value_is_not_certain(metric, flawless):
     assert not flawless or value == best
 
 
-def test_areas_of_few_rows_have_no_interval():
-    """A few of the highest scores decide the areas under precision-recall curves."""
-    y, s = labelled(np.arange(199.0), np.arange(300.0))
-    for metric in ("aupr_in", "aupr_out"):
-        with pytest.raises(ValueError, match=f"199 rows of a class, .*200 .* of {metric}"):
-            confidence_interval(y, s, metric=metric)
+def test_areas_under_precision_recall_curves_have_no_interval():
+    """A few of the highest scores decide these areas."""
+    for metric in WITHOUT_INTERVAL:
+        with pytest.raises(ValueError, match=f"metric is '{metric}', which has no interval"):
+            confidence_interval([1, 1, -1, -1], [3.0, 2.0, 1.0, 0.0], metric=metric)
+    assert {*WITHOUT_INTERVAL, *STANDARD_ERRORS, "fpr_at_tpr"} == set(METRICS)
+
+
+def test_one_row_of_a_class_has_no_interval():
     with pytest.raises(ValueError, match="1 rows of a class, expected at least 2"):
         confidence_interval([1, -1], [1.0, 0.0])
 

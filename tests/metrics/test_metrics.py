@@ -3,7 +3,7 @@ from fractions import Fraction
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
@@ -21,9 +21,14 @@ def authors(inliers, outliers):
 
 
 def openood(inliers, outliers):
-    """OpenOOD: out-of-distribution is positive, by scikit-learn's curve."""
+    """OpenOOD: out-of-distribution is positive, by scikit-learn's curve.
+
+    roc_curve must not drop the points on a straight line between two others, because the point at
+    the rate that is asked for may be one of them.
+    """
     indicator = np.repeat([0, 1], [len(inliers), len(outliers)])
-    fpr, tpr, _ = roc_curve(indicator, -np.concatenate([inliers, outliers]))
+    scores = -np.concatenate([inliers, outliers])
+    fpr, tpr, _ = roc_curve(indicator, scores, drop_intermediate=False)
     return fpr[np.argmax(tpr >= 0.95)]
 
 
@@ -41,12 +46,15 @@ some_scores = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=60)
 
 
 @given(some_scores, some_scores)
+# The points of these curves at a rate of 0.95 lie on a straight line between two others.
+@example([0.0] * 18 + [-1.0, -2.0], [-1.0, -2.0])
+@example([1.0, 2.0], [0.0] * 18 + [1.0, 2.0])
 def test_fpr95_by_every_rule(inliers, outliers):
     y, s = labelled(inliers, outliers)
     assert fpr_at_tpr(y, s) == authors(inliers, outliers)
     assert fpr_at_tpr(y, s, pos_label=-1) == authors(np.negative(outliers), np.negative(inliers))
     assert fpr_at_tpr(y, s, rule="roc_curve", pos_label=-1) == openood(inliers, outliers)
-    fpr, tpr, _ = roc_curve(y, s, pos_label=1)
+    fpr, tpr, _ = roc_curve(y, s, pos_label=1, drop_intermediate=False)
     assert fpr_at_tpr(y, s, rule="roc_curve") == fpr[np.argmax(tpr >= 0.95)]
     assert fpr_at_tpr(y, s, rule="roc_curve") == by_definition(inliers, outliers, 0.95)
 

@@ -198,8 +198,8 @@ def test_a_path_by_either_rule_and_without_intervals(ax, rule):
     assert display.scores["DICE"] == fpr_at_tpr(y, scores[0], rule=rule)
     assert ax.get_ylabel() == f"FPR95 ({rule}'s rule)"
     assert display.bands_ == {}
-    # Areas under precision-recall curves have no interval with so few rows, but a value.
-    with pytest.raises(ValueError, match="4 rows of a class"):
+    # Areas under precision-recall curves have no interval, but a value.
+    with pytest.raises(ValueError, match="'aupr_in', which has no interval"):
         SparsityCurveDisplay.from_predictions(y, scores, [0], metric="aupr_in")
     SparsityCurveDisplay.from_predictions(y, scores, [0], metric="aupr_in", level=None)
 

@@ -1,0 +1,209 @@
+"""Tests of ``skdice monitor``: counting from call to call, and a state that is old or new."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import skdice
+from skdice import DICEDetector
+from skdice.cli import _monitor, main
+from skdice.monitoring import FlagMonitor
+from skdice.monitoring._flags import flagged_rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A calibrated detector, good rows in three files, and odd rows in one."""
+    folder = tmp_path_factory.mktemp("monitor")
+    rng = np.random.default_rng(0)
+    weight, X = rng.normal(size=(3, 8)), np.abs(rng.normal(size=(4000, 8)))
+    detector = DICEDetector(weight, sparsity=0.1).fit(X[:1000])
+    detector.calibrate(X[1000:3000], 0.05, method="conformal", confidence=0.95)
+    skdice.save(detector, folder / "det.safetensors")
+    detector.calibrate(X[1000:2900], 0.05, method="conformal", confidence=0.95)
+    skdice.save(detector, folder / "other.safetensors")
+    for name, rows in (("a", X[3000:3400]), ("b", X[3400:3700]), ("c", X[3700:])):
+        np.save(folder / f"{name}.npy", rows)
+    scores = detector.score_samples(X)
+    np.save(folder / "odd.npy", np.repeat(X[[scores.argmin()]], 100, axis=0))
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, capsys, monkeypatch):
+    """Run the command in the folder; return its code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments, state=tmp_path / "state.json", detector="det.safetensors"):
+        code = main(["monitor", detector, *map(str, arguments), "--state", str(state)])
+        return code, *capsys.readouterr()
+
+    run.state = tmp_path / "state.json"
+    return run
+
+
+def test_calls_add_up_to_one_stream(folder, run):
+    detector = skdice.load(folder / "det.safetensors")
+    expected = FlagMonitor.from_detector(detector)
+    for names in (["a.npy"], ["b.npy", "c.npy"]):
+        code, out, err = run(*names)
+        for name in names:
+            rows = np.load(folder / name)
+            expected.update(rows)
+            n_flagged = int(flagged_rows(detector, rows).sum())
+            assert f"{name}: {n_flagged} of {len(rows)} rows flagged" in out
+        assert (code, err) == (0, "")
+        assert out.endswith(expected.reading + "\n")
+
+
+def test_an_alarm_gives_code_3_also_in_later_calls(run):
+    assert run("a.npy")[0] == 0
+    code, out, _ = run("odd.npy", "--json")
+    facts = json.loads(out)
+    assert code == 3
+    assert facts["alarm"]
+    assert facts["rows"] == 500
+    assert facts["files"] == [{"file": "odd.npy", "rows": 100, "flagged": 100}]
+    assert 400 <= facts["alarm_row"] < 500
+    code, out, _ = run("b.npy")
+    assert code == 3
+    assert "Counting went on" in out
+
+
+def test_contents_that_were_counted_are_refused_under_another_name_too(folder, run, tmp_path):
+    run("a.npy")
+    before = run.state.read_bytes()
+    copy = tmp_path / "copy.npy"
+    copy.write_bytes((folder / "a.npy").read_bytes())
+    code, _, err = run("b.npy", copy)
+    assert code == 2
+    assert "these rows were counted already, from 'a.npy'" in err
+    assert run.state.read_bytes() == before  # the rows of b.npy are not counted either
+    assert run(copy, "--again")[0] == 0
+    code, _, err = run("b.npy", "b.npy")
+    assert code == 2
+    assert "from 'b.npy'" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:100], "not JSON, or cut short"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2', 1), "newer version of skdice"),
+        (lambda text: text.replace("a.npy", "b.npy"), "its digest does not match"),
+        (lambda text: "[]", "does not name the format"),
+        (lambda text: "[" * 100_000, "not JSON, or cut short"),
+        (lambda text: "\xff", "does not name the format|not JSON"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_left_as_it_is(run, change, message):
+    run("a.npy")
+    text = change(run.state.read_text())
+    run.state.write_text(text)
+    code, out, err = run("b.npy")
+    assert (code, out) == (2, "")
+    assert str(run.state) in err
+    assert any(part in err for part in message.split("|"))
+    assert run.state.read_text() == text
+
+
+def test_the_state_belongs_to_one_calibration_and_one_guarantee(run):
+    run("a.npy", "--run-length", 5000)
+    code, _, err = run("b.npy", detector="other.safetensors")
+    assert code == 2
+    assert "calibration" in err
+    code, _, err = run("b.npy", "--run-length", 4000)
+    assert code == 2
+    assert "--run-length is 4000, but" in err
+    assert "was begun with 5000" in err
+    assert run("b.npy", "--run-length", 5000)[0] == 0
+    with pytest.raises(SystemExit, match="2"):
+        run("c.npy", "--run-length", 5000, "--false-alarm", 0.1)
+
+
+def test_an_interrupted_call_leaves_the_old_state(run, monkeypatch, tmp_path):
+    run("a.npy")
+    before = run.state.read_bytes()
+
+    def interrupted(state):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_monitor, "_digest", interrupted)
+        patch.setattr(_monitor, "_read_state", lambda *_: (FlagMonitor(0.05), {}))
+        assert run("b.npy")[0] == 2
+    assert run.state.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    assert run("b.npy")[0] == 0
+
+
+def test_another_process_that_wrote_meanwhile_is_noticed(run, monkeypatch):
+    run("a.npy")
+    other = run.state.read_text() + "\n"
+    monkeypatch.setattr(_monitor, "flagged_rows", lambda *_: run.state.write_text(other) * [False])
+    code, _, err = run("b.npy")
+    assert code == 2
+    assert "was written by another process" in err
+    assert run.state.read_text() == other
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_the_old_or_the_new_state(folder, tmp_path):
+    state = tmp_path / "state.json"
+    command = [sys.executable, "-m", "skdice", "monitor", "det.safetensors", "--state", str(state)]
+    subprocess.run([*command, "a.npy"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    detector = skdice.load(folder / "det.safetensors")
+    started = time.perf_counter()
+    subprocess.run([*command, "b.npy"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    for share in (0.8, 0.9, 0.95, 1.0):
+        with subprocess.Popen(
+            [*command, "c.npy", "--again"], cwd=folder, stdout=subprocess.DEVNULL
+        ) as process:
+            time.sleep(share * seconds)
+            process.kill()
+        content = json.loads(state.read_text())["monitor"]
+        n_rows = FlagMonitor.from_json(content, detector=detector).n_samples_
+        assert (n_rows - 700) % 300 == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.npy"], "missing.npy"),
+        (["-"], "standard input"),
+        (["a.npy", "--png", "a.png/none.png"], "a.png"),
+    ],
+)
+def test_bad_input_is_told_and_no_state_is_made(run, arguments, message):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in err
+    assert not run.state.exists()
+
+
+def test_a_detector_without_calibration(run, folder, tmp_path):
+    X = np.load(folder / "a.npy")
+    skdice.save(DICEDetector(np.ones((2, 8)), sparsity=0).fit(X), tmp_path / "bare.safetensors")
+    code, _, err = run("b.npy", detector=str(tmp_path / "bare.safetensors"))
+    assert code == 2
+    assert "not calibrated" in err
+
+
+def test_the_state_is_no_input(run, folder):
+    before = (folder / "a.npy").read_bytes()
+    code, _, err = run("a.npy", state=folder / "a.npy")
+    assert code == 2
+    assert "is an input" in err
+    assert (folder / "a.npy").read_bytes() == before
+
+
+def test_the_picture(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    code, *_ = run("a.npy", "odd.npy", "--png", tmp_path / "picture.png")
+    assert code == 3
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
