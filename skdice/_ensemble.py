@@ -399,6 +399,17 @@ class ConformalEnsemble(BaseDetector, Composition):
         options = Options(None, self.batch_size, self.n_jobs, self.verbose)
         return partial(run_ensemble, self._layer, options, values)
 
+    def _scores_with_members(self, X: Any) -> tuple[Any, dict[str, Float64Array]]:
+        """Return what `score_samples` returns, and the scores of each member, in one pass."""
+        rows = self._open(X, "score_samples")
+        names = list(self.named_estimators_)
+        function = self._block_values(values="member_scores")
+        blocks = [v for _, v in rows.iterate_values(function, np.float64, len(names))]
+        members = np.concatenate([np.empty((0, len(names))), *blocks])
+        combined = combine_log_pvalues(self._layer.log_pvalues(members), self._layer.combination)
+        scores = combined.astype(scoring_dtype(rows.dtype))
+        return scores, dict(zip(names, members.T, strict=True))
+
     def _judgements(self) -> tuple[BlockValues, tuple[str, ...]]:
         return self._block_values(values="judgements"), tuple(self.named_estimators_)
 

@@ -11,6 +11,7 @@ from skdice import shaping
 from skdice._base import BaseDetector
 from skdice._compat.extras import import_extra
 from skdice._dice import DICEDetector
+from skdice._ensemble import ConformalEnsemble, make_ensemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
 from skdice._persistence import load, read_document, save
@@ -73,8 +74,9 @@ def make_detector(arguments: Namespace, head: Any) -> BaseDetector:
                 f"--{option} is an option of --detector dice, and --detector is "
                 f"{arguments.detector}: leave it out"
             )
-    detector_class = {"vim": ViMDetector, "fdbd": FDBDDetector}[arguments.detector]
-    return detector_class(head, contamination=arguments.contamination)
+    make = {"vim": ViMDetector, "fdbd": FDBDDetector, "ensemble": make_ensemble}
+    detector: BaseDetector = make[arguments.detector](head, contamination=arguments.contamination)
+    return detector
 
 
 def describe_weights(detector: BaseDetector) -> dict[str, int]:
@@ -82,6 +84,28 @@ def describe_weights(detector: BaseDetector) -> dict[str, int]:
     if not isinstance(detector, DICEDetector):
         return {}
     return {"kept_weights": int(detector.mask_.sum()), "weights": detector.mask_.size}
+
+
+def describe_members(detector: BaseDetector, document: dict[str, Any]) -> dict[str, Any]:
+    """Return what the members of an ensemble are; nothing for other detectors."""
+    if not isinstance(detector, ConformalEnsemble):
+        return {}
+    members = []
+    for member in document["members"]:
+        fitted = detector.named_estimators_[member["name"]]
+        own = {"sparsity": fitted.sparsity} if isinstance(fitted, DICEDetector) else {}
+        shaping_of_member = member["document"]["fitted"].get("shaping")
+        members.append(
+            {
+                "name": member["name"],
+                "detector": type(fitted).__name__,
+                **own,
+                **({} if shaping_of_member is None else {"shaping": shaping_of_member}),
+                **describe_weights(fitted),
+                **describe_agreement(fitted),
+            }
+        )
+    return {"members": members}
 
 
 def describe_agreement(detector: BaseDetector) -> dict[str, float | None]:
@@ -169,26 +193,44 @@ def evaluate(arguments: Namespace) -> None:
         import_extra("matplotlib", "plot")
         refuse_overwriting(arguments.png, arguments.detector, arguments.id, *arguments.ood.values())
 
-    def open_and_score(path: str) -> tuple[Any, Any]:
+    def open_and_score(path: str) -> tuple[Any, Any, dict[str, Any]]:
         with file_name_in_errors(path):
             rows = open_rows(path, arguments.key)
-            return rows, detector.score_samples(rows)
+            if isinstance(detector, ConformalEnsemble):
+                return rows, *detector._scores_with_members(rows)
+            return rows, detector.score_samples(rows), {}
 
-    id_rows, id_scores = open_and_score(arguments.id)
+    id_rows, id_scores, id_members = open_and_score(arguments.id)
     sets = {name: open_and_score(path) for name, path in arguments.ood.items()}
-    ood_scores = {name: scores for name, (_, scores) in sets.items()}
+    ood_scores = {name: scores for name, (_, scores, _) in sets.items()}
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
     is_by_class = hasattr(detector, "class_offsets_")
     if is_by_class:
-        ood_rows = {name: rows for name, (rows, _) in sets.items()}
+        ood_rows = {name: rows for name, (rows, _, _) in sets.items()}
         result = flagged_by_class(result, detector, id_rows, ood_rows)
     result = replace(result, head_agreement=agreement_of(detector))
-    report = MetricsTable({str(arguments.detector): result})
+    # The members of an ensemble have no threshold of their own.
+    members = {
+        name: measure_scores(
+            scores, {of_set: found[name] for of_set, (_, _, found) in sets.items()}, None
+        )
+        for name, scores in id_members.items()
+    }
+    report = MetricsTable(
+        {str(arguments.detector): result}
+        | {f"  member {name}": of_member for name, of_member in members.items()}
+    )
     if arguments.json:
-        (figures,) = report.to_dict().values()
+        figures, *of_members = report.to_dict().values()
         # Feature files have no labels, so the accuracy of the classifier is unknown.
         known = {name: value for name, value in figures.items() if "accuracy" not in name}
+        if members:
+            figures_of = {
+                name: {key: found[key] for key in ("sets", "mean")}
+                for name, found in zip(members, of_members, strict=True)
+            }
+            known["members"] = figures_of
         print(json.dumps({"convention": "in-distribution is positive; fractions", **known}))
     else:
         print(report)
@@ -227,6 +269,7 @@ def inspect(arguments: Namespace) -> None:
         "rows_fitted": detector.n_samples_seen_,
         **describe_weights(detector),
         **describe_agreement(detector),
+        **describe_members(detector, document),
         "threshold": threshold.get("threshold"),
         "threshold_method": threshold.get("method"),
         "contamination": threshold.get("contamination"),
@@ -236,6 +279,11 @@ def inspect(arguments: Namespace) -> None:
     if arguments.json:
         print(json.dumps(facts, indent=2))
         return
+    for member in facts.pop("members", []):
+        facts[f"member_{member.pop('name')}"] = ", ".join(
+            str(value) if name == "detector" else f"{name.replace('_', ' ')} {value}"
+            for name, value in member.items()
+        )
     # Each value of the record of `calibrate` takes a line. Without one, `fit` set the threshold.
     record = facts.pop("calibration")
     facts |= (
