@@ -31,11 +31,8 @@ from skdice.metrics._report import agreement_of, flagged_by_class, measure_score
 
 def fit(arguments: Namespace) -> None:
     """Fit a detector on a feature file and save it."""
-    head: Any = arguments.head
-    refuse_overwriting(arguments.output, arguments.features, head)
-    if head != "identity":
-        head = LinearHead.from_file(head, layer=arguments.layer)
-    detector = make_detector(arguments, head)
+    refuse_overwriting(arguments.output, arguments.features, arguments.head)
+    detector = make_detector(arguments, read_head(arguments))
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         detector.set_params(verbose=arguments.verbose).fit(features)
     save(detector.set_params(verbose=0), arguments.output)
@@ -56,6 +53,13 @@ def fit(arguments: Namespace) -> None:
     )
 
 
+def read_head(arguments: Namespace) -> Any:
+    """Return the head in the file that --head names, or the word identity."""
+    if arguments.head == "identity":
+        return "identity"
+    return LinearHead.from_file(arguments.head, layer=arguments.layer)
+
+
 def make_detector(arguments: Namespace, head: Any) -> BaseDetector:
     """Return the unfitted detector that the options of `fit` name."""
     if arguments.detector == "dice":
@@ -74,7 +78,7 @@ def make_detector(arguments: Namespace, head: Any) -> BaseDetector:
                 f"--{option} is an option of --detector dice, and --detector is "
                 f"{arguments.detector}: leave it out"
             )
-    make = {"vim": ViMDetector, "fdbd": FDBDDetector, "ensemble": make_ensemble}
+    make: dict[str, Any] = {"vim": ViMDetector, "fdbd": FDBDDetector, "ensemble": make_ensemble}
     detector: BaseDetector = make[arguments.detector](head, contamination=arguments.contamination)
     return detector
 

@@ -6,6 +6,7 @@ This module imports the standard library only: see `skdice.cli._main`.
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Action, ArgumentError, ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -84,7 +85,8 @@ class PrintCompletion(Action):
         except ImportError as error:
             parser.error(str(error))
         _complete_file_names(parser, shtab)
-        print(shtab.complete(parser, values))
+        # This method ignores a reader that went away, as it does for the help.
+        parser._print_message(shtab.complete(parser, values), sys.stdout)
         parser.exit()
 
 
