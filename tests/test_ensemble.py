@@ -356,3 +356,11 @@ def test_a_member_that_needs_rows_in_memory_refuses_a_cluster():
     rows = da.ones((20, 3), chunks=(5, 3))
     with pytest.raises(TypeError, match="Column needs its rows in memory"):
         ConformalEnsemble([("a", Column())]).fit(rows)
+
+
+def test_features_that_overflow_give_an_error_and_no_warning(fashion):
+    ensemble = make_ensemble(fashion.head).fit(fashion.id_train.astype(np.float32))
+    X = fashion.id_test[:20].astype(np.float32)
+    X[3] = np.linspace(0, 3e38, X.shape[1])
+    with pytest.raises(ValueError, match="of row 3 is"):
+        ensemble.score_samples(X)

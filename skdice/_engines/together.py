@@ -61,6 +61,8 @@ def run_together(
     ValueError
         A feature or a score is not finite; the message names the row and the member.
     """
+    if not len(rows):  # an empty chunk of a Dask array
+        return
     engines = _engines_of(members, rows, options)
     known = [engine for engine in engines if engine is not None]
     all_known = len(known) == len(members)
@@ -78,7 +80,8 @@ def run_together(
         for n, score in shared.items():
             # These members need the product of the block with the same head.
             logits = _logits(members[n].layer, block) if logits is None else logits
-            columns[n] = score(block, logits)
+            with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
+                columns[n] = score(block, logits)
         for n, function in enumerate(functions):
             if n not in shared:
                 columns[n] = cast(Callable[[Any], Any], function)(block)

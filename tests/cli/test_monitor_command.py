@@ -176,7 +176,6 @@ def test_a_killed_process_leaves_the_old_or_the_new_state(folder, tmp_path):
     [
         (["missing.npy"], "missing.npy"),
         (["-"], "standard input"),
-        (["a.npy", "--png", "a.png/none.png"], "a.png"),
     ],
 )
 def test_bad_input_is_told_and_no_state_is_made(run, arguments, message):
@@ -204,6 +203,10 @@ def test_the_state_is_no_input(run, folder):
 
 def test_the_picture(run, tmp_path):
     pytest.importorskip("matplotlib")
+    code, _, err = run("a.npy", "--png", "missing/picture.png")
+    assert code == 2
+    assert "no such folder: missing" in err
+    assert not run.state.exists()
     code, *_ = run("a.npy", "odd.npy", "--png", tmp_path / "picture.png")
     assert code == 3
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -1,17 +1,19 @@
 """The batch test: exact for every size of calibration and batch."""
 
 import dataclasses
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom, binom
+from scipy.stats import beta, betabinom, binom
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skdice.monitoring import BatchTest, batch_pvalue, batch_test
+from skdice import DICEDetector
+from skdice.monitoring import BatchTest, FlagMonitor, batch_pvalue, batch_test
 from skdice.monitoring._batch import flag_limit
 
 # Ranks of conformal calibrations at 5 %, and of those with confidence 95 %.
@@ -133,3 +135,78 @@ def test_numbers_that_cannot_be(numbers, message):
 
 def test_an_empty_batch_says_nothing():
     assert batch_pvalue(0, 0, 5, 100) == 1
+
+
+# Calibrations by predicted class.
+
+
+def by_class(rng, counts, n_samples=0, shares=None):
+    """A detector of three classes with `counts` calibration rows, and good rows of these classes.
+
+    A row is the class's own feature alone, so that it is the score and tells the class.
+    """
+    scales = np.array([1.0, 5.0, 0.2])
+    detector = DICEDetector("identity", sparsity=0, score_func="max_logit").fit(np.eye(3))
+    classes = np.repeat(np.arange(3), counts)
+    drawn = rng.choice(3, n_samples, p=shares) if n_samples else np.zeros(0, int)
+    both = np.concatenate([classes, drawn])
+    rows = np.eye(3)[both] * (1e-9 + rng.exponential(size=len(both)) * scales[both])[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes with too few rows
+        detector.calibrate(rows[: len(classes)], 0.1, method="conformal", by="prediction")
+    return detector, rows[len(classes) :]
+
+
+def test_the_law_by_class_is_that_of_the_sum_of_the_classes():
+    detector, _ = by_class(np.random.default_rng(0), (30, 50, 19))
+    below = detector.class_offsets_ - 1e-6
+    X = np.concatenate([np.eye(3)[[0, 0, 1]] * below[[0, 0, 1], None], np.eye(3)[[1, 1, 2]] * 100])
+    result = batch_test(detector, X)
+    laws = [betabinom(2, 3, 28), betabinom(3, 5, 46), betabinom(1, 2, 18)]
+    expected = sum(
+        laws[0].pmf(i) * laws[1].pmf(j) * laws[2].pmf(k)
+        for i in range(3)
+        for j in range(4)
+        for k in range(2)
+        if i + j + k >= 3
+    )
+    assert (result.n_rows, result.n_flagged, result.n_untested) == (6, 3, 0)
+    assert result.pvalue == pytest.approx(expected)
+    assert result.expected == pytest.approx(sum(law.mean() for law in laws))
+
+
+def test_good_batches_of_any_mix_of_classes_keep_the_level():
+    rng = np.random.default_rng(1)
+    pvalues = []
+    for _ in range(1500):
+        detector, X = by_class(rng, (40, 30, 20), 200, rng.dirichlet([1, 1, 1]))
+        pvalues.append(batch_test(detector, X).pvalue)
+    for level in (0.01, 0.05, 0.2):
+        error = np.sqrt(level * (1 - level) / 1500)
+        assert np.mean(np.array(pvalues) <= level) <= level + 3 * error
+
+
+def test_rows_of_classes_without_a_threshold_are_not_tested():
+    detector, _ = by_class(np.random.default_rng(0), (30, 50, 3))
+    result = batch_test(detector, np.eye(3)[[0, 1, 2, 2]] * 100)
+    assert (result.n_rows, result.n_untested) == (2, 2)
+    assert "2 more rows are not tested" in str(result)
+    with pytest.raises(ValueError, match="1 predicted classes have no threshold of their own"):
+        FlagMonitor.from_detector(detector)
+
+
+def test_the_rate_of_a_monitor_holds_for_every_class_at_once():
+    detector, _ = by_class(np.random.default_rng(0), (30, 50, 19))
+    monitor = FlagMonitor.from_detector(detector, confidence=0.9)
+    each = 1 - 0.1 / 3
+    ranks = ((3, 30), (5, 50), (2, 19))
+    assert monitor.rate == pytest.approx(max(beta.ppf(each, k, n + 1 - k) for k, n in ranks))
+    kept = 0
+    rng = np.random.default_rng(2)
+    for _ in range(400):
+        detector, _ = by_class(rng, (30, 50, 19))
+        rate = FlagMonitor.from_detector(detector, confidence=0.9).rate
+        # The share of future rows of a class below its threshold, by the exponential law.
+        shares = 1 - np.exp(-(detector.class_offsets_ - 1e-9) / np.array([1.0, 5.0, 0.2]))
+        kept += bool((shares <= rate).all())
+    assert kept / 400 >= 0.9 - 3 * np.sqrt(0.09 / 400)
