@@ -70,10 +70,10 @@ class ThresholdModule(nn.Module):
         super().__init__()
         self.register_buffer("threshold", threshold)
         for name in ("class_thresholds", "head_bias", "calibration_scores"):
-            self.register_buffer(name, torch.zeros(0))
-        self.register_buffer("head_weight", torch.zeros(0, 0))
+            self.register_buffer(name, torch.zeros(0, device="cpu"))
+        self.register_buffer("head_weight", torch.zeros(0, 0, device="cpu"))
         for name in ("class_places", "class_counts"):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64, device="cpu"))
 
     def set_calibration(self, scores: Any, by_class: ClassModuleState | None) -> None:
         """Set the buffers of a conformal calibration from NumPy arrays."""
