@@ -55,7 +55,7 @@ from skdice._rows.door import wrap
 from skdice.io import _safetensors, open_features, save_features
 from skdice.shaping import ReAct
 
-FORMATS = (".npy", ".npz", ".safetensors", "detector", ".pt", ".parquet", ".h5", ".zarr")
+FORMATS = (".npy", ".npz", ".safetensors", "detector", ".pt", ".parquet", ".csv", ".h5", ".zarr")
 MEMORY = 1 << 30
 SECONDS_EACH = 10
 STEP = 5_000
@@ -116,6 +116,9 @@ def seed_files(kind: str, folder: Path) -> list[Content]:
         pq.write_table(pa.table({"embedding": X.tolist()}), path)
         contents.append(content_of(path))
         pq.write_table(pa.table({"a": X[:, 0], "b": X[:, 1], "id": ["x"] * 40}), path)
+        contents.append(content_of(path))
+    if kind == ".csv":
+        path.write_text("a,id,b\n" + '0.5,"x, y",1\n' * 40)
         contents.append(content_of(path))
     if kind == ".h5":
         import h5py

@@ -22,6 +22,7 @@ LEVELS = [
     {"_passes", "io", "_engines"},
     {"shaping", "_head", "_last_layer"},
     {"_by_prediction", "_export"},
+    {"_verdicts"},
     {"_base"},
     {"_dice", "_vim", "_fdbd", "_pipeline"},
     {"_search", "_ensemble", "datasets"},

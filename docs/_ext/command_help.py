@@ -26,7 +26,7 @@ class CommandHelp(SphinxDirective):
             for name, command in {"skdice": parser, **commands}.items():
                 title = name if command is parser else f"skdice {name}"
                 text = (f"   {line}".rstrip() for line in command.format_help().splitlines())
-                lines += [title, "-" * len(title), "", ".. code-block:: text", "", *text, ""]
+                lines += [title, "~" * len(title), "", ".. code-block:: text", "", *text, ""]
         return self.parse_content_to_nodes_of(lines)
 
     def parse_content_to_nodes_of(self, lines: list[str]) -> list[nodes.Node]:

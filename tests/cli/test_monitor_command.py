@@ -1,6 +1,7 @@
 """Tests of ``skdice monitor``: counting from call to call, and a state that is old or new."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -151,6 +152,38 @@ def test_another_process_that_wrote_meanwhile_is_noticed(run, monkeypatch):
     assert run.state.read_text() == other
 
 
+# Runs `python -m skdice` and sends the process a signal just before the new state gets its name.
+SIGNALLED = """
+import os, runpy, signal, sys
+
+number = int(sys.argv.pop(1))
+
+def send(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("state.json"):
+        os.kill(os.getpid(), number)
+
+sys.addaudithook(send)
+runpy.run_module("skdice", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_at_the_last_moment_leaves_the_old_state(folder, run, tmp_path, name, code):
+    run("a.npy")
+    before = run.state.read_bytes()
+    number = str(int(getattr(signal, name)))
+    arguments = ["monitor", "det.safetensors", "b.npy", "--state", str(run.state), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, number, *arguments], cwd=folder, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert run.state.read_bytes() == before
+    if name != "SIGKILL":  # which leaves a hidden folder
+        assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    assert run("b.npy")[0] == 0
+
+
 @pytest.mark.slow
 def test_a_killed_process_leaves_the_old_or_the_new_state(folder, tmp_path):
     state = tmp_path / "state.json"
@@ -193,11 +226,11 @@ def test_a_detector_without_calibration(run, folder, tmp_path):
     assert "not calibrated" in err
 
 
-def test_the_state_is_no_input(run, folder):
+def test_the_state_is_a_json_file_and_no_input(run, folder, capsys):
     before = (folder / "a.npy").read_bytes()
-    code, _, err = run("a.npy", state=folder / "a.npy")
-    assert code == 2
-    assert "is an input" in err
+    with pytest.raises(SystemExit):
+        run("a.npy", state=folder / "a.npy")
+    assert "expected a name that ends in .json" in capsys.readouterr().err
     assert (folder / "a.npy").read_bytes() == before
 
 
