@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._by_prediction import decision_blocks
+from skdice._by_prediction import ClassScores, decision_blocks
 from skdice._calibration import CalibrationMixin
 from skdice._compat.arrays import (
     Namespace,
@@ -48,6 +48,7 @@ from skdice._passes.mean import (
 )
 from skdice._rows.door import as_source, feature_names_source
 from skdice._rows.sources import BlockValues, RowSource, scoring_dtype
+from skdice._verdicts import Verdicts, judged_blocks
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -388,6 +389,34 @@ class BaseDetector(CalibrationMixin, OnnxMixin, OutlierMixin, BaseEstimator):
         rows = self._open(X, "score_samples")
         blocks = rows.iterate_values(self._block_values())
         return scoring_dtype(rows.dtype), (scores for _, scores in blocks)
+
+    def _iterate_verdicts(
+        self, X: Any
+    ) -> tuple[dict[str, np.dtype[Any]], Iterator[dict[str, NDArray[Any]]]]:
+        """Return the dtypes of the columns of verdicts, and the verdicts block by block.
+
+        The columns are those that this detector can give: ``score``, ``pvalue`` after a conformal
+        calibration, ``is_ood`` with a threshold, and ``member`` of an ensemble.
+        """
+        rows = self._open(X, "score_samples")
+        head, offset = None, getattr(self, "offset_", None)
+        references: Any = getattr(self, "calibration_scores_", None)
+        if hasattr(self, "class_offsets_"):
+            head, offset = self.head_, self.class_offsets_
+            by_class = ClassScores(references, self.calibration_classes_, head.n_classes)
+            references = by_class.references(self.fallback_classes_)
+        function, members = self._judgements()
+        verdicts = Verdicts(scoring_dtype(rows.dtype), offset, references, members)
+        n_columns = 1 + bool(members) + (head is not None)
+        blocks = rows.iterate_values(partial(judged_blocks, function, head), np.float64, n_columns)
+        return verdicts.dtypes, (verdicts.of(values) for _, values in blocks)
+
+    def _judgements(self) -> tuple[BlockValues, tuple[str, ...]]:
+        """Return the function from rows to the scores of each block, and no names of members.
+
+        An ensemble returns its names, and the place of the member that objects beside each score.
+        """
+        return self._block_values(), ()
 
     def _validate_parameters(self, X: Any) -> None:
         validate_parameters(self)

@@ -76,8 +76,9 @@ def run_ensemble(
         The members and their references.
     options : Options
         What the user asked for.
-    values : {"scores", "member_scores", "member_pvalues"}
-        Which values: the combination, or a column for each member.
+    values : {"scores", "member_scores", "member_pvalues", "judgements"}
+        Which values: the combination, a column for each member, or two columns, the combination
+        and the place of the member with the smallest p-value.
     rows : SlicedRows
         The rows.
     """
@@ -88,8 +89,12 @@ def run_ensemble(
         log_pvalues = ensemble.log_pvalues(member_scores)
         if values == "member_pvalues":
             yield row_slice, np.exp(log_pvalues)
+            continue
+        combined = combine_log_pvalues(log_pvalues, ensemble.combination)
+        if values == "scores":
+            yield row_slice, combined
         else:
-            yield row_slice, combine_log_pvalues(log_pvalues, ensemble.combination)
+            yield row_slice, np.stack([combined, log_pvalues.argmin(axis=1)], axis=1)
 
 
 class ConformalEnsemble(BaseDetector, Composition):
@@ -393,6 +398,20 @@ class ConformalEnsemble(BaseDetector, Composition):
     def _block_values(self, layer: Any = None, values: str = "scores") -> BlockValues:
         options = Options(None, self.batch_size, self.n_jobs, self.verbose)
         return partial(run_ensemble, self._layer, options, values)
+
+    def _scores_with_members(self, X: Any) -> tuple[Any, dict[str, Float64Array]]:
+        """Return what `score_samples` returns, and the scores of each member, in one pass."""
+        rows = self._open(X, "score_samples")
+        names = list(self.named_estimators_)
+        function = self._block_values(values="member_scores")
+        blocks = [v for _, v in rows.iterate_values(function, np.float64, len(names))]
+        members = np.concatenate([np.empty((0, len(names))), *blocks])
+        combined = combine_log_pvalues(self._layer.log_pvalues(members), self._layer.combination)
+        scores = combined.astype(scoring_dtype(rows.dtype))
+        return scores, dict(zip(names, members.T, strict=True))
+
+    def _judgements(self) -> tuple[BlockValues, tuple[str, ...]]:
+        return self._block_values(values="judgements"), tuple(self.named_estimators_)
 
     def _member_values(self, X: Any, values: str) -> Any:
         rows = self._open(X, values)

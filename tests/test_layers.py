@@ -22,7 +22,7 @@ LEVELS = [
     {"_passes", "io", "_engines"},
     {"shaping", "_head", "_last_layer"},
     {"_by_prediction", "_export"},
-    {"_calibration"},
+    {"_calibration", "_verdicts"},
     {"_base"},
     {"_dice", "_vim", "_fdbd", "_pipeline", "_detector_values"},
     {"_search", "_ensemble", "datasets"},

@@ -111,6 +111,9 @@ def feature_names_source(X: Any, source: RowSource) -> Any:
     """
     if hasattr(X, "__dask_graph__"):
         return X._meta if hasattr(X, "columns") else source
+    frame = getattr(source, "names_frame", None)
+    if frame is not None:
+        return frame
     return X if hasattr(X, "shape") else source
 
 

@@ -140,6 +140,8 @@ class SlicedRows:
     namespace: Namespace | None = None
     # Weights of the rows, where the user gave them.
     weights: NDArray[np.float64] | None = None
+    # An empty data frame with the names of the features, where a file has some.
+    names_frame: Any = None
     # True if threads that compute may read their blocks themselves. Otherwise one thread reads all
     # blocks in order, because files of some formats can only be read from their beginning.
     reads_in_threads: bool = False

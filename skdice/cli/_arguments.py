@@ -1,47 +1,48 @@
-"""The arguments of the ``skdice`` command, and all that can be wrong with them by themselves.
+"""The subcommands of ``skdice`` and their arguments.
 
 This module imports the standard library only: see `skdice.cli._main`.
 """
 
 from __future__ import annotations
 
-import argparse
-from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import Any
 
 from skdice._version import __version__
-
-# These names are repeated here because the modules that define them import NumPy. A test
-# compares them with `skdice._scores` and `skdice.shaping`.
-SCORES = ("energy", "max_logit", "msp", "gen")
-SHAPINGS = {
-    "ash": ("quantile",),
-    "react": ("quantile", "threshold"),
-    "scale": ("quantile",),
-    "vra": ("lower_quantile", "upper_quantile", "alpha", "beta"),
-}
-# The name of the in-distribution set among the sets of an evaluation.
-ID_NAME = "in-distribution"
+from skdice.cli import _argument_types as types
+from skdice.cli import _options as options
+from skdice.cli._parser import Parser, PrintCompletion
 
 OVERVIEW = """\
 Detect out-of-distribution (OOD) inputs of a trained classifier, from its
 penultimate features and its last linear layer.
+"""
+FIRST_STEPS = """\
+skdice demo shows on real data in the package what skdice does. With a network of
+your own, take these steps:
 
-  skdice demo
   skdice extract resnet50.pt2 images/train -o train.npy --head-output head.npz
-  skdice fit train.npy --head head.npz -o det.safetensors
-  skdice calibrate det.safetensors heldout.npy
-  skdice score det.safetensors new.npy | head
-  skdice monitor det.safetensors monday.npy --state state.json
+  skdice fit train.npy --head head.npz --detector ensemble -o det.safetensors
+  skdice calibrate det.safetensors heldout.npy --method conformal
+  skdice score det.safetensors new.npy -o new.csv
+  skdice monitor det.safetensors new.npy --state state.json
+
+skdice extract runs the network on the images of a folder. Run it for each of the
+data sets: heldout.npy and new.npy come from it, too.
+"""
+MORE_STEPS = """\
+With known OOD inputs, search measures which detector suits the network, and
+evaluate and report measure a detector:
+
+  skdice search train.npy --head head.npz --ood textures.npy -o det.safetensors
   skdice evaluate det.safetensors --id test.npy --ood textures.npy --ood svhn.h5
 """
 FILES = """\
-A feature file is a .npy, .npz, .safetensors, .h5, .zarr, .parquet or .pt file.
-A folder of feature files, or a quoted pattern such as 'train-*.npy', is read
-as one matrix in the sorted order of the names, so number the files with
-leading zeros. Files are read in blocks and may be larger than memory. The
+A feature file is a .npy, .npz, .safetensors, .h5, .zarr, .parquet, .csv or .pt
+file. A folder of feature files, or a quoted pattern such as 'train-*.npy', is
+read as one matrix in the sorted order of the names, so number the files with
+leading zeros. Files are read in blocks and may be larger than memory. Of a .csv
+file the numeric columns are read, and its first line must name the columns. The
 feature file named - is a .npy file on standard input. Open .h5 and .zarr files
 only if you trust their source, because a damaged one can crash the libraries
 that decode them.
@@ -56,31 +57,46 @@ when the same command is run again.
   skdice extract resnet50.pt2 imagenet/train -o train.npy --head-output head.npz
   skdice fit train.npy --head head.npz -o det.safetensors
 """
+SEARCH = """\
+The detectors are fitted on four fifths of the features and measured on the rest,
+and on the OOD sets. The detector with the best mean AUROC is fitted again on all
+features. Its figures are a little too good, because it was chosen by them:
+measure it on other rows by 'skdice evaluate', and calibrate it.
+"""
 MONITOR = """\
 The state file keeps the counts, the evidence and the digests of the counted
 files from call to call. It is written once, after all files of a call: an
-interrupted call leaves the old state and can be repeated. After an alarm the
-command goes on counting and keeps the exit code 3; begin another state file
-when the cause is mended. The detector must be calibrated (skdice calibrate).
+interrupted call leaves the old state and can be repeated, and so can a call
+during which another process wrote the state. After an alarm the command goes on
+counting and keeps the exit code 3; begin another state file when the cause is
+mended. The detector must be calibrated (skdice calibrate). The guarantee assumes
+that good rows are independent of one another, which frames of one video are not.
 
   skdice monitor det.safetensors monday.npy --state state.json
   skdice monitor det.safetensors tuesday.npy --state state.json || notify
 """
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the command and its subcommands.
 
-    The parsed ``run`` names the function that runs the subcommand, as ``module.function``.
+    The parsed ``run`` names the function that runs the subcommand, as ``module.function``. It is
+    None if there is no subcommand.
     """
-    parser = ArgumentParser(
+    parser = Parser(
         prog="skdice",
-        description=OVERVIEW,
+        description=f"{OVERVIEW}\n{FIRST_STEPS}\n{MORE_STEPS}",
         epilog=FILES + "\n'skdice COMMAND --help' shows the options of a command.",
         formatter_class=RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(run=None)
     parser.add_argument("--version", action="version", version=f"skdice {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        help="print the script that completes commands, options and file names in a shell",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
     def add(run: str, summary: str, *, epilog: str | None = FILES) -> ArgumentParser:
         command = commands.add_parser(
@@ -108,6 +124,13 @@ def build_parser() -> ArgumentParser:
         )
     )
     _add_fit(add("_commands.fit", "fit a detector on in-distribution features and save it"))
+    _add_search(
+        add(
+            "_search.search",
+            "choose a sparsity or the ensemble by known OOD sets, and save the detector",
+            epilog=f"{SEARCH}\n{FILES}",
+        )
+    )
     _add_calibrate(
         add(
             "_commands.calibrate",
@@ -116,8 +139,15 @@ def build_parser() -> ArgumentParser:
     )
     _add_score(
         add(
-            "_commands.score",
+            "_score.score",
             "score features: a higher score is more in-distribution, and the label -1 means OOD",
+        )
+    )
+    _add_monitor(
+        add(
+            "_monitor.monitor",
+            "watch new features for more OOD rows than promised; exit code 3 means an alarm",
+            epilog=f"{MONITOR}\n{FILES}",
         )
     )
     _add_evaluate(
@@ -132,15 +162,8 @@ def build_parser() -> ArgumentParser:
             "write what a detector is, what it promises and how it did, as a page to sign",
         )
     )
-    _add_monitor(
-        add(
-            "_monitor.monitor",
-            "watch new features for more OOD rows than promised; exit code 3 means an alarm",
-            epilog=MONITOR,
-        )
-    )
     inspect = add("_commands.inspect", "show what a detector file holds", epilog=None)
-    _detector(inspect)
+    options.add_detector(inspect)
     inspect.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -148,7 +171,7 @@ def build_parser() -> ArgumentParser:
 def _add_demo(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output",
-        type=_path,
+        type=types.path,
         default=Path("skdice-demo"),
         metavar="FOLDER",
         help="folder for the picture and the detector (default: %(default)s)",
@@ -158,14 +181,14 @@ def _add_demo(parser: ArgumentParser) -> None:
 def _add_extract(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
-        type=_path,
+        type=types.path,
         metavar="MODEL",
         help="a TorchScript file or an exported program (.pt2); use only files that you trust, "
         "because a program is code",
     )
     parser.add_argument(
         "data",
-        type=_not_empty,
+        type=types.not_empty,
         metavar="DATA",
         help="a folder of images, or a file with an array of inputs as the model takes them",
     )
@@ -173,7 +196,7 @@ def _add_extract(parser: ArgumentParser) -> None:
     parser.add_argument("--layer", help="name of the classification layer (default: it is found)")
     parser.add_argument(
         "--head-output",
-        type=_path,
+        type=types.ending_in(*types.HEAD_ENDINGS),
         metavar="FILE",
         help=".safetensors or .npz file for the weight and the bias of that layer",
     )
@@ -187,7 +210,7 @@ def _add_extract(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=_positive,
+        type=types.positive,
         default=64,
         metavar="N",
         help="inputs per batch (default: %(default)s)",
@@ -221,55 +244,60 @@ def _add_extract(parser: ArgumentParser) -> None:
         default=[0.229, 0.224, 0.225],
         help="standard deviation of each channel, one value for grey images (default: ImageNet's)",
     )
-    _output(parser, "feature file to write; labels are saved beside it", required=True)
-    _common(parser)
+    options.add_output(
+        parser,
+        types.FEATURE_ENDINGS,
+        "feature file to write; labels are saved beside it",
+        required=True,
+    )
+    options.add_common(parser)
 
 
 def _add_fit(parser: ArgumentParser) -> None:
-    _features(parser)
-    parser.add_argument(
-        "--head",
-        type=_not_empty,
-        required=True,
-        metavar="FILE",
-        help="file with the last linear layer (.npz, .safetensors, .pt, ...), or 'identity' if the "
-        "features are logits already",
-    )
-    parser.add_argument("--layer", help="name of that layer in the file; 'fc' reads fc.weight")
+    options.add_features(parser)
+    options.add_head(parser)
     parser.add_argument(
         "--detector",
-        choices=["dice", "vim", "fdbd"],
+        choices=["dice", "vim", "fdbd", "ensemble"],
         default="dice",
-        help="the detector: DICE, ViM or fDBD; --sparsity, --score and --shaping are options of "
-        "dice alone (default: %(default)s)",
+        help="DICE, ViM or fDBD, or the ensemble of four detectors that needs no choice; "
+        "--sparsity, --score and --shaping are options of dice alone (default: %(default)s)",
     )
     parser.add_argument(
         "--sparsity",
-        type=_sparsity,
+        type=types.sparsity,
         metavar="FRACTION",
         help="fraction of the weights that is pruned, from 0 to below 1 (default: 0.1, or 0 with "
         "--head identity)",
     )
+    options.add_score_and_shaping(parser)
+    options.add_contamination(parser, 0.05, "default: %(default)s")
+    options.add_scheduler(parser)
+    options.add_detector_output(parser, required=True)
+    options.add_common(parser)
+
+
+def _add_search(parser: ArgumentParser) -> None:
+    options.add_features(parser)
+    options.add_head(parser)
+    options.add_ood_sets(parser)
     parser.add_argument(
-        "--score", choices=SCORES, help="score of a row from its logits (default: energy)"
+        "--id",
+        type=types.not_empty,
+        metavar="FILE",
+        help="in-distribution features to measure on, which the network has not seen (default: a "
+        "fifth of FEATURES, on which nothing is fitted)",
     )
-    parser.add_argument(
-        "--shaping",
-        type=_shaping,
-        metavar="NAME[:OPTIONS]",
-        help=f"shaping of the features: {', '.join(SHAPINGS)}; with options for example "
-        "react:threshold=1.0 or vra:lower_quantile=0.5,upper_quantile=0.9",
-    )
-    _contamination(parser, 0.05, "default: %(default)s")
-    _scheduler(parser)
-    _output(parser, "detector file to write", required=True)
-    _common(parser)
+    options.add_score_and_shaping(parser)
+    options.add_contamination(parser, 0.05, "default: %(default)s")
+    options.add_detector_output(parser, " (default: nothing is written)")
+    options.add_common(parser)
 
 
 def _add_calibrate(parser: ArgumentParser) -> None:
-    _detector(parser)
-    _features(parser)
-    _contamination(parser, None, "default: the one in force in the detector file")
+    options.add_detector(parser)
+    options.add_features(parser)
+    options.add_contamination(parser, None, "default: the one in force in the detector file")
     parser.add_argument(
         "--method",
         choices=["quantile", "conformal"],
@@ -288,38 +316,31 @@ def _add_calibrate(parser: ArgumentParser) -> None:
         help="with conformal: prediction gives each predicted class a threshold of its own "
         "(default: the way of the detector file)",
     )
-    _scheduler(parser)
-    _output(parser, "detector file to write (default: the file that was read is replaced)")
-    _common(parser)
+    options.add_scheduler(parser)
+    options.add_detector_output(parser, " (default: the file that was read is replaced)")
+    options.add_common(parser)
 
 
 def _add_score(parser: ArgumentParser) -> None:
-    _detector(parser)
-    _features(parser)
-    _scheduler(parser)
-    _output(
+    options.add_detector(parser)
+    options.add_features(parser)
+    options.add_scheduler(parser)
+    options.add_output(
         parser,
-        ".npy file for the scores, or .parquet file for scores and labels (default: standard "
-        "output has a line per row, with score and label separated by a tab, or with --json an "
-        "object per line)",
+        types.SCORE_ENDINGS,
+        ".csv, .parquet or .jsonl file with the score of each row, its p-value after a conformal "
+        "calibration, whether it is OOD, and the member of an ensemble that objects most; or .npy "
+        "file for the scores alone (default: standard output has a line per row, with score and "
+        "label separated by a tab, or with --json an object per line)",
     )
-    _common(parser)
-
-
-def _add_evaluate(parser: ArgumentParser) -> None:
-    _detector(parser)
-    _named_sets(parser)
-    parser.add_argument(
-        "--png", type=_png, metavar="FILE", help="picture to draw: a histogram of the scores"
-    )
-    _common(parser)
+    options.add_common(parser)
 
 
 def _add_monitor(parser: ArgumentParser) -> None:
-    _detector(parser)
+    options.add_detector(parser)
     parser.add_argument(
         "features",
-        type=_not_empty,
+        type=types.not_empty,
         nargs="+",
         metavar="FEATURES",
         help="feature files to read, in the order of time",
@@ -327,22 +348,22 @@ def _add_monitor(parser: ArgumentParser) -> None:
     parser.add_argument("--key", help="name of the array in the feature files")
     parser.add_argument(
         "--state",
-        type=_path,
+        type=types.ending_in(".json"),
         required=True,
         metavar="FILE",
-        help="JSON file that keeps the state; it is made if it is not there",
+        help=".json file that keeps the state; it is made if it is not there",
     )
     guarantee = parser.add_mutually_exclusive_group()
     guarantee.add_argument(
         "--false-alarm",
-        type=_probability,
+        type=types.probability,
         metavar="P",
         help="probability of ever raising a false alarm, however long one watches (default: 0.01); "
         "for a new state file",
     )
     guarantee.add_argument(
         "--run-length",
-        type=_run_length,
+        type=types.run_length,
         metavar="ROWS",
         help="instead: the average number of good rows between false alarms, which finds a change "
         "late in a long stream sooner; for a new state file",
@@ -350,191 +371,28 @@ def _add_monitor(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="count files whose contents were counted already"
     )
-    parser.add_argument(
-        "--png",
-        type=_png,
-        metavar="FILE",
-        help="picture to draw: evidence and rate along the rows of this call",
-    )
-    _common(parser)
+    options.add_png(parser, "evidence and rate along the rows of this call")
+    options.add_common(parser)
+
+
+def _add_evaluate(parser: ArgumentParser) -> None:
+    options.add_detector(parser)
+    options.add_id_set(parser)
+    options.add_ood_sets(parser)
+    options.add_key_of_all(parser)
+    options.add_png(parser, "a histogram of the scores")
+    options.add_common(parser)
 
 
 def _add_report(parser: ArgumentParser) -> None:
-    _detector(parser)
-    _named_sets(parser)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=_page,
+    options.add_detector(parser)
+    options.add_id_set(parser)
+    options.add_ood_sets(parser)
+    options.add_key_of_all(parser)
+    options.add_output(
+        parser,
+        types.REPORT_ENDINGS,
+        ".html file to read, print and sign, or .md file for a model card",
         required=True,
-        metavar="FILE",
-        help=".html file to read, print and sign, or .md file for a model card",
     )
-    _common(parser)
-
-
-def _named_sets(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--id", type=_not_empty, required=True, metavar="FILE", help="in-distribution features"
-    )
-    parser.add_argument(
-        "--ood",
-        required=True,
-        type=_named_file,
-        action=_AddNamedFile,
-        metavar="[NAME=]FILE",
-        help="features of an OOD set; repeat the option for more sets (default name: the name of "
-        "the file without its ending)",
-    )
-    parser.add_argument("--key", help="name of the array in the files")
-
-
-def _detector(parser: ArgumentParser) -> None:
-    parser.add_argument("detector", type=_path, metavar="DETECTOR", help="detector file to read")
-
-
-def _features(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "features", type=_not_empty, metavar="FEATURES", help="feature file to read"
-    )
-    parser.add_argument("--key", help="name of the array in the feature file")
-
-
-def _scheduler(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="compute on the Dask cluster at this address, such as tcp://10.0.0.1:8786; the "
-        "workers read the feature file under the path given here",
-    )
-
-
-def _contamination(parser: ArgumentParser, default: float | None, shown: str) -> None:
-    parser.add_argument(
-        "--contamination",
-        type=_share,
-        default=default,
-        metavar="SHARE",
-        help=f"share of in-distribution rows below the threshold, above 0 and at most 0.5 "
-        f"({shown})",
-    )
-
-
-def _output(parser: ArgumentParser, help_: str, *, required: bool = False) -> None:
-    parser.add_argument("-o", "--output", type=_path, metavar="FILE", help=help_, required=required)
-
-
-def _common(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print results as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print no progress and no summary")
-
-
-# Types of arguments. argparse prints the message of an ArgumentTypeError after the argument's name.
-
-
-def _not_empty(text: str) -> str:
-    # An empty path would mean the current folder. It comes from an empty variable of the shell.
-    if not text:
-        raise ArgumentTypeError("expected a path, got ''")
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_not_empty(text))
-
-
-def _png(text: str) -> Path:
-    path = _path(text)
-    if path.suffix != ".png":
-        raise ArgumentTypeError(f"expected a name that ends in .png, got {text!r}")
-    return path
-
-
-def _page(text: str) -> Path:
-    path = _path(text)
-    if path.suffix not in (".html", ".md"):
-        raise ArgumentTypeError(f"expected a name that ends in .html or .md, got {text!r}")
-    return path
-
-
-def _number_in(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if is_valid(value):
-            return value
-        # The authors' code and other packages take percentages.
-        is_percent = 1 < value <= 100 and is_valid(value / 100)
-        hint = f"; did you mean {value / 100:g}?" if is_percent else ""
-        raise ArgumentTypeError(f"expected {expected}, got {text!r}{hint}")
-
-    return parse
-
-
-_sparsity = _number_in("a fraction from 0 to below 1", lambda value: 0 <= value < 1)
-_share = _number_in("a fraction above 0 and at most 0.5", lambda value: 0 < value <= 0.5)
-
-_probability = _number_in("a probability between 0 and 1", lambda value: 0 < value < 1)
-_run_length = _number_in("a number of rows above 1", lambda value: 1 < value < float("inf"))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _shaping(text: str) -> tuple[str, dict[str, float]]:
-    """Split ``react:quantile=0.9`` into the name and the options of a shaping."""
-    name, _, options = text.partition(":")
-    name = name.lower()
-    if name not in SHAPINGS:
-        raise ArgumentTypeError(f"expected one of {', '.join(SHAPINGS)}, got {name!r}")
-    known = SHAPINGS[name]
-    values = {}
-    for option in filter(None, options.split(",")):
-        key, _, value = option.partition("=")
-        try:
-            values[key] = float(value)
-        except ValueError:
-            known = ()
-        if key not in known:
-            raise ArgumentTypeError(
-                f"expected {name}:NAME=NUMBER[,NAME=NUMBER] with names among "
-                f"{', '.join(SHAPINGS[name])}, got {text!r}"
-            )
-    return name, values
-
-
-def _named_file(text: str) -> tuple[str, str]:
-    """Split ``NAME=FILE``. Without a name, the file's name without its ending is taken."""
-    name, equals, path = _not_empty(text).partition("=")
-    if not equals or Path(text).exists():  # An equals sign may be part of a path.
-        name, path = Path(text).stem, text
-    elif not (name and path):
-        raise ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
-    if name == ID_NAME:
-        raise ArgumentTypeError(f"expected another name than {ID_NAME!r}, got {text!r}")
-    return name, path
-
-
-class _AddNamedFile(argparse.Action):
-    """Collect the values of a repeated ``NAME=FILE`` in a dictionary."""
-
-    def __call__(
-        self,
-        parser: ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        assert values is not None
-        name, path = tuple(values)
-        files = dict(getattr(namespace, self.dest) or {})
-        if name in files:
-            raise argparse.ArgumentError(
-                self, f"the name {name!r} is given twice, to {files[name]} and to {path}"
-            )
-        setattr(namespace, self.dest, {**files, name: path})
+    options.add_common(parser)

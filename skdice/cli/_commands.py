@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from skdice import shaping
 from skdice._base import BaseDetector
 from skdice._compat.extras import import_extra
 from skdice._dice import DICEDetector
+from skdice._ensemble import ConformalEnsemble, make_ensemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
 from skdice._persistence import load, read_document, save
-from skdice._rows.sources import Sliceable
 from skdice._vim import ViMDetector
-from skdice.cli._arguments import ID_NAME
-from skdice.io import open_features, save_scores
-from skdice.io._atomic import check_output, replacing
+from skdice.cli._argument_types import ID_NAME
+from skdice.cli._files import (
+    file_name_in_errors,
+    open_rows,
+    open_rows_or_chunks,
+    print_result,
+    refuse_overwriting,
+)
+from skdice.io._atomic import replacing
 from skdice.metrics import MetricsTable
 from skdice.metrics._report import agreement_of, flagged_by_class, measure_scores
 
 
 def fit(arguments: Namespace) -> None:
     """Fit a detector on a feature file and save it."""
-    head: Any = arguments.head
-    refuse_overwriting(arguments.output, arguments.features, head)
-    if head != "identity":
-        head = LinearHead.from_file(head, layer=arguments.layer)
-    detector = make_detector(arguments, head)
+    refuse_overwriting(arguments.output, arguments.features, arguments.head)
+    detector = make_detector(arguments, read_head(arguments))
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         detector.set_params(verbose=arguments.verbose).fit(features)
     save(detector.set_params(verbose=0), arguments.output)
@@ -55,6 +53,13 @@ def fit(arguments: Namespace) -> None:
     )
 
 
+def read_head(arguments: Namespace) -> Any:
+    """Return the head in the file that --head names, or the word identity."""
+    if arguments.head == "identity":
+        return "identity"
+    return LinearHead.from_file(arguments.head, layer=arguments.layer)
+
+
 def make_detector(arguments: Namespace, head: Any) -> BaseDetector:
     """Return the unfitted detector that the options of `fit` name."""
     if arguments.detector == "dice":
@@ -73,8 +78,9 @@ def make_detector(arguments: Namespace, head: Any) -> BaseDetector:
                 f"--{option} is an option of --detector dice, and --detector is "
                 f"{arguments.detector}: leave it out"
             )
-    detector_class = {"vim": ViMDetector, "fdbd": FDBDDetector}[arguments.detector]
-    return detector_class(head, contamination=arguments.contamination)
+    make: dict[str, Any] = {"vim": ViMDetector, "fdbd": FDBDDetector, "ensemble": make_ensemble}
+    detector: BaseDetector = make[arguments.detector](head, contamination=arguments.contamination)
+    return detector
 
 
 def describe_weights(detector: BaseDetector) -> dict[str, int]:
@@ -82,6 +88,28 @@ def describe_weights(detector: BaseDetector) -> dict[str, int]:
     if not isinstance(detector, DICEDetector):
         return {}
     return {"kept_weights": int(detector.mask_.sum()), "weights": detector.mask_.size}
+
+
+def describe_members(detector: BaseDetector, document: dict[str, Any]) -> dict[str, Any]:
+    """Return what the members of an ensemble are; nothing for other detectors."""
+    if not isinstance(detector, ConformalEnsemble):
+        return {}
+    members = []
+    for member in document["members"]:
+        fitted = detector.named_estimators_[member["name"]]
+        own = {"sparsity": fitted.sparsity} if isinstance(fitted, DICEDetector) else {}
+        shaping_of_member = member["document"]["fitted"].get("shaping")
+        members.append(
+            {
+                "name": member["name"],
+                "detector": type(fitted).__name__,
+                **own,
+                **({} if shaping_of_member is None else {"shaping": shaping_of_member}),
+                **describe_weights(fitted),
+                **describe_agreement(fitted),
+            }
+        )
+    return {"members": members}
 
 
 def describe_agreement(detector: BaseDetector) -> dict[str, float | None]:
@@ -161,37 +189,6 @@ def describe_classes(detector: BaseDetector) -> dict[str, list[Any]]:
     }
 
 
-def score(arguments: Namespace) -> None:
-    """Score a feature file. The scores are written to a file or to standard output."""
-    if arguments.output is not None:
-        refuse_overwriting(arguments.output, arguments.features, arguments.detector)
-    detector = load(arguments.detector).set_params(verbose=arguments.verbose)
-    with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
-        if arguments.output is None:
-            print_scores(detector, features, as_json=arguments.json)
-            return
-        n_rows = save_scores(arguments.output, detector, features)
-        print_result(
-            arguments,
-            {"output": str(arguments.output), "rows": n_rows},
-            "scored {rows:,} rows; wrote {output}",
-        )
-
-
-def print_scores(detector: BaseDetector, features: Sliceable, *, as_json: bool) -> None:
-    """Print a line per row: the score, and the label if the detector has a threshold."""
-    offset = getattr(detector, "offset_", None)
-    row = 0
-    for scores in detector._iterate_scores(features)[1]:
-        for value in scores:
-            label = None if offset is None else (1 if value - offset >= 0 else -1)
-            if as_json:
-                print(json.dumps({"row": row, "score": float(value), "label": label}))
-            else:
-                print(value, *([] if label is None else [label]), sep="\t")
-            row += 1
-
-
 def evaluate(arguments: Namespace) -> None:
     """Measure a saved detector on one in-distribution file and on named OOD files."""
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
@@ -200,26 +197,44 @@ def evaluate(arguments: Namespace) -> None:
         import_extra("matplotlib", "plot")
         refuse_overwriting(arguments.png, arguments.detector, arguments.id, *arguments.ood.values())
 
-    def open_and_score(path: str) -> tuple[Sliceable, Any]:
+    def open_and_score(path: str) -> tuple[Any, Any, dict[str, Any]]:
         with file_name_in_errors(path):
             rows = open_rows(path, arguments.key)
-            return rows, detector.score_samples(rows)
+            if isinstance(detector, ConformalEnsemble):
+                return rows, *detector._scores_with_members(rows)
+            return rows, detector.score_samples(rows), {}
 
-    id_rows, id_scores = open_and_score(arguments.id)
+    id_rows, id_scores, id_members = open_and_score(arguments.id)
     sets = {name: open_and_score(path) for name, path in arguments.ood.items()}
-    ood_scores = {name: scores for name, (_, scores) in sets.items()}
+    ood_scores = {name: scores for name, (_, scores, _) in sets.items()}
     threshold = getattr(detector, "offset_", None)
     result = measure_scores(id_scores, ood_scores, threshold)
     is_by_class = hasattr(detector, "class_offsets_")
     if is_by_class:
-        ood_rows = {name: rows for name, (rows, _) in sets.items()}
+        ood_rows = {name: rows for name, (rows, _, _) in sets.items()}
         result = flagged_by_class(result, detector, id_rows, ood_rows)
     result = replace(result, head_agreement=agreement_of(detector))
-    report = MetricsTable({str(arguments.detector): result})
+    # The members of an ensemble have no threshold of their own.
+    members = {
+        name: measure_scores(
+            scores, {of_set: found[name] for of_set, (_, _, found) in sets.items()}, None
+        )
+        for name, scores in id_members.items()
+    }
+    report = MetricsTable(
+        {str(arguments.detector): result}
+        | {f"  member {name}": of_member for name, of_member in members.items()}
+    )
     if arguments.json:
-        (figures,) = report.to_dict().values()
+        figures, *of_members = report.to_dict().values()
         # Feature files have no labels, so the accuracy of the classifier is unknown.
         known = {name: value for name, value in figures.items() if "accuracy" not in name}
+        if members:
+            figures_of = {
+                name: {key: found[key] for key in ("sets", "mean")}
+                for name, found in zip(members, of_members, strict=True)
+            }
+            known["members"] = figures_of
         print(json.dumps({"convention": "in-distribution is positive; fractions", **known}))
     else:
         print(report)
@@ -258,6 +273,7 @@ def inspect(arguments: Namespace) -> None:
         "rows_fitted": detector.n_samples_seen_,
         **describe_weights(detector),
         **describe_agreement(detector),
+        **describe_members(detector, document),
         "threshold": threshold.get("threshold"),
         "threshold_method": threshold.get("method"),
         "contamination": threshold.get("contamination"),
@@ -267,6 +283,11 @@ def inspect(arguments: Namespace) -> None:
     if arguments.json:
         print(json.dumps(facts, indent=2))
         return
+    for member in facts.pop("members", []):
+        facts[f"member_{member.pop('name')}"] = ", ".join(
+            str(value) if name == "detector" else f"{name.replace('_', ' ')} {value}"
+            for name, value in member.items()
+        )
     # Each value of the record of `calibrate` takes a line. Without one, `fit` set the threshold.
     record = facts.pop("calibration")
     facts |= (
@@ -279,75 +300,6 @@ def inspect(arguments: Namespace) -> None:
         if isinstance(value, dict):
             value = json.dumps(value)
         print(f"{name.replace('_', ' '):<{width}}  {'none' if value is None else value}")
-
-
-def print_result(arguments: Namespace, facts: dict[str, Any], sentence: str) -> None:
-    """Print the facts to stdout with --json, or else the sentence to stderr unless --quiet."""
-    if arguments.json:
-        print(json.dumps(facts))
-    elif not arguments.quiet:
-        print(sentence.format(**facts), file=sys.stderr)
-
-
-@contextmanager
-def open_rows_or_chunks(arguments: Namespace) -> Iterator[Any]:
-    """Open the feature file of a command; with --scheduler as a Dask array of the cluster."""
-    if arguments.scheduler is None:
-        yield open_rows(arguments.features, arguments.key)
-        return
-    if arguments.features == "-":
-        raise ValueError(
-            "--scheduler needs a feature file that the workers can read, got standard input"
-        )
-    distributed = import_extra("distributed", "dask")
-    from skdice.io._distributed import distributed_features
-
-    with distributed.Client(arguments.scheduler):
-        try:
-            yield distributed_features(arguments.features, arguments.key)
-        except distributed.KilledWorker as error:
-            raise OSError(str(error)) from error
-
-
-def open_rows(path: str, key: str | None) -> Sliceable:
-    """Open a feature file. The path ``-`` means a .npy file on standard input."""
-    if path != "-":
-        return open_features(path, key=key)
-    if sys.stdin is None:  # The shell closed it.
-        raise OSError(
-            "cannot read FEATURES from standard input: it is closed; "
-            "expected the contents of a .npy file"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        spool = Path(folder) / "stdin.npy"
-        with spool.open("wb") as file:
-            while content := sys.stdin.buffer.read(1 << 20):
-                file.write(content)
-        try:
-            # The file stays readable after its name is removed, because it is mapped.
-            return open_features(spool, key=key)
-        except ValueError as error:
-            message = str(error).replace(str(spool), "standard input, which must be a .npy file")
-            raise ValueError(message) from error
-
-
-@contextmanager
-def file_name_in_errors(path: str) -> Iterator[None]:
-    """Put the name of the file before an error about its rows, which does not name the file."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-
-
-def refuse_overwriting(output: Path, *inputs: str | Path) -> None:
-    """Raise if `output` cannot be written, or if writing it would destroy or change an input."""
-    check_output(output)
-    for path in map(Path, inputs):
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ValueError(f"the output {output} is an input, which would be lost")
-        if path.is_dir() and output.parent.samefile(path):
-            raise ValueError(f"the output {output} lies in the folder {path}, which is an input")
 
 
 def make_shaping(named: tuple[str, dict[str, float]] | None) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from skdice._compat.extras import import_extra
 from skdice._rows.door import wrap
 from skdice._rows.sources import Sliceable
-from skdice.cli._commands import file_name_in_errors, open_rows, print_result, refuse_overwriting
+from skdice.cli._files import file_name_in_errors, open_rows, print_result, refuse_overwriting
 from skdice.extraction import extract_features, load_program
 from skdice.extraction._images import ImageFolder, image_files
 from skdice.io._head_files import check_head_file, write_weight_and_bias

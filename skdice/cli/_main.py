@@ -1,7 +1,8 @@
 """Running a subcommand: signals, exit codes, and errors and warnings in one line.
 
-This module and `_arguments` import the standard library only, so that the help and the errors
-about arguments appear at once. The module of a subcommand is imported when the subcommand runs.
+This module and those of the arguments import the standard library only, so that the help and the
+errors about arguments appear at once. The module of a subcommand is imported when the subcommand
+runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from skdice.cli._arguments import build_parser
+from skdice.cli._arguments import FIRST_STEPS, OVERVIEW, build_parser
 
 # argparse exits with the same code for wrong arguments.
 EXIT_INPUT_ERROR = 2
@@ -51,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success. 3 for an alarm of ``skdice monitor``. 2 for an input error, which is
-        printed in one line on stderr. 141 if the reader of standard output went away. 130 if the
-        command was interrupted by SIGINT, 143 if it was terminated by SIGTERM.
+        0 for success. 2 for an input error, which is printed in one line on stderr, and for a
+        call without a subcommand, which prints the first steps on stderr. 3 if ``skdice monitor``
+        raised an alarm. 141 if the reader of standard output went away. 130 if the command was
+        interrupted by SIGINT, 143 if it was terminated by SIGTERM.
 
     Raises
     ------
@@ -66,8 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["inspect", "missing.safetensors"])
     2
     """
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     with _open_stderr(), _signals_as_exceptions() as received, warnings.catch_warnings():
+        if arguments.run is None:
+            parser.print_usage(sys.stderr)
+            first_steps = f"\n{OVERVIEW}\n{FIRST_STEPS}\n'skdice --help' lists all commands."
+            print(first_steps, file=sys.stderr)
+            return EXIT_INPUT_ERROR
         warnings.showwarning = _show_warning
         arguments.verbose = int(sys.stderr.isatty() and not getattr(arguments, "quiet", False))
         try:
@@ -88,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_subcommand(arguments: argparse.Namespace) -> int:
-    """Run a subcommand and return its exit code; one that returns None has succeeded."""
+    """Run a subcommand and return its exit code; most subcommands return None for success."""
     module, function = arguments.run.split(".")
     return getattr(import_module(f"skdice.cli.{module}"), function)(arguments) or 0
 

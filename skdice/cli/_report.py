@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from skdice._compat.extras import import_extra
-from skdice.cli._commands import print_result, refuse_overwriting
+from skdice.cli._files import print_result, refuse_overwriting
 from skdice.report import OODReport
 
 

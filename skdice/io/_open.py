@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from skdice._rows.sources import Sliceable
-from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
+from skdice.io import _csv, _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
 from skdice.io._archive import Archive, clean_errors, require_file, to_path
 from skdice.io._shards import ShardedRows
 
@@ -21,13 +21,15 @@ _READERS: dict[str, Callable[[Path], Archive]] = {
     ".hdf5": _hdf5.read,
     ".zarr": _zarr.read,
     ".parquet": _parquet.read,
+    ".csv": _csv.read,
     ".pt": _torch.read,
     ".pth": _torch.read,
     ".bin": _torch.read,
 }
 
-# The endings that are read in a folder. A .bin file there may be anything.
-_SHARDS = _READERS.keys() - {".bin"}
+# The endings that are read in a folder. A .bin or .csv file there may be anything, such as a list
+# of labels; a pattern such as 'part-*.csv' reads them.
+_SHARDS = [ending for ending in _READERS if ending not in (".bin", ".csv")]
 
 
 def open_archive(path: Path) -> Archive:
@@ -54,16 +56,19 @@ def open_features(path: str | Path, *, key: str | None = None) -> Sliceable:
     Parameters
     ----------
     path : str or Path
-        A .npy, .npz, .safetensors, .h5 or .hdf5, .zarr, .parquet, .pt or .pth file. A
+        A .npy, .npz, .safetensors, .h5 or .hdf5, .zarr, .parquet, .csv, .pt or .pth file. A
         folder, or a pattern with ``*``, is read as one matrix: the rows of its files
         follow each other in the sorted order of the file names (so number the files with
-        leading zeros). A compressed .npz or a .parquet file is read from its beginning
-        again if its rows are asked for out of order.
+        leading zeros). A folder is read without its .csv files; a pattern reads them. A
+        compressed .npz, a .parquet or a .csv file is read from its beginning again if its rows
+        are asked for out of order. A .csv file is also read once to count its rows.
     key : str, default=None
         Name of the array in the file: of the features, or of labels or ids stored beside
         them. None takes the only array, the array named ``"features"``, or the only
         two-dimensional array; in a Parquet file it takes the one column of lists of
-        numbers, or else all numeric columns. Arrays in groups are named ``"group/name"``
+        numbers, or else all numeric columns; in a .csv file it takes all numeric columns, in
+        float64, whose names in the first line become the names of the features: leave out
+        labels and numbers of rows. Arrays in groups are named ``"group/name"``
         in HDF5 and Zarr, arrays in nested dictionaries ``"dict.name"`` in torch files.
         Text is read only by its key.
 
@@ -136,7 +141,9 @@ def shard_paths(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no such file: {path}")
     shards = sorted(file for file in shards if not file.name.startswith("."))
     if not shards:
-        raise FileNotFoundError(f"no feature files in {path}: expected some that end in {_known()}")
+        raise FileNotFoundError(
+            f"no feature files in {path}: expected some that end in {', '.join(_SHARDS)}"
+        )
     by_number = sorted(shards, key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)])
     if by_number != shards and len({re.sub(r"\d+", "", file.name) for file in shards}) == 1:
         warnings.warn(

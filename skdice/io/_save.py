@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from skdice._rows.door import wrap
 from skdice._rows.sources import SlicedRows
-from skdice.io import _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
+from skdice.io import _csv, _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
 from skdice.io._archive import FEATURES, check_shape, clean_errors, to_path
 from skdice.io._atomic import replacing
 
@@ -22,6 +22,7 @@ _WRITERS: dict[str, Callable[[Path, dict[str, SlicedRows]], None]] = {
     ".hdf5": _hdf5.write,
     ".zarr": _zarr.write,
     ".parquet": _parquet.write,
+    ".csv": _csv.write,
     ".pt": _torch.write,
     ".pth": _torch.write,
 }
@@ -40,7 +41,7 @@ def save_features(path: str | Path, X: Any, **beside: ArrayLike) -> None:
     X : array or source of rows, of shape (n_samples, n_features)
         The features. They are written in their dtype under the name ``"features"``.
     **beside : array of shape (n_samples, ...)
-        More arrays by name, such as ``labels=y``. A .npy file cannot hold them.
+        More arrays by name, such as ``labels=y``. A .npy or .csv file cannot hold them.
 
     Raises
     ------

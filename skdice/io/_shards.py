@@ -33,8 +33,12 @@ class ShardedRows(PiecewiseRows):
     def __init__(self, paths: Sequence[Path], open_shard: Callable[[Path], Sliceable]) -> None:
         self._paths, self._open_shard = list(paths), open_shard
         self._opened: OrderedDict[int, Sliceable] = OrderedDict()
-        shapes, dtypes = zip(
-            *((rows.shape, rows.dtype) for rows in map(open_shard, self._paths)), strict=True
+        shapes, dtypes, frames = zip(
+            *(
+                (rows.shape, rows.dtype, _names_frame(rows))
+                for rows in map(open_shard, self._paths)
+            ),
+            strict=True,
         )
         for path, shape in zip(self._paths, shapes, strict=True):
             if shape[1:] != shapes[0][1:] or len(shape) != len(shapes[0]):
@@ -42,6 +46,14 @@ class ShardedRows(PiecewiseRows):
                     f"the shards do not fit together: {self._paths[0].name} has shape "
                     f"{shapes[0]}, {path.name} has shape {shape}"
                 )
+        columns = [None if frame is None else list(frame.column_names) for frame in frames]
+        for path, names in zip(self._paths, columns, strict=True):
+            if names != columns[0]:
+                raise ValueError(
+                    f"the shards do not fit together: {self._paths[0].name} and {path.name} name "
+                    "other features, or name them in another order"
+                )
+        self.names_frame = frames[0]
         self._ends = list(accumulate(shape[0] for shape in shapes))
         super().__init__((self._ends[-1], *shapes[0][1:]), np.result_type(*set(dtypes)))
 
@@ -57,3 +69,7 @@ class ShardedRows(PiecewiseRows):
             self._opened[index] = self._open_shard(self._paths[index])
         self._opened.move_to_end(index)
         return self._opened[index]
+
+
+def _names_frame(rows: Sliceable) -> Any:
+    return getattr(rows, "names_frame", None)
