@@ -172,5 +172,5 @@ def report(arguments: Namespace, table: MetricsTable, best: str) -> None:
         print_result(
             arguments,
             {"best": best, "output": output},
-            "fitted {best} on all features; wrote {output}; next: skdice calibrate {output} FEATURES",
+            "fitted {best} on all features; wrote {output}; next: skdice calibrate {output} ...",
         )

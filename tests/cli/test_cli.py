@@ -12,8 +12,8 @@ import pytest
 import skdice
 from skdice import DICEDetector, FDBDDetector, ViMDetector, shaping
 from skdice._scores import SCORES
-from skdice.cli import _arguments, main
-from skdice.io import save_features
+from skdice.cli import _argument_types, _arguments, main
+from skdice.io import _head_files, _save, _score_files, save_features
 from skdice.shaping import ReAct
 
 
@@ -127,32 +127,43 @@ EXTRACT = ("extract", "model.pt2", "images", "-o", "new.npy")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["demo", "--colour"], "unrecognized arguments: --colour"),
         (
-            [*FIT, "-o", "x", "--sparsity", "90"],
+            [*FIT, "-o", "x.safetensors", "--sparsity", "90"],
             "--sparsity: expected a fraction from 0 to below 1, got '90'; did you mean 0.9?",
         ),
-        ([*FIT, "-o", "x", "--sparsity", "1"], "from 0 to below 1, got '1'"),
-        ([*FIT, "-o", "x", "--sparsity", "nan"], "from 0 to below 1, got 'nan'"),
-        ([*FIT, "-o", "x", "--sparsity", "half"], "from 0 to below 1, got 'half'"),
+        ([*FIT, "-o", "x.safetensors", "--sparsity", "1"], "from 0 to below 1, got '1'"),
+        ([*FIT, "-o", "x.safetensors", "--sparsity", "nan"], "from 0 to below 1, got 'nan'"),
+        ([*FIT, "-o", "x.safetensors", "--sparsity", "half"], "from 0 to below 1, got 'half'"),
         (
-            [*FIT, "-o", "x", "--contamination", "0"],
+            [*FIT, "-o", "x.safetensors", "--contamination", "0"],
             "--contamination: expected a fraction above 0 and at most 0.5, got '0'",
         ),
-        ([*FIT, "-o", "x", "--contamination", "5"], "got '5'; did you mean 0.05?"),
-        ([*FIT, "-o", "x", "--score", "best"], "argument --score: invalid choice: 'best'"),
-        ([*FIT, "-o", "x", "--shaping", "relu"], "one of ash, react, scale, vra, got 'relu'"),
+        ([*FIT, "-o", "x.safetensors", "--contamination", "5"], "got '5'; did you mean 0.05?"),
         (
-            [*FIT, "-o", "x", "--shaping", "react:q=1"],
+            [*FIT, "-o", "x.safetensors", "--score", "best"],
+            "argument --score: invalid choice: 'best'",
+        ),
+        (
+            [*FIT, "-o", "x.safetensors", "--shaping", "relu"],
+            "one of ash, react, scale, vra, got 'relu'",
+        ),
+        (
+            [*FIT, "-o", "x.safetensors", "--shaping", "react:q=1"],
             (
                 "expected react:NAME=NUMBER[,NAME=NUMBER] with names among quantile, threshold, "
                 "got 'react:q=1'"
             ),
         ),
-        ([*FIT, "-o", "x", "--shaping", "ash:quantile=high"], "among quantile, got 'ash:quan"),
-        ([*FIT, "-o", "x", "--shaping", "ash:quantile"], "among quantile, got 'ash:quantile'"),
+        (
+            [*FIT, "-o", "x.safetensors", "--shaping", "ash:quantile=high"],
+            "among quantile, got 'ash:quan",
+        ),
+        (
+            [*FIT, "-o", "x.safetensors", "--shaping", "ash:quantile"],
+            "among quantile, got 'ash:quantile'",
+        ),
         ([*EVALUATE, "--ood", "in-distribution=x"], "another name than 'in-distribution'"),
         ([*EVALUATE, "--ood", "=x"], "argument --ood: expected NAME=FILE, got '=x'"),
         ([*EVALUATE, "--ood", "x="], "argument --ood: expected NAME=FILE, got 'x='"),
@@ -178,12 +189,16 @@ def test_an_argument_error_is_exit_code_2_and_shows_the_usage(arguments, message
     assert message in err
 
 
-def test_the_parser_knows_the_scores_and_shapings_of_the_package():
+def test_the_parser_knows_the_scores_shapings_and_formats_of_the_package():
     # It repeats their names because it must not import the modules that define them.
-    assert sorted(_arguments.SCORES) == sorted(SCORES)
+    assert sorted(_argument_types.SCORES) == sorted(SCORES)
     classes = {name.lower(): getattr(shaping, name) for name in shaping.__all__}
     parameters = {name: sorted(shaping_().get_params()) for name, shaping_ in classes.items()}
-    assert {name: sorted(known) for name, known in _arguments.SHAPINGS.items()} == parameters
+    known = {name: sorted(options) for name, options in _argument_types.SHAPINGS.items()}
+    assert known == parameters
+    assert sorted(_argument_types.FEATURE_ENDINGS) == sorted(_save._WRITERS)
+    assert sorted(_argument_types.HEAD_ENDINGS) == sorted(_head_files._WRITERS)
+    assert _argument_types.SCORE_ENDINGS == _score_files.SCORE_ENDINGS
 
 
 @pytest.mark.parametrize(
@@ -195,7 +210,7 @@ def test_the_parser_knows_the_scores_and_shapings_of_the_package():
     ],
 )
 def test_a_shaping_is_a_name_and_options(text, expected):
-    arguments = [*FIT, "-o", "x", "--shaping", text]
+    arguments = [*FIT, "-o", "x.safetensors", "--shaping", text]
     assert _arguments.build_parser().parse_args(arguments).shaping == expected
 
 
@@ -294,7 +309,7 @@ def test_fit_calibrate_and_score_do_what_python_does(run, files, fashion):
     np.testing.assert_array_equal(np.load(files / "s.npy"), scores)
     code, out, err = run("score", "cal.safetensors", "mnist.safetensors", "--json")
     first = json.loads(out.splitlines()[0])
-    assert first == {"row": 0, "score": float(scores[0]), "label": int(lines[0][1])}
+    assert first == {"row": 0, "score": float(scores[0]), "is_ood": lines[0][1] == "-1"}
 
 
 def test_fit_prunes_as_little_as_the_detector_by_default(run, files, fashion):
@@ -457,7 +472,7 @@ def test_the_other_detectors_are_fitted_inspected_and_score(run, files, fashion,
     "option", [("--sparsity", 0.5), ("--score", "energy"), ("--shaping", "react")]
 )
 def test_options_of_dice_are_refused_for_other_detectors(run, files, option):
-    code, _, err = run(*FIT, "--detector", "vim", *option, "-o", "x")
+    code, _, err = run(*FIT, "--detector", "vim", *option, "-o", "x.safetensors")
     assert code == 2
     assert f"{option[0]} is an option of --detector dice, and --detector is vim" in err
 
@@ -535,22 +550,28 @@ def test_inspect_shows_the_calibration_in_force(run, files, fashion, method):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*FIT[:4], "-o", "x"), r"has no 'weight'; layers in the file: fc. Name one with --layer"),
-        ((*FIT[:3], "none.npz", "-o", "x"), "no such file: none.npz"),
-        (("fit", "none.npy", *FIT[2:], "-o", "x"), "no such file: none.npy"),
-        (("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x"), r"X has shape \(3000,\)"),
-        ((*FIT, "-o", "no/where"), "no such folder: no"),
+        (
+            (*FIT[:4], "-o", "x.safetensors"),
+            r"has no 'weight'; layers in the file: fc. Name one with --layer",
+        ),
+        ((*FIT[:3], "none.npz", "-o", "x.safetensors"), "no such file: none.npz"),
+        (("fit", "none.npy", *FIT[2:], "-o", "x.safetensors"), "no such file: none.npy"),
+        (
+            ("fit", "test.h5", "--key", "labels", *FIT[2:], "-o", "x.safetensors"),
+            r"X has shape \(3000,\)",
+        ),
+        ((*FIT, "-o", "no/where.safetensors"), "no such folder: no"),
         (("score", "train.npy", "train.npy"), "cannot load train.npy: it is damaged, or not a det"),
         (("score", "none", "train.npy"), "no such file: none"),
         (("score", "bad.safetensors", ".", "-o", "new.npy"), "new.npy lies in the folder"),
-        ((*FIT, "-o", "train.npy"), r"train.npy is an input, which would be lost"),
-        ((*FIT, "-o", "head.npz"), r"head.npz is an input"),
+        (
+            ("fit", "mnist.safetensors", *FIT[2:], "-o", "mnist.safetensors"),
+            r"mnist.safetensors is an input, which would be lost",
+        ),
         (("calibrate", "bad.safetensors", "bad.safetensors"), "is an input, which would be lost"),
         (("score", "bad.safetensors", "train.npy", "-o", "train.npy"), "is an input"),
-        (("score", "bad.safetensors", "train.npy", "-o", "bad.safetensors"), "is an input"),
         (("score", "bad.safetensors", "nan.npy"), "nan.npy: Input X contains NaN in row 1"),
         (("inspect", "mnist.safetensors"), "holds no skdice detector"),
-        (("score", "bad.safetensors", "train.npy", "-o", "s.csv"), r"expected \.npy or \.parquet"),
         (("score", "bad.safetensors", "train.npy"), "X has 128 features, but DICEDetector is exp"),
     ],
 )
@@ -563,14 +584,16 @@ def test_errors_are_one_line_on_stderr_and_exit_code_2(run, files, arguments, me
     assert (code, out) == (2, "")
     assert (files / "train.npy").read_bytes() == before
     assert re.fullmatch(rf"skdice: .*{message}.*\n", err)
-    assert not (files / "x").exists()
+    assert not (files / "x.safetensors").exists()
 
 
 @pytest.mark.filterwarnings("default")
 def test_warnings_are_one_line(run, files):
     np.savez(files / "small.npz", weight=np.array([[1.0, 2.0], [3.0, 4.0], [-1.0, -2.0]]))
     np.save(files / "two.npy", np.random.default_rng(0).uniform(size=(50, 2)))
-    code, _, err = run("fit", "two.npy", "--head", "small.npz", "--sparsity", 0.4, "-o", "w")
+    code, _, err = run(
+        "fit", "two.npy", "--head", "small.npz", "--sparsity", 0.4, "-o", "w.safetensors"
+    )
     assert code == 0
     assert err.startswith("skdice: warning: 1 of 3 classes")
     assert len(err.splitlines()) == 2

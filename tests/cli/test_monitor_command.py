@@ -193,11 +193,11 @@ def test_a_detector_without_calibration(run, folder, tmp_path):
     assert "not calibrated" in err
 
 
-def test_the_state_is_no_input(run, folder):
+def test_the_state_is_a_json_file_and_no_input(run, folder, capsys):
     before = (folder / "a.npy").read_bytes()
-    code, _, err = run("a.npy", state=folder / "a.npy")
-    assert code == 2
-    assert "is an input" in err
+    with pytest.raises(SystemExit):
+        run("a.npy", state=folder / "a.npy")
+    assert "expected a name that ends in .json" in capsys.readouterr().err
     assert (folder / "a.npy").read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """What the shell sees of the ``skdice`` command: imports, signals, and closed standard streams."""
 
+import re
 import shlex
 import signal
 import subprocess
@@ -11,7 +12,10 @@ import pytest
 import skdice
 from skdice import DICEDetector
 
-COMMANDS = ["fit", "extract", "calibrate", "score", "evaluate", "inspect", "demo"]
+COMMANDS = [
+    *("fit", "extract", "search", "calibrate", "score", "monitor"),
+    *("evaluate", "report", "inspect", "demo"),
+]
 
 # Runs `python -m skdice` with the arguments after the first three, and sends the process a signal
 # when an audit event (see `sys.addaudithook`) is about something with a given name.
@@ -72,15 +76,18 @@ def shell(files):
         ("score det x --colour", 2),
         ("score '' x", 2),
         ("score det ''", 2),
-        ("fit x --head h -o d --sparsity 90", 2),
-        ("fit x --head h -o d --score best", 2),
-        ("fit x --head h -o d --shaping relu", 2),
-        ("fit x --head h -o d --shaping react:q=1", 2),
+        ("fit x --head h -o d.safetensors --sparsity 90", 2),
+        ("fit x --head h -o d.safetensors --score best", 2),
+        ("fit x --head h -o d.safetensors --shaping relu", 2),
+        ("fit x --head h -o d.safetensors --shaping react:q=1", 2),
         ("calibrate det x --contamination 0.6", 2),
         ("extract m x -o f.npy --batch-size 0", 2),
         ("evaluate det --id x --ood =x", 2),
         ("evaluate det --id x --ood a=1 --ood a=2", 2),
         ("evaluate det --id x --ood y --png p.jpg", 2),
+        ("score det x -o s.txt", 2),
+        ("monitor det x --state s.json --false-alarm 2", 2),
+        ("search x --head h", 2),
     ],
 )
 def test_help_and_argument_errors_import_no_numerical_library(line, code):
@@ -98,6 +105,14 @@ def test_help_and_argument_errors_import_no_numerical_library(line, code):
     assert done.returncode == code, done.stderr
     assert done.stdout.splitlines()[-1] == "imported"
     assert (done.stderr == "") == (code == 0)
+
+
+def test_the_command_alone_shows_the_first_steps(shell):
+    done = shell("skdice")
+    assert (done.returncode, done.stdout) == (2, "")
+    steps = re.findall(r"^  skdice (\w+) ", done.stderr, re.MULTILINE)
+    assert steps == ["extract", "fit", "calibrate", "score", "monitor"]
+    assert shell("skdice 2>&-").stdout == ""
 
 
 def test_importing_the_package_imports_no_numerical_library():

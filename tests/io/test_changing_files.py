@@ -22,8 +22,13 @@ from skdice.io import open_features, save_features, save_scores
 RNG = np.random.default_rng(3)
 X = RNG.uniform(0.5, 1, size=(20_000, 8))
 HEAD = LinearHead(RNG.uniform(size=(3, 8)))
-ENDINGS = [".npy", ".npz", ".safetensors", ".h5", ".zarr", ".parquet", ".pt", ".pth"]
-LIBRARIES = {".h5": "h5py", ".zarr": "zarr", ".parquet": "pyarrow", ".pt": "torch", ".pth": "torch"}
+ENDINGS = [".npy", ".npz", ".safetensors", ".h5", ".zarr", ".parquet", ".csv", ".pt", ".pth"]
+LIBRARIES = {
+    **dict.fromkeys([".parquet", ".csv"], "pyarrow"),
+    **dict.fromkeys([".pt", ".pth"], "torch"),
+    ".h5": "h5py",
+    ".zarr": "zarr",
+}
 # The formats whose libraries are installed.
 READABLE = [ending for ending in ENDINGS if find_spec(LIBRARIES.get(ending, "numpy"))]
 
