@@ -16,14 +16,22 @@ from typing import Any, NoReturn
 
 import numpy as np
 import sklearn
-from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdice import shaping as shaping_module
 from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
 from skdice._compat.sklearn import validate_parameters
+from skdice._detector_values import (
+    Arrays,
+    check_array,
+    check_keys,
+    decode_number,
+    decode_shaping,
+    decode_value,
+    encode_shaping,
+    encode_value,
+)
 from skdice._dice import BaseDICE, DICEDetector
 from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
 from skdice._ensemble import ConformalEnsemble, FittedEnsemble
@@ -47,8 +55,6 @@ KINDS: dict[str, type[BaseDetector]] = {
     "skdice.ViMDetector": ViMDetector,
     "skdice.ConformalEnsemble": ConformalEnsemble,
 }
-Arrays = dict[str, NDArray[Any]]
-_SHAPINGS = {name: getattr(shaping_module, name) for name in shaping_module.__all__}
 # The keys of the document and of its parts. A file with others is refused, because a field that
 # this version does not know could change what the detector does.
 _VERSIONS = {"skdice", "scikit-learn"}
@@ -66,9 +72,6 @@ _ARRAYS_OF: dict[type[BaseDetector], set[str]] = {
     ViMDetector: {"origin", "residual_components"},
 }
 _CALIBRATION = {field.name for field in fields(Calibration)}
-# What a shaping learns, beside the number of features.
-_LEARNED = {"ReAct": {"threshold_"}, "VRA": {"alpha_", "beta_"}}
-_SHAPING = {"class", "parameters", "fitted"}
 # An ensemble holds the documents of its members, whose arrays have a prefix in their names.
 _ENSEMBLE = {"kind", "schema", "versions", "parameters", "members", "fitted"}
 _MEMBER = {"name", "document", "tail_start", "tail_mean"}
@@ -235,7 +238,7 @@ def encode(detector: BaseDetector) -> tuple[dict[str, Any], Arrays]:
     document = {
         **_encode_kind(kind),
         "parameters": {
-            name: _encode(value)
+            name: encode_value(value)
             for name, value in parameters.items()
             if name not in ("head", "shaping")
         },
@@ -275,8 +278,8 @@ def _encode_fitted(detector: BaseDetector) -> dict[str, Any]:
     names = getattr(detector, "feature_names_in_", None)
     calibration = getattr(detector, "calibration_", None)
     return {
-        "offset": _encode(getattr(detector, "offset_", None)),
-        "contamination": _encode(getattr(detector, "contamination_", None)),
+        "offset": encode_value(getattr(detector, "offset_", None)),
+        "contamination": encode_value(getattr(detector, "contamination_", None)),
         "calibration": _encode_calibration(calibration),
         "n_samples_seen": int(detector.n_samples_seen_),
         "feature_names": None if names is None else list(map(str, names)),
@@ -312,7 +315,7 @@ def _encode_ensemble(ensemble: ConformalEnsemble) -> tuple[dict[str, Any], Array
     del parameters["estimators"]
     document = {
         **_encode_kind("ConformalEnsemble"),
-        "parameters": {name: _encode(value) for name, value in parameters.items()},
+        "parameters": {name: encode_value(value) for name, value in parameters.items()},
         "members": members,
         "fitted": _encode_fitted(ensemble),
     }
@@ -321,11 +324,11 @@ def _encode_ensemble(ensemble: ConformalEnsemble) -> tuple[dict[str, Any], Array
 
 def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemble:
     """Return the fitted ensemble of a document and its arrays, after a check of every field."""
-    _check_keys("the document", document, _ENSEMBLE)
-    fitted = _check_keys("the fitted state", document["fitted"], _FITTED)
+    check_keys("the document", document, _ENSEMBLE)
+    fitted = check_keys("the fitted state", document["fitted"], _FITTED)
     calibration = _decode_calibration(fitted["calibration"])
     names = set(ConformalEnsemble._parameter_constraints) - {"estimators"}
-    parameters = _check_keys("the parameters", document["parameters"], names)
+    parameters = check_keys("the parameters", document["parameters"], names)
     if not isinstance(document["members"], list) or not document["members"]:
         raise ValueError(f"its members are {document['members']!r}, expected a list")
     rest = dict(arrays)
@@ -341,7 +344,7 @@ def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemb
         number, _, name = key.partition(".")
         of_members.setdefault(number, {})[name] = rest.pop(key)
     for n, member in enumerate(document["members"]):
-        _check_keys("a member", member, _MEMBER)
+        check_keys("a member", member, _MEMBER)
         name, part, own = member["name"], member["document"], of_members.pop(str(n), {})
         if not isinstance(name, str):
             raise ValueError(f"a member has the name {name!r}, expected text")
@@ -364,7 +367,7 @@ def _build_ensemble(document: dict[str, Any], arrays: Arrays) -> ConformalEnsemb
         raise ValueError(f"it has the arrays {listed(surplus)} besides those of its members")
     if rest and not any(detector.head_ == head for _, detector in named):
         raise ValueError("it has the arrays of a head that none of its members has")
-    decoded = {name: _decode(value) for name, value in parameters.items()}
+    decoded = {name: decode_value(value) for name, value in parameters.items()}
     ensemble = ConformalEnsemble([(name, clone(each)) for name, each in named], **decoded)
     validate_parameters(ensemble)
     ensemble._validate_members()
@@ -384,7 +387,7 @@ def _decode_reference(member: dict[str, Any], own: Arrays, n_samples: Any) -> Re
     n_kept = max(1, min(scores.size, MOST_SCORES + 1))
     for name, array, dtype in (("scores", scores, np.float64), ("counts", counts, np.int64)):
         label = f"array of reference {name}"
-        _check_array({label: array}, label, dtype, (n_kept,))
+        check_array({label: array}, label, dtype, (n_kept,))
         if (np.diff(array) <= 0).any() or (name == "counts" and array[0] < 1):
             raise ValueError(f"its reference {name} are not in ascending order")
     if counts[-1] != n_samples:
@@ -392,7 +395,7 @@ def _decode_reference(member: dict[str, Any], own: Arrays, n_samples: Any) -> Re
             f"its member {member['name']!r} has {counts[-1]} reference scores, but it was fitted "
             f"on {n_samples!r} rows"
         )
-    start, mean = (_number(name, member[name]) for name in ("tail_start", "tail_mean"))
+    start, mean = (decode_number(name, member[name]) for name in ("tail_start", "tail_mean"))
     # The mean distance of the scores below the start of the tail is at most the largest distance,
     # and at least the share of it that one of all scores adds. It is rounded.
     furthest, rounding = start - scores[0], 1 + 1e-9
@@ -414,24 +417,24 @@ def build(document: dict[str, Any], arrays: Arrays, shared_head: LinearHead | No
     if detector_class is ConformalEnsemble:
         return _build_ensemble(document, arrays)
     is_dice = detector_class is DICEDetector
-    _check_keys("the document", document, _DOCUMENT | ({"shaping"} if is_dice else set()))
-    fitted = _check_keys(
+    check_keys("the document", document, _DOCUMENT | ({"shaping"} if is_dice else set()))
+    fitted = check_keys(
         "the fitted state", document["fitted"], _FITTED | _FITTED_OF[detector_class]
     )
     calibration = _decode_calibration(fitted["calibration"])
     n_features = _check_arrays(document["head"], detector_class, calibration, arrays)
-    parameters = _check_keys(
+    parameters = check_keys(
         "the parameters",
         document["parameters"],
         set(detector_class._parameter_constraints) - {"head", "shaping"},
     )
-    own = {"shaping": _decode_shaping(document["shaping"])} if is_dice else {}
+    own = {"shaping": decode_shaping(document["shaping"])} if is_dice else {}
     detector: Any = detector_class(
         "identity"
         if document["head"] == "identity"
         else shared_head or LinearHead(arrays["weight"], arrays["bias"]),
         **own,
-        **{name: _decode(value) for name, value in parameters.items()},
+        **{name: decode_value(value) for name, value in parameters.items()},
     )
     validate_parameters(detector)
     head = as_linear_head(detector.head, n_features)
@@ -443,7 +446,7 @@ def build(document: dict[str, Any], arrays: Arrays, shared_head: LinearHead | No
     else:
         components = arrays["residual_components"]
         layer = detector._set_subspace(head, arrays["origin"], components)
-        alpha = _number("alpha", fitted["alpha"])
+        alpha = decode_number("alpha", fitted["alpha"])
         if not math.isfinite(alpha):
             raise ValueError(f"its alpha is {alpha}, expected a finite number")
         detector._set_alpha(layer, alpha)
@@ -456,7 +459,7 @@ def _decode_calibration(encoded: Any) -> Calibration | None:
         return None
     has_by = isinstance(encoded, dict) and "by" in encoded
     record = Calibration(
-        **_check_keys("the calibration", encoded, _CALIBRATION - (set() if has_by else {"by"}))
+        **check_keys("the calibration", encoded, _CALIBRATION - (set() if has_by else {"by"}))
     )
     if has_by and record.by is None:
         raise ValueError("the by of its calibration is None, expected 'prediction' or no such key")
@@ -508,16 +511,16 @@ def _check_arrays(
         dtype = scoring_dtype(arrays["weight"].dtype)
         n_classes = max(1, arrays["bias"].size)
         for name, shape in (("weight", (n_classes, n_features)), ("bias", (n_classes,))):
-            _check_array(arrays, name, dtype, shape, finite=False)  # its head names the class
+            check_array(arrays, name, dtype, shape, finite=False)  # its head names the class
     if is_vim:
         n_residual = min(max(1, len(arrays["residual_components"])), n_features)
-        _check_array(arrays, "origin", np.float64, (n_features,))
-        _check_array(arrays, "residual_components", np.float64, (n_residual, n_features))
+        check_array(arrays, "origin", np.float64, (n_features,))
+        check_array(arrays, "residual_components", np.float64, (n_residual, n_features))
         return n_features
     for name in sorted(_MEAN_ARRAYS):
-        _check_array(arrays, name, np.float64, (n_features,))
+        check_array(arrays, name, np.float64, (n_features,))
     if detector_class is DICEDetector:
-        _check_array(arrays, "mask", np.bool_, (n_classes, n_features))
+        check_array(arrays, "mask", np.bool_, (n_classes, n_features))
         if not arrays["mask"].any():
             raise ValueError("its mask keeps no weight, expected one at least")
     return n_features
@@ -535,7 +538,7 @@ def _decode_statistics(fitted: dict[str, Any], arrays: Arrays) -> FeatureStatist
     """Return the sums of a file, if they give its mean activation."""
     statistics = FeatureStatistics(len(arrays["mean_activation"]))
     statistics.n_samples = fitted["n_samples_seen"]
-    statistics.sum_of_weights = _number("sum_of_weights", fitted["sum_of_weights"])
+    statistics.sum_of_weights = decode_number("sum_of_weights", fitted["sum_of_weights"])
     if not 0 < statistics.sum_of_weights < math.inf:
         raise ValueError(f"its sum_of_weights is {statistics.sum_of_weights}, expected above 0")
     statistics.total = arrays["activation_total"]
@@ -564,10 +567,10 @@ def _encode_dice(
             f"{detector._layer.score!r}: fit it again before you save it"
         )
     arrays["mask"] = to_numpy(detector.mask_)
-    return {"shaping": _encode_shaping(parameters["shaping"])}, {
-        "contribution_threshold": _encode(detector.contribution_threshold_),
+    return {"shaping": encode_shaping(parameters["shaping"])}, {
+        "contribution_threshold": encode_value(detector.contribution_threshold_),
         "head_agreement": getattr(detector, "head_agreement_", None),
-        "shaping": _encode_shaping(detector.shaping_),
+        "shaping": encode_shaping(detector.shaping_),
         **_encode_mean(detector, arrays),
     }
 
@@ -576,7 +579,7 @@ def _build_dice(
     detector: DICEDetector, head: LinearHead, fitted: dict[str, Any], arrays: Arrays
 ) -> None:
     statistics = _decode_statistics(fitted, arrays)
-    shaping = _decode_shaping(fitted["shaping"])
+    shaping = decode_shaping(fitted["shaping"])
     n_seen = getattr(shaping, "n_features_in_", None)
     if shaping is not None and n_seen != head.n_features:
         raise ValueError(f"its shaping was fitted on {n_seen} features, expected {head.n_features}")
@@ -585,11 +588,11 @@ def _build_dice(
         statistics,
         arrays["mean_activation"],
         arrays["mask"],
-        _number("contribution_threshold", fitted["contribution_threshold"]),
+        decode_number("contribution_threshold", fitted["contribution_threshold"]),
         shaping,
     )
     if fitted["head_agreement"] is not None:  # `partial_fit` sets none
-        agreement = _number("head_agreement", fitted["head_agreement"])
+        agreement = decode_number("head_agreement", fitted["head_agreement"])
         if not 0 <= agreement <= 1:
             raise ValueError(f"its head_agreement is {agreement}, expected a number in [0, 1]")
         detector.head_agreement_ = agreement
@@ -607,10 +610,10 @@ def _set_threshold(
             if fitted[name] is not None:
                 raise ValueError(f"its {name} is {fitted[name]!r} without an offset")
         return
-    offset = _number("offset", fitted["offset"])
+    offset = decode_number("offset", fitted["offset"])
     if not math.isfinite(offset):
         raise ValueError(f"its offset is {offset}, expected a finite number")
-    contamination = _number("contamination", fitted["contamination"])
+    contamination = decode_number("contamination", fitted["contamination"])
     if not 0 < contamination <= 0.5:
         raise ValueError(f"its contamination is {contamination}, expected a number in (0, 0.5]")
     detector.offset_, detector.contamination_ = offset, contamination
@@ -644,7 +647,7 @@ def _set_threshold(
         if detector.head_ is None:
             raise ValueError("its calibration is by prediction, but it has no head that predicts")
         classes, n_classes = arrays["calibration_classes"], detector.head_.n_classes
-        _check_array(arrays, "calibration_classes", np.int64, scores.shape)
+        check_array(arrays, "calibration_classes", np.int64, scores.shape)
         outside = classes[(classes < 0) | (classes >= n_classes)]
         if len(outside):
             raise ValueError(
@@ -655,96 +658,8 @@ def _set_threshold(
         detector._set_class_offsets(classes.astype(np.intp))
 
 
-def _check_array(
-    arrays: Arrays, name: str, dtype: Any, shape: tuple[int, ...], *, finite: bool = True
-) -> None:
-    """Raise if an array is of another dtype or shape, or not finite."""
-    array, dtype = arrays[name], np.dtype(dtype)
-    if (array.dtype, array.shape) != (dtype, shape):
-        raise ValueError(f"its {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
-    if finite and not np.isfinite(array).all():
-        raise ValueError(f"its {name} is not finite")
-
-
-def _check_keys(name: str, value: Any, keys: set[str]) -> dict[str, Any]:
-    """Return an object of the document after a check that it has these keys and no others."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object of JSON, got {value!r}")
-    if value.keys() != keys:
-        raise ValueError(f"the keys of {name} are {listed(value)}, expected {listed(keys)}")
-    return value
-
-
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a number of JSON")
-
-
-def _number(name: str, encoded: Any) -> float:
-    value = _decode(encoded)
-    if not isinstance(value, float) or math.isnan(value):
-        raise ValueError(f"its {name} is {value!r}, expected a number")
-    return value
-
-
-def _encode(value: Any) -> Any:
-    """Return a parameter or fitted number as a JSON value; infinities become text."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": repr(value)}
-    return value
-
-
-def _decode(value: Any) -> Any:
-    if type(value) is int and not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"a number is {value}, expected 64 bits at most")
-    if not isinstance(value, dict):
-        return value
-    if value not in ({"float": "inf"}, {"float": "-inf"}):
-        raise ValueError(f"a number is {value!r}, expected an infinity")
-    return float(value["float"])
-
-
-def _encode_shaping(shaping: Any) -> dict[str, Any] | None:
-    if shaping is None:
-        return None
-    name = type(shaping).__name__
-    if _SHAPINGS.get(name) is not type(shaping):
-        raise ValueError(
-            f"shaping is {shaping!r}, which cannot be saved without saving code; use one of "
-            f"skdice.shaping ({', '.join(_SHAPINGS)}), or pickle the detector"
-        )
-    fitted = {key: value for key, value in vars(shaping).items() if key.endswith("_")}
-    fitted.pop("feature_names_in_", None)
-    return {
-        "class": name,
-        "parameters": {key: _encode(value) for key, value in shaping.get_params().items()},
-        "fitted": {key: _encode(value) for key, value in fitted.items()},
-    }
-
-
-def _decode_shaping(encoded: Any) -> Any:
-    if encoded is None:
-        return None
-    encoded = _check_keys("the shaping", encoded, _SHAPING)
-    name = encoded["class"]
-    if not isinstance(name, str) or name not in _SHAPINGS:
-        raise ValueError(f"its shaping has the class {name!r}, expected one of {listed(_SHAPINGS)}")
-    constraints = set(_SHAPINGS[name]._parameter_constraints)
-    parameters = _check_keys("the parameters of the shaping", encoded["parameters"], constraints)
-    shaping = _SHAPINGS[name](**{key: _decode(value) for key, value in parameters.items()})
-    validate_parameters(shaping)
-    fitted = encoded["fitted"]
-    if not fitted and isinstance(fitted, dict):  # A parameter of a detector is not fitted.
-        return shaping
-    learned = _LEARNED.get(name, set())
-    _check_keys("the fitted state of the shaping", fitted, learned | {"n_features_in_"})
-    if type(fitted["n_features_in_"]) is not int:
-        raise ValueError(f"its shaping was fitted on {fitted['n_features_in_']!r} features")
-    shaping.n_features_in_ = fitted["n_features_in_"]
-    for key in learned:
-        setattr(shaping, key, _number(key, fitted[key]))
-    return shaping
 
 
 def _digest(text: str, arrays: Arrays) -> str:

@@ -27,8 +27,8 @@ class OnnxMixin:
     _layer: Layer
     head_: LinearHead
     n_features_in_: int
-    fallback_classes_: NDArray[np.integer[Any]]
-    calibration_classes_: NDArray[np.integer[Any]]
+    fallback_classes_: NDArray[np.intp]
+    calibration_classes_: NDArray[np.intp]
 
     def to_onnx(self, path: str | Path, *, dtype: Any = "float32") -> None:
         """Write an ONNX file that scores features and decides as this detector does.
