@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -42,24 +43,17 @@ from skdice._export.mixin import OnnxMixin
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import (
     FeatureStatistics,
-    RowSample,
+    Measured,
+    Wanted,
     check_weights,
     gather_statistics,
-    gather_with_sample,
+    measure,
 )
 from skdice._rows.door import as_source, feature_names_source
 from skdice._rows.sources import BlockValues, RowSource, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 
-# A sample of the rows of `fit` is compared with two heads, which must not make `fit` slower. It has
-# one row in 128; one in 8 if that takes less than so many multiplications with the head, about ten
-# milliseconds; and never fewer or more rows than these.
-SAMPLED_SHARE = 128
-SMALL_SAMPLED_SHARE = 8
-SAMPLED_PRODUCTS = 1 << 28
-LEAST_SAMPLED = 256
-MOST_SAMPLED = 4_000
 # One lock for each detector that was given rows by `partial_fit`. The detectors do not hold their
 # locks, because a lock cannot be pickled.
 _LOCKS: WeakKeyDictionary[BaseDetector, threading.RLock] = WeakKeyDictionary()
@@ -257,50 +251,40 @@ class BaseDetector(CalibrationMixin, OnnxMixin, OutlierMixin, BaseEstimator):
         module.set_calibration(self.calibration_scores_, by_class)
         return module
 
-    def _measure(
-        self,
-        X: Any,
-        y: ArrayLike | None,
-        sample_weight: ArrayLike | None,
-        *,
-        second_moments: bool = False,
-    ) -> tuple[LinearHead, RowSource, FeatureStatistics]:
-        """Return the head, the in-distribution rows of `fit`, and their statistics."""
-        head, inliers, statistics, _ = self._measure_with_sample(
-            X, y, sample_weight, second_moments=second_moments
-        )
-        return head, inliers, statistics
-
-    def _measure_with_sample(
-        self,
-        X: Any,
-        y: ArrayLike | None,
-        sample_weight: ArrayLike | None,
-        *,
-        second_moments: bool = False,
-        sampled: bool = False,
-    ) -> tuple[LinearHead, RowSource, FeatureStatistics, RowSample | None]:
-        """Return what `_measure` returns, and some of the rows if `sampled` is True."""
+    def _fit_rows(self, X: Any, y: ArrayLike | None, sample_weight: ArrayLike | None) -> None:
+        """Fit in two passes: what `_wanted` names, and the values that the threshold comes from."""
         rows = self._open(X, reset=True)
         head = as_linear_head(self.head, rows.shape[1])
         weights = None if sample_weight is None else check_weights(sample_weight, rows)
         inliers = rows if y is None and weights is None else rows.inliers(y, weights)
-        options: dict[str, Any] = {
-            "batch_size": self.batch_size,
-            "n_jobs": self.n_jobs,
-            "verbose": self.verbose,
-        }
-        sample = None
-        if sampled:
-            n_rows = 0 if np.isnan(inliers.shape[0]) else int(inliers.shape[0])
-            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
-            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
-            statistics, sample = gather_with_sample(inliers, n_sampled, **options)
-        else:
-            statistics = gather_statistics(inliers, second_moments=second_moments, **options)
-        if statistics.n_samples == 0:
+        measured = measure(
+            inliers,
+            self._wanted(head, inliers),
+            batch_size=self.batch_size,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+        if measured.statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
-        return head, inliers, statistics, sample
+        layer = self._set_measured(head, inliers, measured)
+        values = inliers.collect(self._block_values(layer), n_columns=layer.n_columns)
+        self._set_threshold(inliers, self._set_values(inliers, values, measured))
+        if get_config()["array_api_dispatch"]:
+            self._follow(X)
+
+    # A detector that is fitted by `_fit_rows`, or together with others, has these three methods.
+
+    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
+        """Return what the first pass over the in-distribution rows has to find out."""
+        raise NotImplementedError
+
+    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> Any:
+        """Set what the first pass tells; return the layer whose values the second pass computes."""
+        raise NotImplementedError
+
+    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
+        """Set what the values of the second pass tell; return the scores of the rows."""
+        raise NotImplementedError
 
     def _accumulate(
         self,

@@ -16,21 +16,30 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from skdice._base import LEAST_SAMPLED, BaseDetector, checked_mean
+from skdice._base import BaseDetector, checked_mean
 from skdice._compat.sklearn import Interval, StrOptions
 from skdice._engines.layer import MaskedLayer
 from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics, RowSample
+from skdice._passes.mean import FeatureStatistics, Measured, RowSample, Wanted
 from skdice._rows.door import as_source
+from skdice._rows.sources import RowSource
 from skdice._scores import SCORES
 from skdice._sparsify import contribution, threshold_masks
-from skdice.shaping import describe, fit_shaping
+from skdice.shaping import describe, fit_shaping, lowest_level
 
 FloatArray = NDArray[np.floating[Any]]
 
 # Below this share of rows with the class of the full head, DICE lost to no pruning on nearly every
 # network that was measured (docs/user_guide/choosing.rst).
 LEAST_AGREEMENT = 0.95
+# A sample of the rows of `fit` is compared with two heads, which must not make `fit` slower. It has
+# one row in 128; one in 8 if that takes less than so many multiplications with the head, about ten
+# milliseconds; and never fewer or more rows than these.
+SAMPLED_SHARE = 128
+SMALL_SAMPLED_SHARE = 8
+SAMPLED_PRODUCTS = 1 << 28
+LEAST_SAMPLED = 256
+MOST_SAMPLED = 4_000
 # Ties may prune this share of the weights more than asked for before a warning says so.
 TOLERATED_SHARE = 0.01
 
@@ -66,9 +75,8 @@ class BaseDICE(BaseDetector):
         -------
         array of the kind of X, of shape (n_samples, n_classes), float32 or float64
         """
-        return self._open(X, "logits").collect(
-            self._block_values(self._logits_layer()), n_columns=len(self.mask_)
-        )
+        rows, layer = self._open(X, "logits"), self._logits_layer()
+        return rows.collect(self._block_values(layer), n_columns=layer.n_columns)
 
     def _detector_parameters(self) -> dict[str, Any]:
         """Return the parameters of the `DICEDetector` that is fitted to the same state."""
@@ -79,26 +87,32 @@ class BaseDICE(BaseDetector):
         """Return the fitted layer without its score."""
         return replace(self._layer, score=None)
 
-    def _fit_rows(
-        self,
-        X: Any,
-        y: ArrayLike | None,
-        sample_weight: ArrayLike | None,
-        *,
-        sparsity: float,
-        shaping: Any,
-    ) -> None:
-        """Measure the mean, prune the head, fit the shaping, and set the threshold."""
-        head, inliers, statistics, sample = self._measure_with_sample(
-            X, y, sample_weight, sampled=sparsity > 0
-        )
-        if shaping is not None:
-            shaping = fit_shaping(shaping, inliers, self.verbose)
-        self._prune(head, statistics, sparsity, shaping)
-        self._set_threshold(inliers)
-        self.head_agreement_ = 1.0 if sample is None else self._agreement_of_heads(sample, sparsity)
-        if get_config()["array_api_dispatch"]:
-            self._follow(X)
+    @property
+    def _pruning(self) -> tuple[float, Any]:
+        """The sparsity and the unfitted shaping that `fit` uses."""
+        raise NotImplementedError
+
+    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
+        sparsity, shaping = self._pruning
+        n_sampled = 0
+        if sparsity > 0:
+            n_rows = 0 if np.isnan(rows.shape[0]) else int(rows.shape[0])
+            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
+            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
+        return Wanted(n_sampled=n_sampled, level=lowest_level(shaping))
+
+    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> MaskedLayer:
+        sparsity, shaping = self._pruning
+        fitted = fit_shaping(shaping, rows, self.verbose, largest=measured.largest)
+        self._prune(head, measured.statistics, sparsity, fitted)
+        return self._layer
+
+    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
+        sparsity, _ = self._pruning
+        self.head_agreement_ = 1.0
+        if sparsity > 0:
+            self.head_agreement_ = self._agreement_of_heads(measured.sample, sparsity)
+        return values
 
     def _prune(
         self, head: LinearHead, statistics: FeatureStatistics, sparsity: float, shaping: Any
@@ -417,6 +431,10 @@ class DICEDetector(BaseDICE):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
+    @property
+    def _pruning(self) -> tuple[float, Any]:
+        return self.sparsity, self.shaping
+
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -447,7 +465,7 @@ class DICEDetector(BaseDICE):
         """
         self._validate_parameters(X)
         with self._unchanged_on_error():
-            self._fit_rows(X, y, sample_weight, sparsity=self.sparsity, shaping=self.shaping)
+            self._fit_rows(X, y, sample_weight)
         return self
 
     @available_if(_shaping_is_ready)

@@ -27,15 +27,20 @@ from skdice._engines.reference import (
     combine_log_pvalues,
 )
 from skdice._engines.run import Options
-from skdice._engines.together import Member, run_together
+from skdice._engines.together import Member, columns_of, run_together
 from skdice._export.description import CombinedLayers
 from skdice._fdbd import FDBDDetector
+from skdice._head import as_linear_head
+from skdice._passes.mean import Wanted, measure
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
 from skdice._vim import ViMDetector
 from skdice.shaping import ReAct
 
 Float64Array = NDArray[np.float64]
+
+# Detectors that need the same passes over the rows. A derived class may fit in another way.
+FITTED_TOGETHER = (DICEDetector, FDBDDetector, ViMDetector)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +131,8 @@ class ConformalEnsemble(BaseDetector, Composition):
     batch_size : int, default=None
         Rows per block; None chooses them so that a block stays in cache.
     n_jobs : int, default=None
-        Members of other libraries that are fitted at a time.
+        Members of other libraries that are fitted at a time, and threads that work on blocks of
+        rows, as in `DICEDetector`.
     verbose : int, default=0
         Above 0, progress bars on stderr.
 
@@ -242,9 +248,9 @@ class ConformalEnsemble(BaseDetector, Composition):
         with self._unchanged_on_error():
             rows = self._open(X, reset=True)
             inliers = rows if y is None else rows.inliers(y)
-            fitted = self._fit_members(X, y, inliers)
-            members = self._set_members(fitted)
-            reference = self._reference_scores(members, inliers)
+            reference = self._fit_members(X, y, inliers)
+            self._warn_of_constant(reference)
+            members = self._set_members(self.estimators_)
             references = tuple(map(ReferenceDistribution.from_scores, reference.T))
             self._layer = FittedEnsemble(members, references, self.combination)
             self.n_samples_seen_ = len(reference)
@@ -455,22 +461,69 @@ class ConformalEnsemble(BaseDetector, Composition):
                     "parameter of the ensemble"
                 )
 
-    def _fit_members(self, X: Any, y: Any, inliers: RowSource) -> list[Any]:
-        """Return fitted clones of the members; those of other libraries are fitted in parallel."""
-        clones = [clone(detector) for _, detector in self.estimators]
-        foreign = [each for each in clones if not isinstance(each, BaseDetector)]
-        if foreign:
-            if not isinstance(inliers, SlicedRows):
-                raise TypeError(
-                    f"{type(foreign[0]).__name__} needs its rows in memory, but X is a Dask "
-                    "collection; leave this member out, or give X.compute()"
-                )
-            array = np.asarray(inliers)
-            parallel = Parallel(n_jobs=self.n_jobs)
-            fitted = iter(parallel(delayed(_fit_foreign)(each, array) for each in foreign))
-        return [
-            each.fit(X, y) if isinstance(each, BaseDetector) else next(fitted) for each in clones
+    def _fit_members(self, X: Any, y: Any, inliers: RowSource) -> Float64Array:
+        """Fit clones of the members; return the scores of the in-distribution rows.
+
+        The detectors of skdice are fitted together, in two passes over the rows. Those of other
+        libraries are fitted in parallel.
+        """
+        self.estimators_ = [clone(detector) for _, detector in self.estimators]
+        self._fit_foreign_members(inliers)
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "n_jobs": self.n_jobs,
+            "verbose": self.verbose,
+        }
+        wanted, heads = Wanted(), {}
+        for n, detector in enumerate(self.estimators_):
+            if type(detector) in FITTED_TOGETHER:
+                detector._validate_parameters(X)
+                detector._open(X, reset=True)
+                head = as_linear_head(detector.head, inliers.shape[1])
+                # Members with one object as their head share its product with the rows.
+                heads[n] = next((other for other in heads.values() if other == head), head)
+                wanted |= detector._wanted(heads[n], inliers)
+            elif isinstance(detector, BaseDetector):
+                detector.fit(X, y)
+        layers = {}
+        if heads:
+            measured = measure(inliers, wanted, **options)
+            if measured.statistics.n_samples == 0:
+                raise self._no_rows(inliers.shape[0], labelled=y is not None)
+            for n, head in heads.items():
+                layers[n] = self.estimators_[n]._set_measured(head, inliers, measured)
+        members = [
+            _member_of(name, detector, layers.get(n))
+            for n, (name, detector) in enumerate(zip(self._names, self.estimators_, strict=True))
         ]
+        values = self._collected(inliers, members, Options(**options))
+        scores = np.empty((len(values), len(members)))
+        for n, (detector, columns) in enumerate(
+            zip(self.estimators_, columns_of(members), strict=True)
+        ):
+            own = values[:, columns]
+            if n in layers:
+                own = own.astype(scoring_dtype(inliers.dtype), copy=False)
+                own = detector._set_values(inliers, own, measured)
+                detector._set_threshold(inliers, own)
+                if get_config()["array_api_dispatch"]:
+                    detector._follow(X)
+            scores[:, n] = own
+        return scores
+
+    def _fit_foreign_members(self, inliers: RowSource) -> None:
+        places = [n for n, d in enumerate(self.estimators_) if not isinstance(d, BaseDetector)]
+        if not places:
+            return
+        if not isinstance(inliers, SlicedRows):
+            raise TypeError(
+                f"{type(self.estimators_[places[0]]).__name__} needs its rows in memory, but X is "
+                "a Dask collection; leave this member out, or give X.compute()"
+            )
+        array = np.asarray(inliers)
+        jobs = (delayed(_fit_foreign)(self.estimators_[n], array) for n in places)
+        for n, fitted in zip(places, Parallel(n_jobs=self.n_jobs)(jobs), strict=True):
+            self.estimators_[n] = fitted
 
     def _set_members(self, fitted: list[Any]) -> tuple[Member, ...]:
         """Set the fitted members; return them as they are computed."""
@@ -494,22 +547,25 @@ class ConformalEnsemble(BaseDetector, Composition):
                 )
         return heads[0][1] if heads else None
 
-    def _reference_scores(self, members: tuple[Member, ...], rows: RowSource) -> Float64Array:
-        """Return the scores of the rows of `fit` by each member, which are looked at once."""
-        options = Options(None, self.batch_size, self.n_jobs, self.verbose)
-        scores = rows.collect(partial(run_together, members, options), np.float64, len(members))
-        array = np.asarray(scores.compute() if is_dask(scores) else to_host(scores), np.float64)
+    def _collected(self, rows: RowSource, members: list[Member], options: Options) -> Float64Array:
+        """Return the values of the rows of `fit` by each member, which are looked at once."""
+        width = sum(1 if each.layer is None else each.layer.n_columns or 1 for each in members)
+        values = rows.collect(partial(run_together, members, options), np.float64, width)
+        array = np.asarray(values.compute() if is_dask(values) else to_host(values), np.float64)
         if len(array) == 0:
             raise self._no_rows(0, labelled=False)
-        for name, column in zip(self._names, array.T, strict=True):
-            if len(array) > 1 and (column == column[0]).all():
+        return array
+
+    def _warn_of_constant(self, reference: Float64Array) -> None:
+        """Warn of members that give all rows of `fit` one score."""
+        for name, column in zip(self._names, reference.T, strict=True):
+            if len(reference) > 1 and (column == column[0]).all():
                 warnings.warn(
-                    f"the member {name!r} gives all {len(array)} rows the score {column[0]:g}: it "
-                    "has no voice in the ensemble",
+                    f"the member {name!r} gives all {len(reference)} rows the score "
+                    f"{column[0]:g}: it has no voice in the ensemble",
                     UserWarning,
                     stacklevel=3,
                 )
-        return array
 
     def _sk_visual_block_(self) -> Any:
         names, detectors = zip(*self.estimators, strict=True)
@@ -546,7 +602,7 @@ def make_ensemble(
     batch_size : int, default=None
         Rows per block; None chooses them.
     n_jobs : int, default=None
-        Threads of each member, as in `DICEDetector`.
+        Threads that work on blocks of rows, as in `DICEDetector`.
     verbose : int, default=0
         Above 0, progress bars on stderr.
 
@@ -582,14 +638,16 @@ def make_ensemble(
         combination=combination,
         contamination=contamination,
         batch_size=batch_size,
+        n_jobs=n_jobs,
         verbose=verbose,
     )
 
 
-def _member_of(name: str, detector: Any) -> Member:
+def _member_of(name: str, detector: Any, layer: Any = None) -> Member:
+    """Return a fitted detector as it is computed, or a layer in its place."""
     if isinstance(detector, ConformalEnsemble) or not isinstance(detector, BaseDetector):
         return Member(name, score_samples=detector.score_samples)
-    return Member(name, layer=detector._layer)
+    return Member(name, detector._layer if layer is None else layer, detector.device)
 
 
 def _fit_foreign(detector: Any, rows: NDArray[Any]) -> Any:

@@ -11,7 +11,8 @@ from sklearn import get_config
 from skdice._base import BaseDetector, checked_mean
 from skdice._engines.layer import FDBDLayer
 from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics
+from skdice._passes.mean import FeatureStatistics, Measured, Wanted
+from skdice._rows.sources import RowSource
 
 
 class FDBDDetector(BaseDetector):
@@ -145,11 +146,7 @@ class FDBDDetector(BaseDetector):
         """
         self._validate_parameters(X)
         with self._unchanged_on_error():
-            head, rows, statistics = self._measure(X, y, sample_weight)
-            self._set_fitted(head, statistics)
-            self._set_threshold(rows)
-            if get_config()["array_api_dispatch"]:
-                self._follow(X)
+            self._fit_rows(X, y, sample_weight)
         return self
 
     def partial_fit(
@@ -189,6 +186,16 @@ class FDBDDetector(BaseDetector):
                 if get_config()["array_api_dispatch"]:
                     self._follow(X)
         return self
+
+    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
+        return Wanted()
+
+    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> FDBDLayer:
+        self._set_fitted(head, measured.statistics)
+        return self._layer
+
+    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
+        return values
 
     def _set_fitted(self, head: LinearHead, statistics: FeatureStatistics) -> None:
         if (head.weight == head.weight[0]).all():

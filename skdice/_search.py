@@ -477,8 +477,12 @@ class DICEDetectorCV(BaseDICE):
             self.n_splits_ = len(folds)
             best = self._candidates(shapings, sparsities)[self.best_index_]
             self.best_shaping_, self.sparsity_ = best
-            self._fit_rows(X, y, None, sparsity=self.sparsity_, shaping=self.best_shaping_)
+            self._fit_rows(X, y, None)
         return self
+
+    @property
+    def _pruning(self) -> tuple[float, Any]:
+        return self.sparsity_, self.best_shaping_
 
     def _detector_parameters(self) -> dict[str, Any]:
         parameters = self.get_params(deep=False)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 
 from skdice._base import BaseDetector, checked_mean
@@ -17,7 +15,7 @@ from skdice._compat.arrays import is_dask, to_numpy
 from skdice._compat.sklearn import Interval
 from skdice._engines.layer import ViMLayer
 from skdice._head import LinearHead, as_linear_head
-from skdice._passes.mean import gather_statistics, weights_of
+from skdice._passes.mean import Measured, Wanted, gather_statistics, weights_of
 from skdice._rows.door import as_source
 from skdice._rows.sources import RowSource
 
@@ -184,14 +182,7 @@ class ViMDetector(BaseDetector):
         """
         self._validate_parameters(X)
         with self._unchanged_on_error():
-            head, rows, statistics = self._measure(X, y, sample_weight, second_moments=True)
-            self._forget_fit()
-            self._statistics = statistics
-            self.n_samples_seen_ = statistics.n_samples
-            scores = self._set_scale(rows, self._subspace_layer(head))
-            self._set_threshold(rows, scores)
-            if get_config()["array_api_dispatch"]:
-                self._follow(X)
+            self._fit_rows(X, y, sample_weight)
         return self
 
     def partial_fit(
@@ -290,11 +281,23 @@ class ViMDetector(BaseDetector):
                         "the conformal calibration rows would have no guarantee."
                     )
                 rows = self._open(X)
-                self._set_scale(
-                    rows, self._subspace_layer(as_linear_head(self.head, rows.shape[1]))
-                )
+                layer = self._subspace_layer(as_linear_head(self.head, rows.shape[1]))
+                values = rows.collect(self._block_values(layer), n_columns=layer.n_columns)
+                self._set_scale(rows, values)
             super().calibrate(X, contamination, method=method, confidence=confidence, by=by)
         return self
+
+    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
+        return Wanted(second_moments=True)
+
+    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> ViMLayer:
+        self._forget_fit()
+        self._statistics = measured.statistics
+        self.n_samples_seen_ = measured.statistics.n_samples
+        return self._subspace_layer(head)
+
+    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
+        return self._set_scale(rows, values)
 
     def _forget_fit(self) -> None:
         """Remove everything that depends on the moments."""
@@ -351,13 +354,14 @@ class ViMDetector(BaseDetector):
         self.origin_, self.residual_components_ = origin, components
         return ViMLayer(head.weight, head.bias, components, -components @ origin)
 
-    def _set_alpha(self, layer: ViMLayer, alpha: float) -> None:
+    def _set_alpha(self, alpha: float) -> None:
         self.alpha_ = alpha
-        self._layer = replace(layer, alpha=alpha)
+        components = self.residual_components_
+        shift = -components @ self.origin_
+        self._layer = ViMLayer(self.head_.weight, self.head_.bias, components, shift, alpha)
 
-    def _set_scale(self, rows: RowSource, layer: ViMLayer) -> Any:
-        """Set alpha from rows, and with it the layer; return the scores of the rows."""
-        values = rows.collect(self._block_values(layer), n_columns=3)
+    def _set_scale(self, rows: RowSource, values: Any) -> Any:
+        """Set alpha from the values of rows, and with it the layer; return their scores."""
         weights = None
         if rows.weights is not None:
             values = values.compute() if is_dask(values) else to_numpy(values)
@@ -386,5 +390,5 @@ class ViMDetector(BaseDetector):
                 UserWarning,
                 stacklevel=3,
             )
-        self._set_alpha(layer, alpha)
+        self._set_alpha(alpha)
         return values[:, 1] - alpha * values[:, 2]

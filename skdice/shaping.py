@@ -25,6 +25,7 @@ from skdice._compat.arrays import (
 )
 from skdice._compat.sklearn import Interval, validate_parameters
 from skdice._engines.activations import Activation, Clip, ScaleRows, Transform, apply_shaping
+from skdice._passes.largest import LargestEntries
 from skdice._passes.quantiles import quantiles
 from skdice._rows.door import as_source, feature_names_source
 from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
@@ -57,7 +58,14 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         rows = self._as_source(X, reset=True)
         self._fit_namespace = namespace_name(X) if keeps_namespace(X) else None
-        return self._fit_source(rows, verbose=0)
+        levels = self._checked_levels()
+        if not levels and isinstance(rows, SlicedRows):
+            # There is nothing to learn, but the rows are read because bad rows must be refused.
+            # Rows on a cluster are not read, because that is expensive.
+            for _ in rows.iterate_blocks(description="shaping"):
+                pass
+        self._set_learned(rows.shape[1], quantiles(rows, levels) if levels else [])
+        return self
 
     def transform(self, X: ArrayLike) -> Any:
         """Shape features.
@@ -99,19 +107,17 @@ class Shaping(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         validate_data(self, feature_names_source(X, rows), reset=reset, skip_check_array=True)
         return rows
 
-    def _fit_source(self, rows: RowSource, verbose: int | bool) -> Self:
-        """Learn from the rows of a source, with a progress bar where `verbose` is above 0."""
+    def _checked_levels(self) -> list[float]:
+        """Return the quantiles of all entries that are learned, after a check of the parameters."""
         validate_parameters(self)
-        self.n_features_in_ = rows.shape[1]
-        self._learn(rows, verbose)
-        return self
+        return self._levels()
 
-    def _learn(self, rows: RowSource, verbose: int | bool) -> None:
-        # There is nothing to learn, but the rows are read because bad rows must be refused. Rows on
-        # a cluster are not read, because that is expensive and the detector refuses them later.
-        if isinstance(rows, SlicedRows):
-            for _ in rows.iterate_blocks(description="shaping", verbose=verbose):
-                pass
+    def _levels(self) -> list[float]:
+        return []
+
+    def _set_learned(self, n_features: int, learned: list[float]) -> None:
+        """Set the fitted state from the quantiles at the `_levels`."""
+        self.n_features_in_ = n_features
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -143,14 +149,34 @@ def _shaped_blocks(
         yield row_slice, shaped
 
 
-def fit_shaping(shaping: Any, rows: RowSource, verbose: int | bool = 0) -> Any:
-    """Return a clone of a shaping, fitted on in-distribution rows; None for None."""
+def fit_shaping(
+    shaping: Any,
+    rows: RowSource,
+    verbose: int | bool = 0,
+    *,
+    largest: LargestEntries | None = None,
+) -> Any:
+    """Return a clone of a shaping, fitted on in-distribution rows that are known to be finite.
+
+    None stays None. The rows are not read where their largest entries, if they are given, tell
+    what the shaping learns.
+    """
     if shaping is None:
         return None
     shaping = clone(shaping)
-    if is_described(shaping):
-        return shaping._fit_source(rows, verbose)
-    return shaping.fit(np.asarray(rows), None)
+    if not is_described(shaping):
+        return shaping.fit(np.asarray(rows), None)
+    levels = shaping._checked_levels()
+    learned = None if largest is None else largest.quantiles(levels)
+    if learned is None:
+        learned = quantiles(rows, levels, verbose=verbose) if levels else []
+    shaping._set_learned(rows.shape[1], learned)
+    return shaping
+
+
+def lowest_level(shaping: Any) -> float:
+    """Return the lowest quantile that a shaping learns; infinity if it learns none."""
+    return min(shaping._checked_levels(), default=np.inf) if is_described(shaping) else np.inf
 
 
 def describe(shaping: Any, n_features: int) -> Activation | None:
@@ -213,12 +239,12 @@ class ReAct(Shaping):
         self.quantile = quantile
         self.threshold = threshold
 
-    def _learn(self, rows: RowSource, verbose: int | bool) -> None:
-        if self.threshold is None:
-            (self.threshold_,) = quantiles(rows, [self.quantile], verbose=verbose)
-        else:
-            super()._learn(rows, verbose)
-            self.threshold_ = float(self.threshold)
+    def _levels(self) -> list[float]:
+        return [self.quantile] if self.threshold is None else []
+
+    def _set_learned(self, n_features: int, learned: list[float]) -> None:
+        super()._set_learned(n_features, learned)
+        self.threshold_ = learned[0] if self.threshold is None else float(self.threshold)
 
     def _activation(self, n_features: int) -> Clip:
         """Return a description of the fitted shaping that every engine understands."""
@@ -287,16 +313,16 @@ class VRA(Shaping):
         self.alpha = alpha
         self.beta = beta
 
-    def _learn(self, rows: RowSource, verbose: int | bool) -> None:
-        fixed = (self.alpha, self.beta)
-        levels = (self.lower_quantile, self.upper_quantile)
-        unfixed = [level for level, value in zip(levels, fixed, strict=True) if value is None]
-        if unfixed:
-            learned = iter(quantiles(rows, unfixed, verbose=verbose))
-        else:
-            super()._learn(rows, verbose)
-            learned = iter(())
-        alpha, beta = (next(learned) if value is None else float(value) for value in fixed)
+    def _levels(self) -> list[float]:
+        given = ((self.lower_quantile, self.alpha), (self.upper_quantile, self.beta))
+        return [level for level, fixed in given if fixed is None]
+
+    def _set_learned(self, n_features: int, learned: list[float]) -> None:
+        super()._set_learned(n_features, learned)
+        values = iter(learned)
+        alpha, beta = (
+            next(values) if fixed is None else float(fixed) for fixed in (self.alpha, self.beta)
+        )
         self._check_order(alpha, beta)
         self.alpha_, self.beta_ = alpha, beta
 

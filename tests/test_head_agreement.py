@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import skdice
 from skdice import DICEDetector, DICEDetectorCV, LinearHead, make_ensemble, sparsity_path
-from skdice._passes.mean import gather_with_sample
+from skdice._passes.mean import Wanted, measure
 from skdice._rows.door import as_source
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.io import open_features
@@ -107,13 +107,15 @@ def test_the_network_of_the_authors(cifar10):
 @given(st.integers(1, 3000), st.integers(1, 700), st.sampled_from([None, 1, 2]), st.integers(0, 99))
 def test_the_sample_depends_on_the_number_of_a_row_alone(n_rows, batch_size, n_jobs, seed):
     rows = np.arange(n_rows, dtype=np.float64)[:, None]
-    _, sample = gather_with_sample(as_source(rows), 300, batch_size=batch_size, n_jobs=n_jobs)
-    _, whole = gather_with_sample(as_source(rows), 300)
+    sample = measure(
+        as_source(rows), Wanted(n_sampled=300), batch_size=batch_size, n_jobs=n_jobs
+    ).sample
+    whole = measure(as_source(rows), Wanted(n_sampled=300)).sample
     np.testing.assert_array_equal(sample.rows, whole.rows)
     assert abs(len(sample.rows) - min(n_rows, 300)) <= 20
     weights = np.random.default_rng(seed).integers(1, 3, n_rows).astype(float)
     source = as_source(rows).inliers(None, weights)
-    _, weighted = gather_with_sample(source, 300, batch_size=batch_size)
+    weighted = measure(source, Wanted(n_sampled=300), batch_size=batch_size).sample
     np.testing.assert_array_equal(weighted.rows, whole.rows)
     np.testing.assert_array_equal(weighted.weights, weights[whole.rows[:, 0].astype(int)])
 
@@ -121,7 +123,7 @@ def test_the_sample_depends_on_the_number_of_a_row_alone(n_rows, batch_size, n_j
 @pytest.mark.parametrize("period", [2, 10, 16, 100, 1000])
 def test_the_sample_has_no_period_and_covers_sorted_rows(period):
     rows = np.arange(100_000.0)[:, None]
-    _, sample = gather_with_sample(as_source(rows), 4000)
+    sample = measure(as_source(rows), Wanted(n_sampled=4000)).sample
     assert len(sample.rows) <= 4096
     counts = np.bincount(sample.rows[:, 0].astype(int) % period, minlength=period)
     assert abs(counts - 4000 / period).max() <= 10

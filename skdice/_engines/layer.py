@@ -75,6 +75,11 @@ class FittedLayer:
     row_arrays: ClassVar[tuple[int, int]] = (1, 1)
 
     @property
+    def n_columns(self) -> int | None:
+        """Number of values of a row; None for one value without a column of its own."""
+        return None
+
+    @property
     def arrays(self) -> tuple[FloatArray, ...]:
         """The arrays of the layer, which engines convert and pack."""
         return self.weight, self.bias
@@ -113,6 +118,11 @@ class MaskedLayer(FittedLayer):
     shaping: Activation | None = None
     score: Score = "energy"
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+
+    @property
+    def n_columns(self) -> int | None:
+        """Number of values of a row; None for one value without a column of its own."""
+        return len(self.weight) if self.score is None else None
 
     @property
     def is_portable(self) -> bool:
@@ -194,6 +204,11 @@ class ViMLayer(FittedLayer):
     def arrays(self) -> tuple[FloatArray, ...]:
         """The arrays of the layer, which engines convert and pack."""
         return self.weight, self.bias, self.components, self.shift
+
+    @property
+    def n_columns(self) -> int | None:
+        """Number of values of a row; None for one value without a column of its own."""
+        return 3 if self.alpha is None else None
 
     @property
     def settings(self) -> tuple[Hashable, ...]:

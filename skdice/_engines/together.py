@@ -26,26 +26,29 @@ class Member:
         Name of the detector for messages.
     layer : layer of an engine or None
         What an engine computes; None where `score_samples` is given.
+    device : str or None
+        Where the layer is computed; see `Options`.
     score_samples : callable or None
         Function of a NumPy block of rows to their scores.
     """
 
     name: str
     layer: Any = None
+    device: str | None = None
     score_samples: Callable[[NDArray[Any]], Any] | None = None
 
 
 def run_together(
     members: Sequence[Member], options: Options, rows: SlicedRows
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield the slice of each block of rows, and the scores of all members, in order.
+    """Yield the slice of each block of rows, and the values of all members, in order.
 
     Parameters
     ----------
     members : sequence of Member
         The detectors.
     options : Options
-        What the user asked for.
+        What the user asked for; each member has a device of its own.
     rows : SlicedRows
         The rows.
 
@@ -53,8 +56,8 @@ def run_together(
     ------
     row_slice : slice
         Rows of the block.
-    scores : ndarray of shape (n_samples, n_members), float64
-        Their scores, a column for each member.
+    values : ndarray of shape (n_samples, n_columns), float64
+        Their scores, a column for each member. A layer with several values has as many columns.
 
     Raises
     ------
@@ -85,7 +88,12 @@ def run_together(
         for n, function in enumerate(functions):
             if n not in shared:
                 columns[n] = cast(Callable[[Any], Any], function)(block)
-        return np.stack([_column(each, len(block)) for each in columns], axis=1)
+        return np.column_stack(
+            [
+                each if member.layer is not None else _checked(each, len(block))
+                for member, each in zip(members, map(_as_doubles, columns), strict=True)
+            ]
+        )
 
     blocks = rows.map_blocks(
         score_block,
@@ -97,31 +105,51 @@ def run_together(
         verbose=options.verbose,
     )
     try:
-        for row_slice, scores in blocks:
-            for n, member in enumerate(members):
-                rows.check_values(scores[:, n], row_slice, f"score by {member.name!r}")
-            yield row_slice, scores
+        for row_slice, values in blocks:
+            for member, columns in zip(members, columns_of(members), strict=True):
+                rows.check_values(values[:, columns], row_slice, f"score by {member.name!r}")
+            yield row_slice, values
     finally:
         for engine in known:
             if engine.finish is not None:
                 engine.finish()
 
 
+def columns_of(members: Sequence[Member]) -> list[int | slice]:
+    """Return the place of the values of each member among the columns: one, or several."""
+    places: list[int | slice] = []
+    start = 0
+    for member in members:
+        width = None if member.layer is None else member.layer.n_columns
+        places.append(start if width is None else slice(start, start + width))
+        start += width or 1
+    return places
+
+
 def _engines_of(
     members: Sequence[Member], rows: SlicedRows, options: Options
 ) -> list[Engine | None]:
     """Return the engine of each member, all for the same blocks; None for another library's."""
-    layers = [member.layer for member in members]
+
+    def chosen(
+        selector: Callable[[Any, SlicedRows, Options], Engine], options: Options
+    ) -> list[Engine | None]:
+        return [
+            None
+            if member.layer is None
+            else selector(member.layer, rows, replace(options, device=member.device))
+            for member in members
+        ]
+
     selector: Callable[[Any, SlicedRows, Options], Engine] = choose
-    engines = [None if layer is None else choose(layer, rows, options) for layer in layers]
+    engines = chosen(selector, options)
     if any(engine is None or not engine.native for engine in engines):
         # One of them needs NumPy's blocks, so all are given these.
         selector = choose_for_cpu
-        engines = [None if layer is None else selector(layer, rows, options) for layer in layers]
+        engines = chosen(selector, options)
     sizes = {len(range(len(rows))[engine.slices[0]]) for engine in engines if engine is not None}
     if len(sizes) > 1:
-        same = replace(options, batch_size=min(sizes))
-        engines = [None if layer is None else selector(layer, rows, same) for layer in layers]
+        engines = chosen(selector, replace(options, batch_size=min(sizes)))
     return engines
 
 
@@ -151,9 +179,12 @@ def _logits(layer: FDBDLayer | ViMLayer, block: NDArray[Any]) -> NDArray[Any]:
     return logits
 
 
-def _column(scores: Any, n_rows: int) -> NDArray[np.float64]:
-    """Return the scores of a member as NumPy's, one for each row."""
-    column = np.asarray(to_numpy(scores), dtype=np.float64)
-    if column.shape != (n_rows,):
-        raise ValueError(f"score_samples returned shape {column.shape}, expected ({n_rows},)")
-    return column
+def _as_doubles(values: Any) -> NDArray[np.float64]:
+    return np.asarray(to_numpy(values), dtype=np.float64)
+
+
+def _checked(scores: NDArray[np.float64], n_rows: int) -> NDArray[np.float64]:
+    """Return the scores by a detector of another library; raise unless each row has one."""
+    if scores.shape != (n_rows,):
+        raise ValueError(f"score_samples returned shape {scores.shape}, expected ({n_rows},)")
+    return scores

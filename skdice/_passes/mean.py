@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -14,108 +15,22 @@ from sklearn.utils import column_or_1d
 from skdice._compat.arrays import is_accelerator, namespace_of, to_host, to_numpy
 from skdice._compat.extras import has_numba
 from skdice._compat.threads import block_threads
+from skdice._passes.largest import LargestEntries, keeper, margin_of, merged_largest
+from skdice._passes.sums import array_column_sums, column_sums, two_sum
 from skdice._rows.door import as_source
-from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
+from skdice._rows.sources import MIN_BLOCK_ROWS, RowSource, SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
 
 
-# So few rows are summed at a time that they stay in cache and their sum is often exact.
-SUMMED_ROWS = 256
 # From this number of values on, 1 GiB in float32, compiled sums save more time than numba takes to
 # load.
 COMPILED_VALUES = 1 << 28
 # A block has this many rows at least where the products of its columns are summed.
 PRODUCT_ROWS = 2048
-# Blocks of more rows than this are summed without compensation if no value is negative.
-COMPENSATED_ROWS = 256
 # 2**64 divided by the golden ratio. Multiples of it, modulo 2**64, fill the range evenly.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _two_sum(a: Float64Array, b: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return a + b and its exact rounding error (Knuth's error-free transformation)."""
-    total = a + b
-    b_part = total - a
-    return total, (a - (total - b_part)) + (b - b_part)
-
-
-def _inexact_columns(rows: FloatArray, largest: float, scratch: FloatArray) -> NDArray[np.intp]:
-    """Return the columns of a few float32 rows whose float64 sum may round.
-
-    The sum cannot round, in any order, if the last bit of the smallest magnitude and the first
-    bit of the largest possible sum both fit into the 53 bits of one float64. (A zero counts as
-    too small a magnitude, so a few columns are split without need.)
-    """
-    smallest = np.abs(rows, out=scratch[: len(rows)]).min(axis=0)
-    return np.flatnonzero(smallest < math.ldexp(largest, 24 + len(rows).bit_length() + 1 - 53))
-
-
-def _split_sums(rows: FloatArray) -> tuple[Float64Array, Float64Array]:
-    """Return the float64 column sums of a few rows, and the corrections to add to them.
-
-    Every value is cut into a high part, a multiple of one power of two for all of its
-    column, and a low part. The high parts add up without rounding. The low parts are so small
-    that the rounding of their sum does not matter (Rump, Ogita & Oishi, "Accurate floating-point
-    summation", SIAM J. Sci. Comput. 2008).
-    """
-    values = rows.astype(np.float64)
-    largest = np.abs(values).max(axis=0)
-    n_bits = np.frexp(largest)[1] + len(rows).bit_length() + 1
-    # Near the largest float64 there is no such power of two, so the sum is a plain one.
-    unit = np.where(n_bits > 1022, 0.0, np.ldexp(1.0, np.minimum(n_bits, 1022)))
-    high = values + unit
-    high -= unit
-    values -= high
-    return np.add.reduce(high, axis=0), np.add.reduce(values, axis=0)
-
-
-def column_sums(block: FloatArray, *, half: bool = False) -> Float64Array:
-    """Return the float64 column sums of a block, and what rounding took from them.
-
-    Parameters
-    ----------
-    block : ndarray of shape (n, n_columns), float32 or float64
-        The rows.
-    half : bool
-        True if the values were converted from 16 bits, because then plain sums are exact.
-
-    Returns
-    -------
-    ndarray of shape (2, n_columns)
-        The sums, and the corrections to add to them.
-    """
-    lowest = float(block.min())
-    # Values after a ReLU do not cancel, so a plain sum is exact to n * 1e-16, and it is fast.
-    plain = half or (len(block) > COMPENSATED_ROWS and lowest >= 0)
-    single = block.dtype == np.float32 and not plain
-    largest = max(float(block.max()), -lowest) if single else 0.0
-    # The memory is allocated once because allocating it for every few rows would take longer than
-    # their sum.
-    scratch = np.empty((SUMMED_ROWS if single else 0, block.shape[1]), np.float32)
-    total, error = np.zeros((2, block.shape[1]))
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the mean
-        for start in range(0, len(block), SUMMED_ROWS):
-            rows = block[start : start + SUMMED_ROWS]
-            part = np.add.reduce(rows, axis=0, dtype=np.float64)
-            if not plain:
-                columns = _inexact_columns(rows, largest, scratch) if single else slice(None)
-                part[columns], missing = _split_sums(rows[:, columns])
-                error[columns] += missing
-            total, rounding = _two_sum(total, part)
-            error += rounding
-    return np.stack([total, error])
-
-
-def array_column_sums(block: Any) -> Float64Array:
-    """Return the `column_sums` of rows of another library, summed on their device.
-
-    The sums are in double precision, in the order of that library, which is pairwise on GPUs.
-    """
-    xp = namespace_of(block)
-    sums = to_numpy(xp.sum(xp.astype(block, xp.float64), axis=0))
-    return np.stack([sums, np.zeros_like(sums)])
 
 
 class FeatureStatistics:
@@ -323,7 +238,7 @@ class FeatureStatistics:
     def _add_sums(self, n_samples: int, sums: Float64Array, sum_of_weights: float) -> None:
         """Add the `column_sums` (2, n_features) of some rows."""
         with np.errstate(over="ignore", invalid="ignore"):
-            self.total, rounding = _two_sum(self.total, sums[0])
+            self.total, rounding = two_sum(self.total, sums[0])
             self.error = self.error + (sums[1] + rounding)
         self.n_samples += n_samples
         self.sum_of_weights += sum_of_weights
@@ -356,6 +271,41 @@ class RowSample(NamedTuple):
 
     rows: FloatArray
     weights: Float64Array
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one pass over the rows of `fit` finds out, beside their mean.
+
+    Parameters
+    ----------
+    second_moments : bool
+        Whether the products of the features are summed too.
+    n_sampled : int
+        Number of rows that are kept. There are up to 20 more or fewer, as their spread is not
+        perfect.
+    level : float
+        The lowest quantile of all entries that is sought; 1 and above if none is.
+    """
+
+    second_moments: bool = False
+    n_sampled: int = 0
+    level: float = np.inf
+
+    def __or__(self, other: Wanted) -> Wanted:
+        return Wanted(
+            self.second_moments or other.second_moments,
+            max(self.n_sampled, other.n_sampled),
+            min(self.level, other.level),
+        )
+
+
+class Measured(NamedTuple):
+    """What one pass has found: the sums, the sample, and the largest entries if it kept them."""
+
+    statistics: FeatureStatistics
+    sample: RowSample
+    largest: LargestEntries | None
 
 
 def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
@@ -396,141 +346,122 @@ def gather_statistics(
     verbose : int
         Above 0, there is a progress bar.
     """
-    if second_moments:
-        statistics: FeatureStatistics = rows.reduce(
-            partial(_sum_products, batch_size=batch_size, verbose=verbose),
-            partial(_merged, second_moments=True),
-        )
-        return statistics
-    return gather_with_sample(rows, 0, batch_size=batch_size, n_jobs=n_jobs, verbose=verbose)[0]
+    options: dict[str, Any] = {"batch_size": batch_size, "n_jobs": n_jobs, "verbose": verbose}
+    return measure(rows, Wanted(second_moments), **options).statistics
 
 
-def gather_with_sample(
+def measure(
     rows: RowSource,
-    n_sampled: int,
+    wanted: Wanted,
     *,
     batch_size: int | None = None,
     n_jobs: int | None = None,
     verbose: int | bool = 0,
-) -> tuple[FeatureStatistics, RowSample]:
-    """Return the statistics of all rows of a source, and about `n_sampled` of the rows.
+) -> Measured:
+    """Return the statistics of all rows of a source, and what else is wanted, from one pass.
 
     Row k is in the sample if ``k * GOLDEN``, modulo 2**64, is below a share of 2**64. That spreads
     the sample evenly over the rows, whatever order or period they have, and it depends on the
     number of the row alone: not on blocks, threads or chunks. Where the chunks of a Dask
     collection have unknown sizes, all chunks give the same number of rows.
-
-    Parameters
-    ----------
-    rows : source of rows, of shape (n_samples, n_features)
-        The rows.
-    n_sampled : int
-        Rows in the sample. There are up to 20 more or fewer, as the spread is not perfect.
-    batch_size, n_jobs, verbose
-        The options of `gather_statistics`.
     """
-    n_rows = rows.shape[0]
+    n_rows, n_sampled = rows.shape[0], wanted.n_sampled
     if np.isnan(n_rows):
         n_sampled = math.ceil(n_sampled / max(1, rows.n_parts))
     return rows.reduce(
         partial(
-            _sum_rows,
-            n_sampled=n_sampled,
+            _measure_part,
+            wanted=replace(wanted, n_sampled=n_sampled),
             n_rows=n_rows,
+            margin=margin_of(rows, wanted.level),
             batch_size=batch_size,
             n_jobs=n_jobs,
             verbose=verbose,
         ),
-        _merged_with_samples,
+        _merged,
     )
 
 
-def _sum_rows(
+def _measure_part(
     rows: SlicedRows,
-    n_sampled: int,
+    wanted: Wanted,
     n_rows: float,
+    margin: float | None,
     batch_size: int | None,
     n_jobs: int | None,
     verbose: int | bool,
-) -> tuple[FeatureStatistics, RowSample]:
-    statistics = FeatureStatistics(rows.shape[1])
-    share = n_sampled / max(1, rows.shape[0] if np.isnan(n_rows) else n_rows)
+) -> Measured:
+    statistics = FeatureStatistics(rows.shape[1], second_moments=wanted.second_moments)
+    share = wanted.n_sampled / max(1, rows.shape[0] if np.isnan(n_rows) else n_rows)
     limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
     kept = [np.empty((0, rows.shape[1]), scoring_dtype(rows.dtype))]
     kept_weights = [np.empty(0)]
-    if rows.weights is not None:
-        blocks = rows.iterate_blocks(
-            batch_size=batch_size, description="mean activation", verbose=verbose
-        )
-        for row_slice, block in blocks:
-            weights = rows.weights[row_slice]
-            sums = column_sums(block * weights[:, np.newaxis])
-            statistics._add_sums(len(block), sums, float(weights.sum()))
-            chosen = _chosen(rows, row_slice, limit)
-            kept.append(block[chosen])
-            kept_weights.append(weights[chosen])
-        return statistics, RowSample(np.concatenate(kept), np.concatenate(kept_weights))
-    native = rows.namespace is not None and is_accelerator(rows.namespace)
-    slices = rows.slices(batch_size)
-    # Two threads that sum are faster than one that sums and one that reads ahead, because one
-    # thread alone is slower than the memory.
-    n_threads = 1 if native or len(slices) == 1 else max(2, block_threads(n_jobs))
-    sum_block: Callable[[Any], Float64Array] = partial(column_sums, half=rows.dtype.itemsize <= 2)
-    if native:
-        sum_block = array_column_sums
-    elif rows.shape[0] * rows.shape[1] >= COMPILED_VALUES and has_numba():
-        from skdice._passes.sum_kernel import compiled, compiled_column_sums
-
-        compiled(scoring_dtype(rows.dtype))  # compile once, before the threads start
-        sum_block = compiled_column_sums
-    sums_of_blocks = rows.map_blocks(
-        lambda block: (sum_block(block), block),
+    largest = keeper(rows, wanted.level, margin)
+    native = rows.weights is None and rows.namespace is not None and is_accelerator(rows.namespace)
+    # Adding up the products of a block takes as long as some hundred rows of it.
+    min_rows = PRODUCT_ROWS if wanted.second_moments else MIN_BLOCK_ROWS
+    slices = rows.slices(batch_size, min_rows=min_rows)
+    sum_block, n_threads = None, 1
+    if rows.weights is None and not wanted.second_moments:
+        sum_block = array_column_sums if native else _column_sums_of(rows)
+        # Two threads that sum are faster than one that sums and one that reads ahead, because one
+        # thread alone is slower than the memory.
+        n_threads = 1 if native or len(slices) == 1 else max(2, block_threads(n_jobs))
+    blocks = rows.map_blocks(
+        lambda block: (None if sum_block is None else sum_block(block), block),
         slices,
         native=native,
         n_threads=n_threads,
-        description="mean activation",
+        description="second moments" if wanted.second_moments else "mean activation",
         verbose=verbose,
     )
-    for row_slice, (sums, block) in sums_of_blocks:
+    for row_slice, (sums, block) in blocks:
+        n_in_block = row_slice.stop - row_slice.start
+        weights = np.ones(n_in_block) if rows.weights is None else rows.weights[row_slice]
+        if wanted.second_moments:
+            part = _block_products(block, None if rows.weights is None else weights)
+            sums = part.total
+            statistics.merge(part)
+        else:
+            if sums is None:
+                sums = column_sums(block * weights[:, np.newaxis])
+            statistics._add_sums(n_in_block, sums, float(weights.sum()))
         if native and not np.isfinite(sums).all():
             rows.read_block(row_slice)  # raises, and names the row
-        n_in_block = row_slice.stop - row_slice.start
-        statistics._add_sums(n_in_block, sums, n_in_block)
-        if n_sampled:
+        if wanted.n_sampled:
             chosen = _chosen(rows, row_slice, limit)
-            if native:
-                xp = namespace_of(block)
-                chosen = xp.asarray(chosen, device=block.device)
-                block = to_numpy(xp.take(block, chosen, axis=0))
-            kept.append(block if native else block[chosen])
-    sample = np.concatenate(kept, dtype=kept[0].dtype)
-    return statistics, RowSample(sample, np.ones(len(sample)))
+            kept.append(_taken(block, chosen) if native else block[chosen])
+            kept_weights.append(weights[chosen])
+        if largest is not None:
+            largest.add(block)
+    return Measured(
+        statistics,
+        # The first array is in the dtype of the others, unless these were tensors of another one.
+        RowSample(np.concatenate(kept, dtype=kept[0].dtype), np.concatenate(kept_weights)),
+        None if largest is None else largest.largest(),
+    )
+
+
+def _column_sums_of(rows: SlicedRows) -> Callable[[Any], Float64Array]:
+    """Return the fastest function that sums the columns of a NumPy block of these rows."""
+    if rows.shape[0] * rows.shape[1] < COMPILED_VALUES or not has_numba():
+        return partial(column_sums, half=rows.dtype.itemsize <= 2)
+    from skdice._passes.sum_kernel import compiled, compiled_column_sums
+
+    compiled(scoring_dtype(rows.dtype))  # compile once, before the threads start
+    return compiled_column_sums
+
+
+def _taken(block: Any, chosen: NDArray[np.intp]) -> NDArray[Any]:
+    """Return some rows of a block of another library as a NumPy array."""
+    xp = namespace_of(block)
+    return to_numpy(xp.take(block, xp.asarray(chosen, device=block.device), axis=0))
 
 
 def _chosen(rows: SlicedRows, row_slice: slice, limit: np.uint64) -> NDArray[np.intp]:
     """Return the places in a block of the rows that are in the sample."""
     start, stop = rows.first + row_slice.start, rows.first + row_slice.stop
     return np.flatnonzero(np.arange(start, stop, dtype=np.uint64) * GOLDEN < limit)
-
-
-def _sum_products(
-    rows: SlicedRows, batch_size: int | None, verbose: int | bool
-) -> FeatureStatistics:
-    """Return the statistics of rows with second moments."""
-    statistics = FeatureStatistics(rows.shape[1], second_moments=True)
-    native = rows.weights is None and rows.namespace is not None and is_accelerator(rows.namespace)
-    # Adding up the products of a block takes as long as some hundred rows of it.
-    slices = rows.slices(batch_size, min_rows=PRODUCT_ROWS)
-    blocks = rows.map_blocks(
-        lambda block: block, slices, native=native, description="second moments", verbose=verbose
-    )
-    for row_slice, block in blocks:
-        weights = None if rows.weights is None else rows.weights[row_slice]
-        part = _block_products(block, weights)
-        if native and not np.isfinite(part.total).all():
-            rows.read_block(row_slice)  # raises, and names the row
-        statistics.merge(part)
-    return statistics
 
 
 def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatistics:
@@ -563,16 +494,10 @@ def _weights_of_part(rows: SlicedRows) -> Float64Array:
     return rows.weights
 
 
-def _merged_with_samples(
-    parts: list[tuple[FeatureStatistics, RowSample]],
-) -> tuple[FeatureStatistics, RowSample]:
-    of_parts, samples = zip(*parts, strict=True)
-    rows, weights = map(np.concatenate, zip(*samples, strict=True))
-    return _merged(list(of_parts)), RowSample(rows, weights)
-
-
-def _merged(parts: list[FeatureStatistics], *, second_moments: bool = False) -> FeatureStatistics:
-    whole = FeatureStatistics(second_moments=second_moments)
-    for part in parts:
+def _merged(parts: list[Measured]) -> Measured:
+    of_parts, samples, largest = zip(*parts, strict=True)
+    whole = FeatureStatistics(second_moments=of_parts[0].second_moments)
+    for part in of_parts:
         whole.merge(part)
-    return whole
+    rows, weights = map(np.concatenate, zip(*samples, strict=True))
+    return Measured(whole, RowSample(rows, weights), merged_largest(largest))

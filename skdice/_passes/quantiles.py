@@ -80,22 +80,27 @@ def quantiles(
         if block is not None:  # NumPy selects in one block at once
             return [float(np.quantile(block.ravel(), float(level))) for level in q]
 
-    def positions(n_values: float) -> list[float]:
-        return [max(0.0, (n_values - 1) * float(level)) for level in q]
-
     def ranks(n_values: float) -> list[float]:
-        neighbours = {int(p) + step for p in positions(n_values) for step in (0, 1)}
-        return sorted({max(0, min(rank, n_values - 1)) for rank in neighbours})
+        return sorted({rank for level in q for rank in neighbours_of(level, n_values)[1:]})
 
     values, n_values = order_statistics(X, ranks, batch_size=batch_size, verbose=verbose)
     results = []
-    for position in positions(n_values):
-        rank = int(position)
-        following = max(0, min(rank + 1, n_values - 1))
-        neighbours = np.array([values[rank], values[following]])
-        # NumPy's own interpolation, so that the result equals np.quantile to the last bit.
-        results.append(float(np.quantile(neighbours, position - rank)))
+    for level in q:
+        position, *neighbours = neighbours_of(level, n_values)
+        results.append(interpolated(np.array([values[rank] for rank in neighbours]), position))
     return results
+
+
+def neighbours_of(level: float, n_values: float) -> tuple[float, Any, Any]:
+    """Return where a quantile lies between two ranks, as a fraction, and these ranks."""
+    position = max(0.0, (n_values - 1) * float(level))
+    rank, last = int(position), max(0, n_values - 1)
+    return position - rank, min(rank, last), min(rank + 1, last)
+
+
+def interpolated(neighbours: FloatArray, position: float) -> float:
+    """Return a quantile by NumPy's own interpolation: `np.quantile` of all to the last bit."""
+    return float(np.quantile(neighbours, position))
 
 
 def order_statistics(

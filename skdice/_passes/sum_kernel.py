@@ -48,7 +48,7 @@ def compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
 
 
 def compiled_column_sums(block: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return what `skdice._passes.mean.column_sums` does, for values of any sign at one speed.
+    """Return what `skdice._passes.sums.column_sums` does, for values of any sign at one speed.
 
     Parameters
     ----------

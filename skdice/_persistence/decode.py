@@ -167,11 +167,11 @@ def build(document: dict[str, Any], arrays: Arrays, shared_head: LinearHead | No
         detector._set_fitted(head, _decode_statistics(fitted, arrays))
     else:
         components = arrays["residual_components"]
-        layer = detector._set_subspace(head, arrays["origin"], components)
+        detector._set_subspace(head, arrays["origin"], components)
         alpha = decode_number("alpha", fitted["alpha"])
         if not math.isfinite(alpha):
             raise ValueError(f"its alpha is {alpha}, expected a finite number")
-        detector._set_alpha(layer, alpha)
+        detector._set_alpha(alpha)
     _set_threshold(detector, fitted, calibration, arrays)
     return detector
 

@@ -14,12 +14,13 @@ from hypothesis.extra.numpy import arrays
 
 from skdice import DICEDetector, FeatureStatistics
 from skdice._passes import mean as mean_pass
-from skdice._passes.mean import column_sums, gather_statistics
+from skdice._passes.mean import gather_statistics
 from skdice._rows.door import as_source
 from skdice.shaping import ReAct
 
 pytest.importorskip("numba")
 from skdice._passes.sum_kernel import compiled_column_sums
+from skdice._passes.sums import column_sums
 
 
 @pytest.fixture
