@@ -188,7 +188,7 @@ def readme_files(tmp_path, monkeypatch):
 def test_the_commands_of_the_readme(readme_files, capsys):
     (block,) = [each for each in indented_blocks(PAGES["README.rst"], "::") if "extract" in each]
     commands = [shlex.split(line.split(" | ")[0]) for line in block.splitlines() if line.strip()]
-    names = ["extract", "fit", "calibrate", "score", "evaluate", "report", "monitor"]
+    names = ["extract", "fit", "calibrate", "score", "monitor", "evaluate", "report"]
     assert [each[1] for each in commands] == names
     for command in commands:
         assert command[0] == "skdice"
