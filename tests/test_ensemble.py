@@ -124,6 +124,34 @@ def test_a_sketch_is_small_and_close_to_all_scores():
     assert (np.diff(sketch.log_pvalues(asked)) >= 0).all()
 
 
+def oodeel_fisher_statistic(reference, scores):
+    """The statistic of oodeel's FisherAggregator, written apart from it, for high scores of good rows.
+
+    oodeel puts one bound below and one above the sorted scores of a layer, takes i / (n + 2) for the
+    i-th of these n + 2 values, and interpolates linearly between them.
+    """
+    n = len(reference)
+    statistic = np.zeros(len(scores))
+    for column, asked in zip(reference.T, scores.T, strict=True):
+        low = column.min() * (1 / n if column.min() > 0 else n)
+        high = column.max() * (n if column.max() > 0 else 1 / n)
+        values = np.sort([low, *column, high])
+        statistic -= 2 * np.log(np.interp(asked, values, np.arange(1, n + 3) / (n + 2)))
+    return statistic
+
+
+def test_fisher_is_the_statistic_of_oodeel_at_the_reference_scores():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 2)) @ np.array([[1.0, 0.7, -0.4], [0.0, 0.7, 0.9]])
+    ensemble = ConformalEnsemble([(f"column{n}", Column(n)) for n in range(3)]).fit(X)
+    # Below the 2 % quantile of a member skdice has an exponential tail, and oodeel has none.
+    body = X[(np.quantile(X, 0.02, axis=0) <= X).all(axis=1)]
+    assert len(body) > 450
+    # The count i of scores at or below is (i + 1) / (n + 2) there and (i + 1) / (n + 1) here.
+    expected = -oodeel_fisher_statistic(X, body) / (2 * 3) + np.log(502 / 501)
+    np.testing.assert_allclose(ensemble.score_samples(body), expected, rtol=1e-9, atol=1e-12)
+
+
 ADVERSARIES = {
     "copies": [Column(0), Column(0), Column(0)],
     "negations": [Column(0), Column(0, -1.0)],
