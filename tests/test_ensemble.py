@@ -230,6 +230,17 @@ def test_sources_agree(fashion, tmp_path):
     assert half.dtype == np.float32
 
 
+def test_dask_and_memory_agree_for_the_whole_ensemble(fashion):
+    da = pytest.importorskip("dask.array")
+    X, Z = fashion.id_train, fashion.id_test[:500]
+    expected = make_ensemble(fashion.head).fit(X)
+    found = make_ensemble(fashion.head).fit(da.from_array(X, chunks=(700, X.shape[1])))
+    np.testing.assert_allclose(found.offset_, expected.offset_, rtol=1e-4)
+    np.testing.assert_allclose(found.member_scores(Z), expected.member_scores(Z), rtol=1e-4)
+    lazy = found.score_samples(da.from_array(Z, chunks=(99, Z.shape[1])))
+    np.testing.assert_allclose(lazy.compute(), expected.score_samples(Z), atol=1e-2)
+
+
 def test_known_outliers_are_left_out(fashion, labelled):
     X, y = labelled
     parts = members(fashion.head)
