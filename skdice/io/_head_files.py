@@ -33,15 +33,7 @@ def write_weight_and_bias(path: Path, weight: NDArray[Any], bias: NDArray[Any]) 
 def read_weight_and_bias(
     path: str | Path, layer: str | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return the weight and the bias (None if it has none) of a layer in a file.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file of named arrays, in any format of `skdice.io`.
-    layer : str or None
-        Name of the layer; None reads the arrays ``weight`` and ``bias``.
-    """
+    """Return the weight and the bias (None if it has none) of a layer in a file."""
     path = to_path(path)
     weight, bias = (f"{layer}.{part}" if layer else part for part in ("weight", "bias"))
     archive = open_archive(path)

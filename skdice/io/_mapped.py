@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._rows.sources import Sliceable
 from skdice._rows.wrapped import MappedRows
 from skdice.io._archive import clean_errors
 
@@ -21,13 +20,6 @@ class MappedFileRows(MappedRows):
     the file, so a file that another process cut short must not be touched. Reading with
     `pread` would not need the check, but it copies: it reached 0.3 to 0.7 of the throughput
     for a file in the page cache.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    array : numpy.memmap
-        The values, opened in mode "r".
     """
 
     # Several threads may read blocks at a time.
@@ -44,15 +36,6 @@ class MappedFileRows(MappedRows):
         with clean_errors(self._path):
             check_size(self._map.size(), self._end)
         return super()._read(start, stop)
-
-
-def map_file(
-    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, fortran: bool = False
-) -> Sliceable:
-    """Map an array that lies uncompressed in a file, read-only."""
-    array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-    # Windows has no madvise, and does not cut a file that is mapped.
-    return MappedFileRows(path, array) if hasattr(mmap, "MADV_DONTNEED") else array
 
 
 def check_size(size: int, expected: int) -> None:

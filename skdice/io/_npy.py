@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive, check_shape
 from skdice.io._column_major import ColumnMajorRows
-from skdice.io._mapped import map_file
+from skdice.io._mapped import MappedFileRows
 
 # A header for numbers fits easily. Only structured dtypes, which are not features, need more.
 MAX_HEADER_BYTES = 1 << 16
@@ -71,7 +72,9 @@ def map_array(
         return np.empty(shape, dtype)
     if fortran and len(shape) == 2 and min(shape) > 1:
         return ColumnMajorRows(path, path.open("rb"), offset, shape, dtype)
-    return map_file(path, offset, shape, dtype, fortran=fortran)
+    array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+    # Windows has no madvise, and does not cut a file that is mapped.
+    return MappedFileRows(path, array) if hasattr(mmap, "MADV_DONTNEED") else array
 
 
 def write(path: Path, arrays: dict[str, SlicedRows]) -> None:

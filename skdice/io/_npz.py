@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -76,8 +77,7 @@ def _spooled(
 ) -> ColumnMajorRows:
     """Unpack column-major data into an unnamed file, because a stream cannot give its rows."""
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - the source closes it, which removes it
-    while content := file.read(1 << 20):
-        spool.write(content)
+    shutil.copyfileobj(file, spool)
     return ColumnMajorRows(path, spool, 0, shape, dtype)
 
 

@@ -33,15 +33,7 @@ _SHARDS = [ending for ending in _READERS if ending not in (".bin", ".csv")]
 
 
 def open_archive(path: Path) -> Archive:
-    """Return the arrays in a file.
-
-    Raises
-    ------
-    ValueError
-        The ending is not known, or the file is damaged or of another kind.
-    FileNotFoundError
-        There is no such file.
-    """
+    """Return the arrays in a file; raise if its ending is not known or it is damaged."""
     if path.suffix not in _READERS:
         raise ValueError(f"cannot read {path}: expected an ending of {_known()}")
     if path.suffix != ".zarr" or not path.is_dir():
@@ -117,15 +109,7 @@ def open_features(path: str | Path, *, key: str | None = None) -> Sliceable:
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """Return the files of a folder or a pattern in order, or the one file itself.
-
-    Raises
-    ------
-    ValueError
-        The ending is not known.
-    FileNotFoundError
-        There is no such file, or the folder or pattern has no feature files.
-    """
+    """Return the files of a folder or a pattern in order, or the one file itself."""
     is_shards = path.is_dir() and path.suffix != ".zarr"
     if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
         return [path]

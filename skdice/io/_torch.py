@@ -26,17 +26,6 @@ class TorchFileRows(SlicedRows):
 
     The pages of a mapping count as memory of the process until it ends, and torch has no
     call that hands them back. So the file is mapped anew after every `MAPPED_BYTES`.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        Name of the tensor in the file.
-    tensor : torch.Tensor
-        The tensor, mapped.
-    size : int
-        Size of the file when the tensor was mapped.
     """
 
     def __init__(self, path: Path, name: str, tensor: Any, size: int) -> None:
