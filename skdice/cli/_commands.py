@@ -125,16 +125,15 @@ def calibrate(arguments: Namespace) -> None:
     refuse_overwriting(output, arguments.features)
     detector = load(arguments.detector)
     replaced = describe_threshold(detector)
-    method = arguments.method or ("quantile" if replaced is None else replaced["method"])
-    contamination = arguments.contamination
-    if contamination is None and replaced is not None:
-        contamination = replaced["contamination"]
-    confidence = arguments.confidence
-    if confidence is None and replaced is not None and method == "conformal":
-        confidence = replaced["confidence"]
-    by = arguments.by
-    if by is None and replaced is not None and method == "conformal":
-        by = replaced["by"]
+    # What is not given stays as it is in the detector file.
+    kept: dict[str, Any] = {"method": "quantile", **(replaced or {})}
+    method = arguments.method or kept["method"]
+    if method != "conformal":
+        kept |= {"confidence": None, "by": None}
+    contamination, confidence, by = (
+        kept.get(name) if getattr(arguments, name) is None else getattr(arguments, name)
+        for name in ("contamination", "confidence", "by")
+    )
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(

@@ -32,7 +32,6 @@ INPUT_ERRORS = (OSError, ValueError, TypeError, ImportError, MemoryError)
 
 # Messages name the parameters of the Python functions. The user of the command knows options.
 OPTION_OF_PARAMETER = {
-    "prefix=": "--layer ",
     "key=:": "--key:",
     "key=": "--key ",
     "layer=": "--layer ",

@@ -120,7 +120,8 @@ def extract_features(
     ``extraction = extract_features(model, DataLoader(train_set, batch_size=256), out="train.npy")``
     """
     with _tap(model, layer, device) as tap:
-        batches = _progress(_batches(data, tap), verbose)
+        shown = {"desc": "batches", "unit": " batches", "disable": not verbose}
+        batches: Iterable[Any] = tqdm(tap.batches(data), **shown)
         if out is not None:
             return _extract_to_file(tap, data, batches, Path(out), dtype)
         parts = [
@@ -174,7 +175,7 @@ def iterate_features(
             detector.partial_fit(features)
     """
     with _tap(model, layer, device) as tap:
-        yield from map(tap.run, _batches(data, tap))
+        yield from map(tap.run, tap.batches(data))
 
 
 def load_program(path: str | Path, *, layer: str | None = None, device: Any = None) -> Any:
@@ -264,12 +265,6 @@ def _tap(model: Any, layer: str | None, device: Any) -> Any:
     return Tap(model, layer, device)
 
 
-def _batches(data: Any, tap: Any) -> Iterable[Any]:
-    from skdice.extraction._data import batches_of
-
-    return batches_of(data, tap.model)
-
-
 def _converted(features: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
     """Return features in a dtype, after checking that it holds them."""
     if dtype is None:
@@ -283,11 +278,6 @@ def _converted(features: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
             "another dtype"
         )
     return converted
-
-
-def _progress(batches: Iterable[Any], verbose: int) -> Iterable[Any]:
-    shown: Iterable[Any] = tqdm(batches, desc="batches", unit=" batches", disable=not verbose)
-    return shown
 
 
 def _extract_to_file(

@@ -25,15 +25,7 @@ N_ROWS = 8
 
 
 def find_layer(model: nn.Module, call: Callable[[], Any]) -> str:
-    """Return the name of the one layer whose output is the model's.
-
-    Parameters
-    ----------
-    model : Module
-        The unwrapped model.
-    call : callable
-        Runs the model on a batch, and returns its output.
-    """
+    """Return the name of the one layer whose output is the model's; `call` runs it on a batch."""
     samples, eps, outputs = _sample(model, call)
     found = [name for name, each in samples.items() if _gives(each, outputs, eps)]
     # A merged adapter gives the output of the layer inside it. Take the inner one.
@@ -73,20 +65,7 @@ def verify(
 ) -> None:
     """Raise unless logits computed from features and head are those in the model's output.
 
-    Parameters
-    ----------
-    model : Module
-        The unwrapped model.
-    layer : str
-        Name of the classification layer.
-    logits : ndarray of shape (n, n_classes)
-        Features times weight plus bias.
-    output : object
-        What the model returned.
-    eps : float
-        Precision of the computation.
-    call : callable
-        Runs the model again, which is needed to explain a difference.
+    `call` runs the model again, which is needed to explain a difference.
     """
     if not np.isfinite(logits).all():
         raise ValueError(

@@ -6,6 +6,7 @@ Importing this module imports torch.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from skdice._compat.arrays import to_numpy
 from skdice._head import LinearHead
 from skdice.extraction import _program
-from skdice.extraction._data import split
+from skdice.extraction._data import batches_of, split
 from skdice.extraction._find import expected_logits, find_layer, verify
 from skdice.extraction._layers import Watch, candidates, head_of, resolve_layer, unwrap
 
@@ -25,14 +26,7 @@ from skdice.extraction._layers import Watch, candidates, head_of, resolve_layer,
 class Tap:
     """Runs a model and catches what enters its classification layer; a context manager.
 
-    Parameters
-    ----------
-    model : Module, program or skorch net
-        The classifier.
-    layer : str or None
-        Name of its classification layer; None finds the layer at the first batch.
-    device : torch.device, str or None
-        Device to run on; None is the device of the model.
+    A layer of None is found at the first batch; a device of None is that of the model.
     """
 
     def __init__(self, model: Any, layer: str | None, device: Any) -> None:
@@ -98,6 +92,10 @@ class Tap:
         if self._head is None:
             self._head = head_of(self.model.get_submodule(self._layer))
         return self._head
+
+    def batches(self, data: Any) -> Iterable[Any]:
+        """Return data of any kind in batches, for `run`."""
+        return batches_of(data, self.model)
 
     def use(self, layer: str) -> None:
         """Take a layer that was found before."""
