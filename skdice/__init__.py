@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skdice._head import LinearHead
     from skdice._open_set import OpenSetClassifier
     from skdice._passes.mean import FeatureStatistics
-    from skdice._persistence import load, save
+    from skdice._persistence.files import load, save
     from skdice._pipeline import calibrate
     from skdice._search import DICEDetectorCV, sparsity_path
     from skdice._skl2onnx import register_skl2onnx
@@ -56,10 +56,10 @@ _MODULES = {
     "OpenSetClassifier": "skdice._open_set",
     "ViMDetector": "skdice._vim",
     "calibrate": "skdice._pipeline",
-    "load": "skdice._persistence",
+    "load": "skdice._persistence.files",
     "make_ensemble": "skdice._ensemble",
     "register_skl2onnx": "skdice._skl2onnx",
-    "save": "skdice._persistence",
+    "save": "skdice._persistence.files",
     "show_versions": "skdice._compat.versions",
     "sparsity_path": "skdice._search",
 }

@@ -17,8 +17,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdice._by_prediction import ClassScores, decision_blocks
-from skdice._calibration import CalibrationMixin
+from skdice._calibration.by_prediction import ClassScores, decision_blocks
+from skdice._calibration.mixin import CalibrationMixin
+from skdice._calibration.verdicts import Verdicts, judged_blocks
 from skdice._compat.arrays import (
     Namespace,
     check_same_namespace,
@@ -48,7 +49,6 @@ from skdice._passes.mean import (
 )
 from skdice._rows.door import as_source, feature_names_source
 from skdice._rows.sources import BlockValues, RowSource, scoring_dtype
-from skdice._verdicts import Verdicts, judged_blocks
 
 FloatArray = NDArray[np.floating[Any]]
 

@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 import skdice
 from skdice import ConformalEnsemble, DICEDetector, LinearHead, make_ensemble
-from skdice import _persistence as persistence
 from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
+from skdice._persistence.decode import build
+from skdice._persistence.encode import encode
 from skdice.io import open_features, save_features
 from skdice.shaping import ReAct
 
@@ -278,11 +279,11 @@ def test_an_ensemble_is_saved_and_loaded_bit_for_bit(fashion, tmp_path):
 )
 def test_a_resealed_file_of_an_ensemble_is_refused(fashion, tmp_path, change):
     ensemble = make_ensemble(fashion.head).fit(fashion.id_train[:500])
-    document, arrays = persistence.encode(ensemble)
+    document, arrays = encode(ensemble)
     arrays = {name: array.copy() for name, array in arrays.items()}
     change(document, arrays)
     with pytest.raises((ValueError, KeyError, TypeError)):
-        persistence.build(document, arrays)
+        build(document, arrays)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

@@ -14,7 +14,7 @@ from skdice._dice import DICEDetector
 from skdice._ensemble import ConformalEnsemble, make_ensemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
-from skdice._persistence import load, read_document, save
+from skdice._persistence.files import load, read_document, save
 from skdice._vim import ViMDetector
 from skdice.cli._argument_types import ID_NAME
 from skdice.cli._files import (

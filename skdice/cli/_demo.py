@@ -14,7 +14,7 @@ from skdice._dice import DICEDetector
 from skdice._ensemble import make_ensemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
-from skdice._persistence import save
+from skdice._persistence.files import save
 from skdice._vim import ViMDetector
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import MetricsTable, compare

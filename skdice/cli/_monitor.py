@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
-from skdice._persistence import load
+from skdice._persistence.files import load
 from skdice.cli._files import file_name_in_errors, open_rows, refuse_overwriting
 from skdice.io._atomic import replacing
 from skdice.monitoring import FlagMonitor

@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from skdice._persistence import load
+from skdice._persistence.files import load
 from skdice.cli._files import (
     file_name_in_errors,
     open_rows_or_chunks,

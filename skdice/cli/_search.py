@@ -15,7 +15,7 @@ from skdice._engines.run import Options
 from skdice._ensemble import make_ensemble
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import gather_statistics
-from skdice._persistence import save
+from skdice._persistence.files import save
 from skdice._rows.door import as_sliced_source
 from skdice._rows.sources import SelectedRows, SlicedRows
 from skdice._search import SPARSITIES, path_scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -95,9 +96,14 @@ def _check_header(names: list[str]) -> None:
         raise ValueError("its first line holds numbers, expected a header with names of columns")
     if len(names) == 1 and any(sign in names[0] for sign in ";\t"):
         raise ValueError(f"its first line is {names[0]!r}, expected names with commas between them")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two columns are named {name!r}, expected different names")
+    if "" in names:
+        raise ValueError(
+            f"column {names.index('')} has no name, as pandas writes the index of a table; write "
+            "the file with index=False"
+        )
+    if len(set(names)) < len(names):
+        (name, _), *_ = Counter(names).most_common(1)
+        raise ValueError(f"two columns are named {name!r}, expected different names")
 
 
 def _reads_as_number(text: str) -> bool:

@@ -17,8 +17,8 @@ from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._ensemble import ConformalEnsemble
 from skdice._head import LinearHead
-from skdice._persistence import _digest as digest_of_document
-from skdice._persistence import encode, read_document
+from skdice._persistence.encode import encode
+from skdice._persistence.files import digest_of_document, read_document
 from skdice._version import __version__
 from skdice._vim import ViMDetector
 from skdice.report._inputs import Digest, digest_of_path

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
 from skdice._passes.threshold import digest_of_scores
-from skdice._persistence import load
+from skdice._persistence.files import load
 from skdice._rows.sources import RowSource
 from skdice.io._archive import to_path
 from skdice.io._atomic import replacing

@@ -112,6 +112,7 @@ def test_a_pattern_reads_shards_and_a_folder_does_not(path, tmp_path):
         ("a;b\n1;2\n", "its first line is 'a;b', expected names with commas between them"),
         ("a\tb\n1\t2\n", "expected names with commas between them"),
         ("a,a\n1,2\n", "two columns are named 'a', expected different names"),
+        (",a\n0,2\n", "column 0 has no name, as pandas writes the index of a table"),
         ("", "Empty CSV file"),
         ("a,b\n", "it has a header and no rows"),
         ("a,b\n1\n", "Expected 2 columns, got 1"),

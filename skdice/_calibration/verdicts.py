@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._by_prediction import class_pvalues, scores_and_classes
+from skdice._calibration.by_prediction import class_pvalues, scores_and_classes
 from skdice._compat.arrays import to_numpy
 from skdice._head import LinearHead
 from skdice._passes.threshold import conformal_pvalues

@@ -23,7 +23,7 @@ from skdice import (
     ViMDetector,
     make_ensemble,
 )
-from skdice._by_prediction import ClassScores
+from skdice._calibration.by_prediction import ClassScores
 from skdice._passes.threshold import conformal_rank, fewest_rows
 from skdice.metrics import evaluate
 

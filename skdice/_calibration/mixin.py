@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from skdice._by_prediction import ClassScores, gathered_blocks, pvalue_blocks, warn_of_fallback
+from skdice._calibration.by_prediction import (
+    ClassScores,
+    gathered_blocks,
+    pvalue_blocks,
+    warn_of_fallback,
+)
 from skdice._compat.arrays import is_dask, to_numpy
 from skdice._compat.sklearn import Interval
 from skdice._head import LinearHead

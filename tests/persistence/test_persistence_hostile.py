@@ -1,6 +1,6 @@
 """Made-up files of ViM, fDBD and ensembles, with a digest that fits, are refused or work.
 
-`tests/test_persistence.py` has the same for DICE, and for what all kinds of files share.
+`test_persistence.py` has the same for DICE, and for what all kinds of files share.
 """
 
 import json
@@ -11,7 +11,7 @@ from test_persistence import document_of, rewrite
 
 import skdice
 from skdice import ConformalEnsemble, DICEDetector, FDBDDetector, ViMDetector
-from skdice._persistence import _read
+from skdice._persistence.files import _read
 
 HUGE = 10**400
 INFINITE = {"float": "inf"}
