@@ -13,20 +13,17 @@ import numpy as np
 from skdice.cli._files import file_name_in_errors, open_rows, print_result, refuse_overwriting
 from skdice.extraction import extract_features, load_program
 from skdice.extraction._images import ImageFolder, image_files
-from skdice.io._head_files import check_head_file, write_weight_and_bias
+from skdice.io._head_files import write_weight_and_bias
 from skdice.io._open import is_shard
-from skdice.io._save import check_ending
 
 
 def extract(arguments: Namespace) -> None:
     """Extract features from images or an array with a saved program."""
     outputs = [arguments.output]
     if arguments.head_output is not None:
-        check_head_file(arguments.head_output)
         outputs.append(arguments.head_output)
         if arguments.head_output.resolve() == arguments.output.resolve():
             raise ValueError(f"--output and --head-output both name {arguments.output}")
-    check_ending(arguments.output)
     for output in outputs:
         refuse_overwriting(output, arguments.model, arguments.data)
     model = load_program(arguments.model, layer=arguments.layer, device=arguments.device)

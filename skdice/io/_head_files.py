@@ -17,15 +17,10 @@ from skdice.io._open import open_archive
 _WRITERS = {".npz": _npz.write, ".safetensors": _safetensors.write}
 
 
-def check_head_file(path: Path) -> None:
-    """Raise if the ending of `path` is not that of a file for heads."""
-    if path.suffix not in _WRITERS:
-        raise ValueError(f"cannot write {path}: expected an ending of {' or '.join(_WRITERS)}")
-
-
 def write_weight_and_bias(path: Path, weight: NDArray[Any], bias: NDArray[Any]) -> None:
     """Write both to a .npz or .safetensors file, which is complete or not there at all."""
-    check_head_file(path)
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"cannot write {path}: expected an ending of {' or '.join(_WRITERS)}")
     with replacing(path) as temporary:
         _WRITERS[path.suffix](temporary, {"weight": wrap(weight), "bias": wrap(bias)})
 

@@ -29,10 +29,7 @@ def metric_on_counts(
 ) -> Callable[[Counts, Counts], FloatArray]:
     """Return the function of the two counts that computes a metric.
 
-    Raises
-    ------
-    ValueError
-        The metric or the rule is unknown, or `tpr` is not in (0, 1].
+    The parameters are those of the public metrics, and are checked here.
     """
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")

@@ -234,13 +234,7 @@ def labelled(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[NDArray[Any
 
 
 def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
-    """Return the labels and the scores as checked NumPy arrays.
-
-    Raises
-    ------
-    ValueError
-        A label is neither +1 nor -1, one of both is missing, or a score is not finite.
-    """
+    """Return the labels +1 and -1, of which both must occur, and the finite scores."""
     labels = column_or_1d(to_host(y_true))
     scores = check_array(
         to_host(y_score), ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
@@ -262,10 +256,7 @@ def count_scores(
 ) -> tuple[Counts, Counts]:
     """Return how many rows of each class have each distinct score, in ascending order.
 
-    Returns
-    -------
-    inliers, outliers : ndarray of shape (n_distinct_scores,), float64
-        The number of rows, or the sum of their weights.
+    With weights, the sums of the weights are returned.
     """
     labels, scores = validated(y_true, y_score)
     distinct, place = np.unique(scores, return_inverse=True)

@@ -348,19 +348,7 @@ def measure_scores(
     *,
     rule: str = "paper",
 ) -> DetectorResult:
-    """Return the results that follow from scores alone.
-
-    Parameters
-    ----------
-    id_scores : ndarray of shape (n_samples,)
-        Scores of in-distribution rows.
-    ood_scores : mapping of str to ndarray
-        Scores of each set.
-    threshold : float or None
-        The score below which a row is flagged.
-    rule : {"paper", "roc_curve"}, default="paper"
-        The rule of the FPR95.
-    """
+    """Return the results that follow from scores alone; a row below the threshold is flagged."""
 
     def flagged(scores: FloatArray) -> float | None:
         return None if threshold is None else float(np.mean(scores - threshold < 0))

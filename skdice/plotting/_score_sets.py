@@ -204,13 +204,7 @@ class ScoreSetsMixin:
 
 
 def named_sets(ood: Any, id_name: str) -> dict[str, Any]:
-    """Return OOD sets by name; a set without a name is called "out-of-distribution".
-
-    Raises
-    ------
-    ValueError
-        There is no set, or a set has the name of the in-distribution rows.
-    """
+    """Return OOD sets by name; a set without a name is called "out-of-distribution"."""
     sets = dict(ood) if isinstance(ood, Mapping) else {OOD_NAME: ood}
     if not sets:
         raise ValueError("ood is an empty mapping, expected at least one set")

@@ -45,13 +45,7 @@ def plain(name: str) -> str:
 
 
 def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[Any, Any]:
-    """Return the given axes or those of a new pyplot figure, and their figure.
-
-    Raises
-    ------
-    TypeError
-        `ax` is neither axes of matplotlib nor None.
-    """
+    """Return the given axes or those of a new pyplot figure, and their figure."""
     if ax is None:
         # A figure of pyplot, as in scikit-learn, is shown by a notebook without further code.
         pyplot = import_extra("matplotlib.pyplot", "plot")
@@ -87,21 +81,9 @@ def draw_legend(ax: Any, title: str | None, **options: Any) -> None:
 
 
 def legend_above(ax: Any, peak: float, title: str) -> float:
-    """Draw the legend above the data, for which the axes are made taller.
+    """Draw the legend above the data, whose highest value is the peak, in axes made taller for it.
 
-    Parameters
-    ----------
-    ax : matplotlib Axes
-        The axes with labelled artists, whose data begin at zero.
-    peak : float
-        The highest value of the data.
-    title : str
-        The title of the legend.
-
-    Returns
-    -------
-    float
-        The share of the height of the axes that lies below the legend.
+    Return the share of the height of the axes that lies below the legend.
     """
     size = font_manager.FontProperties(size=LEGEND_SIZE).get_size_in_points()
     extent, points_per_pixel = ax.get_window_extent(), 72 / ax.figure.dpi

@@ -51,25 +51,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart.
-
-    Attributes
-    ----------
-    title, description : str
-        Its name, and what it shows, for readers who cannot see it.
-    x_title, y_title : str
-        Titles of the axes.
-    x_ticks, y_ticks : tuple of Tick
-        The axes.
-    lines : tuple of Line
-        Curves and areas, from back to front.
-    marks : tuple of Mark
-        What shows its values.
-    level : Tick or None
-        A vertical line with a label.
-    """
+    """One chart: its axes, and the curves and areas from back to front."""
 
     title: str
+    # What the chart shows, for readers who cannot see it.
     description: str
     x_title: str
     y_title: str
@@ -77,6 +62,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
     marks: tuple[Mark, ...]
+    # A vertical line with a label.
     level: Tick | None = None
 
 

@@ -40,16 +40,9 @@ class HeadFacts:
 
 @dataclass(frozen=True)
 class MemberFacts:
-    """One detector: its name among the members, its class, its parameters and fitted values.
+    """One detector: its parameters that decide the scores, and what was fitted, as text.
 
-    Attributes
-    ----------
-    name : str
-        Name of the member; "detector" for the deployed detector itself.
-    kind : str
-        Name of the class.
-    parameters, fitted : dict of str to str
-        The parameters that decide the scores, and what was fitted, as text.
+    The name among the members is "detector" for the deployed detector itself.
     """
 
     name: str
@@ -60,33 +53,14 @@ class MemberFacts:
 
 @dataclass(frozen=True)
 class DetectorFacts:
-    """A deployed detector.
-
-    Attributes
-    ----------
-    kind : str
-        Name of the class.
-    source : str
-        Path of the detector file, or "in memory".
-    digest : Digest
-        Digest of the file, or of the fitted content.
-    written_by : dict of str to str
-        Versions with which the file was written; empty for a detector in memory.
-    n_samples : int
-        Number of rows of `fit`.
-    n_features : int
-        Number of features.
-    head : HeadFacts or None
-        The head; None if no member has one.
-    own : MemberFacts
-        The detector itself.
-    members : tuple of MemberFacts
-        The members of an ensemble.
-    """
+    """A deployed detector: what it is, and where it comes from."""
 
     kind: str
+    # Path of the detector file, or "in memory".
     source: str
+    # Of the file, or of the fitted content.
     digest: Digest
+    # Versions with which the file was written; empty for a detector in memory.
     written_by: dict[str, str]
     n_samples: int
     n_features: int

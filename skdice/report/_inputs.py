@@ -19,37 +19,16 @@ from skdice.io._open import shard_paths
 
 @dataclass(frozen=True)
 class Digest:
-    """A SHA-256 and what it was computed from.
+    """A SHA-256 and what it was computed from."""
 
-    Attributes
-    ----------
-    sha256 : str or None
-        The 64 hexadecimal digits; None if `of` says why there are none.
-    of : str
-        What was hashed, as a phrase.
-    """
-
+    # The 64 hexadecimal digits; None if `of` says why there are none.
     sha256: str | None
     of: str
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One set of rows.
-
-    Attributes
-    ----------
-    name : str
-        Name of the set.
-    source : str
-        Path of the file, or the kind of the object in memory.
-    n_rows, n_features : int
-        Shape of the rows.
-    dtype : str
-        Type of the values.
-    digest : Digest
-        Digest of the file, or of the values.
-    """
+    """One set of rows, and the file or the kind of object that holds them."""
 
     name: str
     source: str
@@ -70,18 +49,9 @@ def open_rows(X: Any, key: str | None) -> Any:
 
 
 def describe_rows(name: str, X: Any, rows: RowSource, n_rows: int) -> DataSet:
-    """Return the facts about one set of rows.
+    """Return the facts about one set of rows: the input of the user, and the source made of it.
 
-    Parameters
-    ----------
-    name : str
-        Name of the set.
-    X : array-like, source of rows, or path
-        The input of the user.
-    rows : RowSource
-        The source that was made of X.
-    n_rows : int
-        Number of rows, which a cluster may not know before they are read.
+    A cluster may not know the number of rows before they are read.
     """
     if is_path(X):
         source, digest = str(X), digest_of_path(to_path(X))

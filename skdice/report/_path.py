@@ -24,16 +24,7 @@ FloatArray = NDArray[np.floating[Any]]
 class SparsityPath:
     """Metrics at several sparsities, as fractions.
 
-    Attributes
-    ----------
-    sparsities : tuple of float
-        The sparsities, ascending, that of the detector among them.
-    deployed : float
-        The sparsity of the detector.
-    auroc : dict of str to tuple of float
-        AUROC of each set at each sparsity.
-    fpr95 : dict of str to tuple of float
-        FPR95 of each set at each sparsity.
+    The sparsities ascend, and that of the detector is among them. Each metric is given by set.
     """
 
     sparsities: tuple[float, ...]

@@ -22,12 +22,7 @@ _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]|~$])")
 def render_html(report: Any, file_name: str) -> str:
     """Return a report as a page.
 
-    Parameters
-    ----------
-    report : OODReport
-        The report.
-    file_name : str
-        Name of the file, for the command that makes it again.
+    The name of the file is for the command that makes it again.
     """
     environment = _environment()
     environment.filters["prose"] = _unbroken

@@ -458,8 +458,8 @@ def test_features_beyond_a_narrower_dtype_are_refused(tmp_path):
 
 
 def test_the_name_of_the_file_is_checked_before_the_work(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot write .*x.csv: expected an ending"):
-        extract_features(nn.Linear(2, 3), torch.ones(3, 2), out=tmp_path / "x.csv")
+    with pytest.raises(ValueError, match=r"cannot write .*x.doc: expected an ending"):
+        extract_features(nn.Linear(2, 3), torch.ones(3, 2), out=tmp_path / "x.doc")
     assert not list(tmp_path.iterdir())
 
 

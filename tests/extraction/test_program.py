@@ -257,9 +257,7 @@ def test_the_command_from_an_array(inputs, tmp_path, capsys, monkeypatch):
     [
         (("model.pt", "none.npy", "-o", "x.npy"), "none.npy"),
         (("none.pt", "images", "-o", "x.npy"), "no such file: none.pt"),
-        (("model.pt", "images", "-o", "x.doc"), "x.doc"),
         (("model.pt", "images", "-o", "images/x.npy"), "lies in the folder images"),
-        (("model.pt", "images", "-o", "x.npy", "--head-output", "h.txt"), ".npz or .safetensors"),
         (("model.pt", "images", "-o", "x.npy", "--layer", "f"), "candidates: fc"),
         (("model.pt", "empty", "-o", "x.npy"), "empty does not hold an image"),
         (("model.pt", "broken", "-o", "x.npy"), "cannot read the image broken/a.png"),
