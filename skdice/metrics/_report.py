@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from importlib import import_module
@@ -412,6 +413,15 @@ def agreement_of(detector: Any) -> float | None:
 def final_step(detector: Any) -> Any:
     """Return the detector that a pipeline ends in, or the detector itself."""
     return detector[-1] if isinstance(detector, Pipeline) else detector
+
+
+@contextmanager
+def error_prefix(name: Any) -> Iterator[None]:
+    """Put the name of a set before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def score_rows(detector: Any, X: Any) -> FloatArray:

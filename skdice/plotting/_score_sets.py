@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from skdice._compat.arrays import to_host
 from skdice.metrics import auroc, fpr_at_tpr
 from skdice.metrics._counts import fpr_name
 from skdice.metrics._rates import labelled, validated
-from skdice.metrics._report import score_rows
+from skdice.metrics._report import error_prefix, score_rows
 from skdice.plotting._style import plain
 
 FloatArray = NDArray[np.floating[Any]]
@@ -211,15 +210,6 @@ def named_sets(ood: Any, id_name: str) -> dict[str, Any]:
     if id_name in sets:
         raise ValueError(f"an OOD set is named {id_name!r}, as are the in-distribution rows")
     return sets
-
-
-@contextmanager
-def error_prefix(name: str) -> Iterator[None]:
-    """Put the name of a set before the message of a ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _finite_scores(name: str, scores: ArrayLike) -> FloatArray:

@@ -8,14 +8,15 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
-from skdice._engines.activations import Activation, apply_shaping
+from skdice._engines.activations import apply_shaping
 from skdice._rows.door import require_slicing
-from skdice._rows.sources import SlicedRows
-from skdice.plotting._score_sets import ID_NAME, error_prefix, named_sets
+from skdice.metrics._report import error_prefix
+from skdice.plotting._score_sets import ID_NAME, named_sets
 from skdice.plotting._style import (
     draw_legend,
     hide_open_spines,
@@ -163,9 +164,12 @@ class UnitContributionDisplay:
         for name, X in sets.items():
             with error_prefix(name), np.errstate(over="ignore", invalid="ignore"):
                 rows = require_slicing(detector._open(X, "score_samples"))
-                moments = column_moments(rows, detector._layer.shaping, detector.batch_size)
+                moments = StandardScaler()
+                for _, block in rows.iterate_blocks(batch_size=detector.batch_size):
+                    shaped = apply_shaping(detector._layer.shaping, block)
+                    moments.partial_fit(np.asarray(shaped, np.float64))
                 factors = weight.astype(np.float64)
-                mean[name], variance[name] = factors * moments[0], factors**2 * moments[1]
+                mean[name], variance[name] = factors * moments.mean_, factors**2 * moments.var_
                 if not np.isfinite([mean[name], variance[name]]).all():
                     raise ValueError("contributions, squared, exceed the range of float64")
         kept = mask[class_index]
@@ -225,24 +229,3 @@ class UnitContributionDisplay:
         lines[next(iter(lines))].set_zorder(2.5)
         self.lines_.append(lines)
         self.bands_.append(bands)
-
-
-def column_moments(
-    rows: SlicedRows, shaping: Activation | None, batch_size: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and variance of the columns after a fitted shaping, in float64.
-
-    Each block is passed twice, and the results are joined by the formula of Chan, Golub &
-    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
-    No large numbers are subtracted, so no digits are lost.
-    """
-    n_rows, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    for _, block in rows.iterate_blocks(batch_size=batch_size):
-        values = np.asarray(apply_shaping(shaping, block), np.float64)
-        n_rows += len(values)
-        block_mean = values.mean(axis=0)
-        step = block_mean - mean
-        mean += step * (len(values) / n_rows)
-        squares += np.square(values - block_mean).sum(axis=0)
-        squares += step**2 * (len(values) * (n_rows - len(values)) / n_rows)
-    return mean, squares / n_rows

@@ -176,26 +176,14 @@ def path_chart(path: SparsityPath) -> Chart:
     """Return the AUROC at each sparsity, of each set and on the mean."""
     low = min(min(values) for values in path.auroc.values())
     x, y = _x_scale(0.0, 1.0), _y_scale(max(0.0, low - 0.02), 1.0)
-    lines = [
-        Line(_polyline(x, y, zip(path.sparsities, values, strict=True)), "line thin")
-        for values in path.auroc.values()
-    ]
-    mean = list(zip(path.sparsities, path.mean_auroc, strict=True))
-    lines.append(Line(_polyline(x, y, mean), "line inside"))
-    marks = [
-        Mark(x(sparsity), y(value), f"{name} at sparsity {sparsity:g}: AUROC {percent(value)}")
-        for name, values in path.auroc.items()
-        for sparsity, value in zip(path.sparsities, values, strict=True)
-    ]
-    marks += [
-        Mark(
-            x(sparsity),
-            y(value),
-            f"mean at sparsity {sparsity:g}: AUROC {percent(value)}",
-            "point mean",
-        )
-        for sparsity, value in mean
-    ]
+    lines, marks = [], []
+    for name, values in {**path.auroc, "mean": path.mean_auroc}.items():
+        line, point = ("line inside", "point mean") if name == "mean" else ("line thin", "point")
+        curve = list(zip(path.sparsities, values, strict=True))
+        lines.append(Line(_polyline(x, y, curve), line))
+        for sparsity, value in curve:
+            tip = f"{name} at sparsity {sparsity:g}: AUROC {percent(value)}"
+            marks.append(Mark(x(sparsity), y(value), tip, point))
     return Chart(
         title="AUROC by sparsity",
         description=(

@@ -196,14 +196,10 @@ def mean_metrics(
         ("fpr_at_tpr", [each.fpr95 for each in measured]),
         ("auroc", [each.auroc for each in measured]),
     ):
-        known = all(metric.interval is not None for metric in metrics)
-        interval = (
-            interval_of_mean(
-                inside.scores, [each.scores for each in outside], metric=name, rule=rule
-            )
-            if known
-            else None
-        )
+        interval = None
+        if all(metric.interval is not None for metric in metrics):
+            scores = [each.scores for each in outside]
+            interval = interval_of_mean(inside.scores, scores, metric=name, rule=rule)
         means.append(Metric(float(np.mean([metric.value for metric in metrics])), interval))
     return means[0], means[1]
 
