@@ -376,19 +376,13 @@ def _add_monitor(parser: ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: ArgumentParser) -> None:
-    options.add_detector(parser)
-    options.add_id_set(parser)
-    options.add_ood_sets(parser)
-    options.add_key_of_all(parser)
+    options.add_measurement(parser)
     options.add_png(parser, "a histogram of the scores")
     options.add_common(parser)
 
 
 def _add_report(parser: ArgumentParser) -> None:
-    options.add_detector(parser)
-    options.add_id_set(parser)
-    options.add_ood_sets(parser)
-    options.add_key_of_all(parser)
+    options.add_measurement(parser)
     options.add_output(
         parser,
         types.REPORT_ENDINGS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from skdice import shaping
@@ -26,7 +26,7 @@ from skdice.cli._files import (
 )
 from skdice.io._atomic import replacing
 from skdice.metrics import MetricsTable
-from skdice.metrics._report import agreement_of, flagged_by_class, measure_scores
+from skdice.metrics._report import agreement_of, measure_detector, measure_scores
 
 
 def fit(arguments: Namespace) -> None:
@@ -205,14 +205,10 @@ def evaluate(arguments: Namespace) -> None:
 
     id_rows, id_scores, id_members = open_and_score(arguments.id)
     sets = {name: open_and_score(path) for name, path in arguments.ood.items()}
+    ood_rows = {name: rows for name, (rows, _, _) in sets.items()}
     ood_scores = {name: scores for name, (_, scores, _) in sets.items()}
     threshold = getattr(detector, "offset_", None)
-    result = measure_scores(id_scores, ood_scores, threshold)
-    is_by_class = hasattr(detector, "class_offsets_")
-    if is_by_class:
-        ood_rows = {name: rows for name, (rows, _, _) in sets.items()}
-        result = flagged_by_class(result, detector, id_rows, ood_rows)
-    result = replace(result, head_agreement=agreement_of(detector))
+    result = measure_detector(detector, id_rows, id_scores, ood_rows, ood_scores)
     # The members of an ensemble have no threshold of their own.
     members = {
         name: measure_scores(
@@ -252,7 +248,7 @@ def evaluate(arguments: Namespace) -> None:
                 id_scores=id_scores,
                 ood_scores=ood_scores,
                 # One line cannot show the thresholds of several predicted classes.
-                threshold=None if is_by_class else threshold,
+                threshold=None if hasattr(detector, "class_offsets_") else threshold,
             )
 
 

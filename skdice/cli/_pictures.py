@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skdice.plotting import ScoreHistogramDisplay, SparsityCurveDisplay
 from skdice.plotting._style import bare_figure, plain
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 def draw_evaluation(path: Path, *, title: str, **scores: Any) -> None:

@@ -367,15 +367,9 @@ def _measure(
     detector: Any, X_id: Any, ood: Mapping[str, Any], y_id: ArrayLike | None, rule: str
 ) -> DetectorResult:
     check_is_fitted(detector)
-    result = measure_scores(
-        score_rows(detector, X_id),
-        {name: score_rows(detector, rows) for name, rows in ood.items()},
-        final_step(detector).__dict__.get("offset_"),
-        rule=rule,
-    )
-    if hasattr(final_step(detector), "class_offsets_"):
-        result = flagged_by_class(result, detector, X_id, ood)
-    result = replace(result, head_agreement=agreement_of(final_step(detector)))
+    id_scores = score_rows(detector, X_id)
+    ood_scores = {name: score_rows(detector, X) for name, X in ood.items()}
+    result = measure_detector(detector, X_id, id_scores, ood, ood_scores, rule=rule)
     if y_id is None:
         return result
     if not isinstance(detector, BaseDICE):
@@ -388,21 +382,31 @@ def _measure(
     return replace(result, accuracy=full_accuracy, masked_accuracy=masked)
 
 
-def flagged_by_class(
-    result: DetectorResult, detector: Any, X_id: Any, ood: Mapping[str, Any]
+def measure_detector(
+    detector: Any,
+    X_id: Any,
+    id_scores: FloatArray,
+    ood: Mapping[str, Any],
+    ood_scores: Mapping[str, FloatArray],
+    *,
+    rule: str = "paper",
 ) -> DetectorResult:
-    """Return a result with the shares that the thresholds of the predicted classes flag.
+    """Return the results of a fitted detector whose scores of the rows are known."""
+    final = final_step(detector)
+    result = measure_scores(id_scores, ood_scores, final.__dict__.get("offset_"), rule=rule)
+    if hasattr(final, "class_offsets_"):
+        # The scores alone do not give the shares that the thresholds of the predicted classes
+        # flag, so that the rows are read once more.
+        def flagged(X: Any) -> float:
+            decision = detector.decision_function(X)
+            decision = decision.compute() if is_dask(decision) else to_numpy(decision)
+            return float(np.mean(decision < 0))
 
-    The scores alone do not give them, so that the rows are read once more.
-    """
-
-    def flagged(X: Any) -> float:
-        decision = detector.decision_function(X)
-        decision = decision.compute() if is_dask(decision) else to_numpy(decision)
-        return float(np.mean(decision < 0))
-
-    sets = {name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()}
-    return replace(result, sets=sets, id_flagged=flagged(X_id))
+        sets = {
+            name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()
+        }
+        result = replace(result, sets=sets, id_flagged=flagged(X_id))
+    return replace(result, head_agreement=agreement_of(final))
 
 
 def agreement_of(detector: Any) -> float | None:

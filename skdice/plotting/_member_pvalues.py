@@ -98,26 +98,23 @@ class MemberPvaluesDisplay:
         if not 1 <= n_rows <= MAX_ROWS:
             raise ValueError(f"there are {n_rows} rows, expected 1 to {MAX_ROWS}")
         self.member_names: list[str] = list(member_names)
-        if len(self.member_names) != n_members:
-            raise ValueError(
-                f"there are {len(self.member_names)} member_names, expected {n_members}, one for "
-                "each column of member_pvalues"
-            )
         self.combined_pvalues: Float64Array | None = None
         if combined_pvalues is not None:
             self.combined_pvalues = _checked_pvalues("combined_pvalues", combined_pvalues, 1)
-            if len(self.combined_pvalues) != n_rows:
-                raise ValueError(
-                    f"there are {len(self.combined_pvalues)} combined_pvalues, expected {n_rows}, "
-                    "one for each row"
-                )
         if level is not None and not (isinstance(level, Real) and 0 < level < 1):
             raise ValueError(f"level is {level!r}, expected a number between 0 and 1, or None")
         self.level = level
-        names = [f"row {n}" for n in range(n_rows)] if row_names is None else list(row_names)
-        if len(names) != n_rows:
-            raise ValueError(f"there are {len(names)} row_names, expected {n_rows}")
-        self.row_names: list[str] = names
+        names = [f"row {n}" for n in range(n_rows)] if row_names is None else row_names
+        self.row_names: list[str] = list(names)
+        for name, values, n, part in (
+            ("member_names", self.member_names, n_members, "column of member_pvalues"),
+            ("combined_pvalues", self.combined_pvalues, n_rows, "row"),
+            ("row_names", self.row_names, n_rows, "row"),
+        ):
+            if values is not None and len(values) != n:
+                raise ValueError(
+                    f"there are {len(values)} {name}, expected {n}, one for each {part}"
+                )
 
     @classmethod
     def from_estimator(cls, ensemble: Any, X: Any, *, ax: Any = None) -> Self:

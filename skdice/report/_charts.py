@@ -137,7 +137,7 @@ def histogram_chart(name: str, histogram: Histogram, threshold: float | None) ->
     )
 
 
-def roc_chart(measured: OutlierSet, rule: str) -> Chart:
+def roc_chart(measured: OutlierSet) -> Chart:
     """Return the ROC curve of one set, with its FPR95."""
     x, y = _x_scale(0.0, 1.0), _y_scale(0.0, 1.0)
     places = np.unique(np.linspace(0, len(measured.roc) - 1, N_MARKS).round().astype(int))

@@ -26,7 +26,9 @@ def render_html(report: Any, file_name: str) -> str:
     """
     environment = _environment()
     environment.filters["prose"] = _unbroken
-    script, style = (_template_text(name) for name in ("script.js", "style.css"))
+    templates = files("skdice.report") / "templates"
+    script = (templates / "script.js").read_text(encoding="utf-8")
+    style = (templates / "style.css").read_text(encoding="utf-8")
     markup = import_extra("markupsafe", "report").Markup
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page: str = environment.get_template("report.html").render(
@@ -40,7 +42,7 @@ def render_html(report: Any, file_name: str) -> str:
             _charts.histogram_chart(each.name, each.histogram, _threshold_of(report))
             for each in report.sets
         ],
-        rocs=[_charts.roc_chart(each, report.rule) for each in report.sets],
+        rocs=[_charts.roc_chart(each) for each in report.sets],
         path_chart=None if report.path is None else _charts.path_chart(report.path),
         frame=_charts,
     )
@@ -86,10 +88,6 @@ def _environment(**options: Any) -> Any:
         environment.filters[name] = getattr(_numbers, name)
     environment.filters["md"] = escape_markdown
     return environment
-
-
-def _template_text(name: str) -> str:
-    return files("skdice.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _threshold_of(report: Any) -> float | None:
