@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_numpy
 from skdice._ensemble import ConformalEnsemble
-from skdice.plotting._style import COLOURS, draw_legend, hide_open_spines, obtain_axes, plain
+from skdice.plotting._style import COLOURS, DisplayMixin, draw_legend, plain
 
 Float64Array = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ SMALLEST_SHOWN = 1e-8
 COMBINED = "combined"
 
 
-class MemberPvaluesDisplay:
+class MemberPvaluesDisplay(DisplayMixin):
     """P-values of the members of an ensemble: which member objects to a row, and how much.
 
     The display answers why an input was refused. There is a line for each member, and one for the
@@ -161,20 +161,7 @@ class MemberPvaluesDisplay:
         )
         return display.plot(ax)
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the p-values.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes to draw on; None makes a figure.
-
-        Returns
-        -------
-        MemberPvaluesDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = obtain_axes(ax)
+    def _draw(self) -> None:
         labels, pvalues = list(self.member_names), self.member_pvalues
         if self.combined_pvalues is not None:
             labels.append(COMBINED)
@@ -223,11 +210,9 @@ class MemberPvaluesDisplay:
             yticklabels=[plain(label) for label in labels],
             xlabel="p-value (smaller = stronger objection)",
         )
-        hide_open_spines(self.ax_)
         draw_legend(
             self.ax_, None, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False
         )
-        return self
 
 
 def _checked_pvalues(name: str, pvalues: ArrayLike, ndim: int) -> Float64Array:

@@ -15,7 +15,7 @@ from skdice.metrics import auroc, fpr_at_tpr
 from skdice.metrics._counts import fpr_name
 from skdice.metrics._rates import labelled, validated
 from skdice.metrics._report import error_prefix, score_rows
-from skdice.plotting._style import plain
+from skdice.plotting._style import DisplayMixin, plain
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -23,11 +23,8 @@ ID_NAME = "in-distribution"
 OOD_NAME = "out-of-distribution"
 
 
-class ScoreSetsMixin:
-    """Scores, their metrics, and the ways to make a display of them.
-
-    A subclass has a method ``plot(ax)``, which draws.
-    """
+class ScoreSetsMixin(DisplayMixin):
+    """Scores, their metrics, and the ways to make a display of them."""
 
     def __init__(
         self,
@@ -184,10 +181,6 @@ class ScoreSetsMixin:
             **options,
         )
         return display.plot(ax)
-
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the display."""
-        raise NotImplementedError
 
     @classmethod
     def _options_from_detector(cls, detector: Any) -> dict[str, Any]:

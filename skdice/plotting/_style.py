@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import cycle
-from typing import Any
+from typing import Any, Self
 
 from skdice._compat.extras import import_extra
 
@@ -56,6 +56,37 @@ def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[An
             f"ax is an instance of {type(ax).__name__}, expected one matplotlib Axes or None"
         )
     return ax, ax.figure
+
+
+class DisplayMixin:
+    """What the displays share: axes that are given or made, and drawing on them.
+
+    A subclass draws on `ax_` by `_draw`.
+    """
+
+    # Size of a new figure in inches; None takes that of matplotlib.
+    _figsize: tuple[float, float] | None = None
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the display.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            The axes to draw on; None makes a figure.
+
+        Returns
+        -------
+        display
+            The display itself.
+        """
+        self.ax_, self.figure_ = obtain_axes(ax, self._figsize)
+        hide_open_spines(self.ax_)
+        self._draw()
+        return self
+
+    def _draw(self) -> None:
+        raise NotImplementedError
 
 
 def bare_figure(width: float, height: float) -> Any:

@@ -18,10 +18,10 @@ from skdice._rows.door import require_slicing
 from skdice.metrics._report import error_prefix
 from skdice.plotting._score_sets import ID_NAME, named_sets
 from skdice.plotting._style import (
+    DisplayMixin,
     draw_legend,
     hide_open_spines,
     line_styles,
-    obtain_axes,
     plain,
 )
 
@@ -31,7 +31,7 @@ FloatArray = NDArray[np.floating[Any]]
 PANELS = ((0.0, 0.0, 0.475, 1.0), (0.525, 0.0, 0.475, 1.0))
 
 
-class UnitContributionDisplay:
+class UnitContributionDisplay(DisplayMixin):
     """Mean and variance of each unit's contribution to one class, before and after pruning.
 
     The logit of a class is the sum over the units of weight times feature, and the bias. The
@@ -86,6 +86,8 @@ class UnitContributionDisplay:
     >>> [panel.get_title() for panel in display.axes_]
     ['before pruning', 'after: 34 of 128 units kept']
     """
+
+    _figsize = (9, 4)
 
     def __init__(
         self,
@@ -175,20 +177,7 @@ class UnitContributionDisplay:
         kept = mask[class_index]
         return cls(mean=mean, variance=variance, kept=kept, class_index=int(class_index)).plot(ax)
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the contributions.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes in which two panels are drawn side by side; None makes a figure.
-
-        Returns
-        -------
-        UnitContributionDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = obtain_axes(ax, figsize=(9, 4))
+    def _draw(self) -> None:
         self.ax_.set_axis_off()
         self.axes_ = np.array([self.ax_.inset_axes(bounds) for bounds in PANELS])
         before, after = self.axes_
@@ -200,16 +189,15 @@ class UnitContributionDisplay:
         self.lines_: list[dict[str, Any]] = []
         self.bands_: list[dict[str, Any]] = []
         for panel, factor in ((before, np.ones(n_units)), (after, kept.astype(np.float64))):
-            self._draw(panel, factor[self.order_])
+            self._draw_panel(panel, factor[self.order_])
             panel.set(xlabel="unit, by its in-distribution mean", xlim=(0, max(1, n_units - 1)))
             hide_open_spines(panel)
         before.set(title="before pruning", ylabel=f"contribution to class {self.class_index}")
         after.set(title=f"after: {kept.sum()} of {n_units} units kept")
         # The legend has room in the upper left corner, because the means rise from left to right.
         draw_legend(before, "mean ± standard deviation", loc="upper left")
-        return self
 
-    def _draw(self, panel: Any, factor: FloatArray) -> None:
+    def _draw_panel(self, panel: Any, factor: FloatArray) -> None:
         lines, bands = {}, {}
         units = np.arange(len(factor))
         panel.axhline(0, color="0.6", linewidth=0.8)
