@@ -20,11 +20,9 @@ from skdice._engines.run import Options, run
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import gather_statistics
 from skdice._rows.door import as_sliced_source, as_source
-from skdice._rows.sources import NumpyRows, SelectedRows, SlicedRows, scoring_dtype
+from skdice._rows.sources import FloatArray, NumpyRows, SelectedRows, SlicedRows, scoring_dtype
 from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
-
-FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 

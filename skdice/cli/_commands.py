@@ -97,18 +97,12 @@ def describe_members(detector: BaseDetector, document: dict[str, Any]) -> dict[s
     members = []
     for member in document["members"]:
         fitted = detector.named_estimators_[member["name"]]
-        own = {"sparsity": fitted.sparsity} if isinstance(fitted, DICEDetector) else {}
-        shaping_of_member = member["document"]["fitted"].get("shaping")
-        members.append(
-            {
-                "name": member["name"],
-                "detector": type(fitted).__name__,
-                **own,
-                **({} if shaping_of_member is None else {"shaping": shaping_of_member}),
-                **describe_weights(fitted),
-                **describe_agreement(fitted),
-            }
-        )
+        facts = {"name": member["name"], "detector": type(fitted).__name__}
+        if isinstance(fitted, DICEDetector):
+            facts["sparsity"] = fitted.sparsity
+        if (fitted_shaping := member["document"]["fitted"].get("shaping")) is not None:
+            facts["shaping"] = fitted_shaping
+        members.append({**facts, **describe_weights(fitted), **describe_agreement(fitted)})
     return {"members": members}
 
 

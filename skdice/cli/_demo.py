@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdice._base import BaseDetector
 from skdice._dice import DICEDetector
@@ -15,13 +13,12 @@ from skdice._ensemble import make_ensemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
 from skdice._persistence.files import save
+from skdice._rows.sources import FloatArray
 from skdice._vim import ViMDetector
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import MetricsTable, compare
 from skdice.metrics._report import SetResult
 from skdice.shaping import ReAct
-
-FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 # The demo does not call a smaller change of the mean AUROC a gain or a loss.

@@ -1,7 +1,4 @@
-"""A model and a detector in one forward pass.
-
-Importing this module imports torch.
-"""
+"""A model and a detector in one forward pass."""
 
 from __future__ import annotations
 

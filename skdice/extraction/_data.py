@@ -1,7 +1,4 @@
-"""Batches from every usual kind of data, and what a batch holds.
-
-Importing this module imports torch.
-"""
+"""Batches from every usual kind of data, and what a batch holds."""
 
 from __future__ import annotations
 

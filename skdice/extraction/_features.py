@@ -1,4 +1,7 @@
-"""Features of a whole data set from a model: in memory, in a file, or batch by batch."""
+"""Features of a whole data set from a model: in memory, in a file, or batch by batch.
+
+The modules that import torch are imported in the functions, because torch is an extra.
+"""
 
 from __future__ import annotations
 

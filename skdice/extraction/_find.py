@@ -1,7 +1,4 @@
-"""Finding the classification layer, and the proof that features and head belong to the model.
-
-Importing this module imports torch.
-"""
+"""Finding the classification layer, and the proof that features and head belong to the model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The classification layer of a torch model: its candidates, its head, what enters it.
-
-Importing this module imports torch.
-"""
+"""The classification layer of a torch model: its candidates, its head, what enters it."""
 
 from __future__ import annotations
 

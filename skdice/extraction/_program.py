@@ -1,7 +1,4 @@
-"""Cutting a program before its classification layer.
-
-Importing this module imports torch.
-"""
+"""Cutting a program before its classification layer."""
 
 from __future__ import annotations
 

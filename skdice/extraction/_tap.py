@@ -1,7 +1,4 @@
-"""Running a model, and catching what enters its classification layer.
-
-Importing this module imports torch.
-"""
+"""Running a model, and catching what enters its classification layer."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating[Any]]
+from skdice._rows.sources import FloatArray
+
 # Numbers of rows are integers or, with sample weights, floats.
 Counts = NDArray[Any]
 

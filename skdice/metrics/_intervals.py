@@ -12,13 +12,8 @@ from scipy.special import expit, logit
 from scipy.stats import t as student_t
 from sklearn.utils import check_random_state
 
-from skdice.metrics._counts import (
-    Counts,
-    FloatArray,
-    count_at_or_above,
-    metric_on_counts,
-    rate_at_or_above,
-)
+from skdice._rows.sources import FloatArray
+from skdice.metrics._counts import Counts, count_at_or_above, metric_on_counts, rate_at_or_above
 from skdice.metrics._rates import count_scores, labelled, validated
 
 # The number of counts that are computed at a time. They stay in the processor's cache.

@@ -10,7 +10,8 @@ from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from skdice._compat.arrays import to_host
-from skdice.metrics._counts import Counts, FloatArray, metric_on_counts
+from skdice._rows.sources import FloatArray
+from skdice.metrics._counts import Counts, metric_on_counts
 
 
 def fpr_at_tpr(

@@ -22,34 +22,26 @@ from skdice._compat.arrays import is_dask, to_host, to_numpy
 from skdice._dice import LEAST_AGREEMENT, BaseDICE
 from skdice._engines.layer import MaskedLayer
 from skdice._rows.door import as_source
-from skdice._rows.sources import RowSource
-from skdice.metrics._counts import METRICS, FloatArray, fpr_name, metric_on_counts
+from skdice._rows.sources import FloatArray, RowSource
+from skdice.metrics._counts import METRICS, fpr_name, metric_on_counts
 from skdice.metrics._rates import count_scores, labelled
 
-# The name of the mean over the sets in a report.
+# The names in a report of the in-distribution rows and of the mean over the other sets.
+ID_NAME = "in-distribution"
 MEAN = "mean"
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """Metrics of one detector on one out-of-distribution set, as fractions.
+    """Metrics of one detector on one out-of-distribution set, as fractions."""
 
-    Attributes
-    ----------
-    fpr95 : float
-        The false-positive rate at 95 % true positives, in-distribution positive, by the rule
-        of the report (see `skdice.metrics.fpr_at_tpr`).
-    auroc, aupr_in, aupr_out, detection_error : float
-        The metrics of those names.
-    flagged : float or None
-        The share of the set's rows below the threshold; None without a threshold.
-    """
-
+    # In-distribution is positive. The rule is that of the report.
     fpr95: float
     auroc: float
     aupr_in: float
     aupr_out: float
     detection_error: float
+    # The share of the set's rows below the threshold; None without a threshold.
     flagged: float | None
 
     def __str__(self) -> str:
@@ -58,27 +50,16 @@ class SetResult:
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """Results of one detector.
-
-    Attributes
-    ----------
-    sets : dict of str to SetResult
-        The metrics by the name of the set.
-    id_flagged : float or None
-        The share of the in-distribution rows below the threshold; None without a threshold.
-    accuracy, masked_accuracy : float or None
-        The share of the in-distribution rows whose largest logit is that of their label, with
-        the full and with the masked layer; None without labels.
-    head_agreement : float or None
-        The `head_agreement_` of a `skdice.DICEDetector`: the share of the rows of its `fit` to
-        which the full and the masked layer give the same class. None for other detectors and
-        after `partial_fit`.
-    """
+    """Results of one detector."""
 
     sets: dict[str, SetResult]
+    # The share of the in-distribution rows below the threshold; None without a threshold.
     id_flagged: float | None
+    # The shares of the in-distribution rows whose largest logit is that of their label, with the
+    # full and with the masked layer; None without labels.
     accuracy: float | None = None
     masked_accuracy: float | None = None
+    # The `head_agreement_` of a DICE detector; None for others and after `partial_fit`.
     head_agreement: float | None = None
 
     @property

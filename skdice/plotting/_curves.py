@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from skdice._rows.sources import FloatArray
 from skdice.metrics import neg_fpr95_scorer
 from skdice.metrics._counts import fpr_name
-
-FloatArray = NDArray[np.floating[Any]]
 
 # The name of a curve that is alone and has no name of its own.
 LONE_CURVE = "DICE"

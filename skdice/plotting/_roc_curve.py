@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from skdice._rows.sources import FloatArray
 from skdice.metrics._rates import labelled
-from skdice.plotting._score_sets import FloatArray, ScoreSetsMixin
+from skdice.plotting._score_sets import ScoreSetsMixin
 from skdice.plotting._style import draw_legend, line_styles
 
 

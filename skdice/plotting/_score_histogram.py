@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdice.metrics._report import final_step
-from skdice.plotting._score_sets import ID_NAME, FloatArray, ScoreSetsMixin
+from skdice._rows.sources import FloatArray
+from skdice.metrics._report import ID_NAME, final_step
+from skdice.plotting._score_sets import ScoreSetsMixin
 from skdice.plotting._style import legend_above, line_styles, plain
 
 

@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_host
+from skdice._rows.sources import FloatArray
 from skdice.metrics import auroc, fpr_at_tpr
 from skdice.metrics._counts import fpr_name
 from skdice.metrics._rates import labelled, validated
-from skdice.metrics._report import error_prefix, score_rows
+from skdice.metrics._report import ID_NAME, error_prefix, score_rows
 from skdice.plotting._style import DisplayMixin, plain
 
-FloatArray = NDArray[np.floating[Any]]
-
-ID_NAME = "in-distribution"
 OOD_NAME = "out-of-distribution"
 
 

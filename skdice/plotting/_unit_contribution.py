@@ -15,8 +15,9 @@ from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._engines.activations import apply_shaping
 from skdice._rows.door import require_slicing
-from skdice.metrics._report import error_prefix
-from skdice.plotting._score_sets import ID_NAME, named_sets
+from skdice._rows.sources import FloatArray
+from skdice.metrics._report import ID_NAME, error_prefix
+from skdice.plotting._score_sets import named_sets
 from skdice.plotting._style import (
     DisplayMixin,
     draw_legend,
@@ -24,8 +25,6 @@ from skdice.plotting._style import (
     line_styles,
     plain,
 )
-
-FloatArray = NDArray[np.floating[Any]]
 
 # The left, lower end, width and height of the two panels, as shares of the axes around them.
 PANELS = ((0.0, 0.0, 0.475, 1.0), (0.525, 0.0, 0.475, 1.0))

@@ -15,14 +15,13 @@ from skdice._base import BaseDetector
 from skdice._engines.layer import MaskedLayer
 from skdice._engines.run import Options, run
 from skdice._passes.threshold import conformal_pvalues
-from skdice._rows.sources import RowSource
+from skdice._rows.sources import FloatArray, RowSource
 from skdice.metrics import confidence_interval
 from skdice.metrics._counts import metric_on_counts
 from skdice.metrics._intervals import interval_of_mean
 from skdice.metrics._rates import count_scores, labelled
 from skdice.monitoring import batch_pvalue
 
-FloatArray = NDArray[np.floating[Any]]
 Interval = tuple[float, float]
 
 N_EXTREME = 10

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._engines.run import Options
-from skdice._rows.sources import RowSource, SlicedRows
+from skdice._rows.sources import FloatArray, RowSource, SlicedRows
 from skdice._search import SPARSITIES, path_scores
 from skdice.metrics._counts import metric_on_counts
 from skdice.metrics._rates import count_scores, labelled
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from skdice._rows.sources import RowSource
 from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
 from skdice.metrics._counts import metric_on_counts
-from skdice.metrics._report import MEAN, error_prefix
+from skdice.metrics._report import ID_NAME, MEAN, error_prefix
 from skdice.monitoring._flags import flagged_rows
 from skdice.report._detector import DetectorFacts, describe_detector, versions
 from skdice.report._inputs import DataSet, describe_rows, is_path, open_rows
@@ -43,9 +43,6 @@ from skdice.report._warnings import (
     warnings_about_promise,
     warnings_about_rows,
 )
-
-# The name of the in-distribution rows among the sets of a report.
-ID_NAME = "in-distribution"
 
 
 @dataclass(frozen=True, repr=False)
