@@ -33,21 +33,20 @@ it to 27.25 / 93.40 (Sun & Li, ECCV 2022, arXiv:2111.09805). Networks differ: me
 
 def candidates(head: LinearHead) -> dict[str, BaseDetector]:
     """Return the unfitted detectors of the table by their names."""
-    detectors: dict[str, BaseDetector] = {
+    return {
         "MSP": DICEDetector(head, sparsity=0, score_func="msp"),
         "MaxLogit": DICEDetector(head, sparsity=0, score_func="max_logit"),
         "Energy": DICEDetector(head, sparsity=0),
         "ReAct": DICEDetector(head, sparsity=0, shaping=ReAct()),
+        **{
+            f"{name}, sparsity {sparsity:g}": DICEDetector(head, sparsity=sparsity, shaping=shaping)
+            for name, shaping in (("DICE", None), ("DICE + ReAct", ReAct()))
+            for sparsity in SPARSITIES
+        },
+        "FDBD": FDBDDetector(head),
+        "ViM": ViMDetector(head),
+        ENSEMBLE: make_ensemble(head),
     }
-    for name, shaping in (("DICE", None), ("DICE + ReAct", ReAct())):
-        for sparsity in SPARSITIES:
-            detectors[f"{name}, sparsity {sparsity:g}"] = DICEDetector(
-                head, sparsity=sparsity, shaping=shaping
-            )
-    detectors["FDBD"] = FDBDDetector(head)
-    detectors["ViM"] = ViMDetector(head)
-    detectors[ENSEMBLE] = make_ensemble(head)
-    return detectors
 
 
 def halves(rows: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

@@ -6,6 +6,7 @@ The modules that import torch are imported in the functions, because torch is an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,11 +262,14 @@ def attach(model: Any, detector: DICEDetector, *, layer: str | None = None) -> A
     return _attached.attached(model, detector, layer)
 
 
-def _tap(model: Any, layer: str | None, device: Any) -> Any:
+@contextmanager
+def _tap(model: Any, layer: str | None, device: Any) -> Iterator[Any]:
     import_extra("torch", "torch")
     from skdice.extraction._tap import Tap
 
-    return Tap(model, layer, device)
+    tap = Tap(model, layer, device)
+    with tap.prepared_model():
+        yield tap
 
 
 def _converted(features: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -109,18 +110,15 @@ def _sample(
     """Run the model; return rows of each layer's output, the precision, and rows of its logits."""
     samples: dict[str, list[Tensor]] = {}
 
-    def hook(name: str) -> Any:
-        def keep(layer: nn.Module, given: Any, output: Any) -> None:
-            rows = output[:N_ROWS]
-            # The rows are copied, because a later layer may write into the output.
-            rows = rows.mean((-2, -1)) if is_convolution(layer) else rows.clone()
-            samples.setdefault(name, []).append(rows)
-
-        return keep
+    def keep(name: str, layer: nn.Module, given: Any, output: Any) -> None:
+        rows = output[:N_ROWS]
+        # The rows are copied, because a later layer may write into the output.
+        rows = rows.mean((-2, -1)) if is_convolution(layer) else rows.clone()
+        samples.setdefault(name, []).append(rows)
 
     with ExitStack() as hooks:
         for name, layer in candidates(model).items():
-            hooks.callback(layer.register_forward_hook(hook(name)).remove)
+            hooks.callback(layer.register_forward_hook(partial(keep, name)).remove)
         tensors = logits_in(call())
     once = {name: calls[0] for name, calls in samples.items() if len(calls) == 1}
     rows = [each[:N_ROWS] if each.ndim else each for each in tensors]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from skdice.extraction._layers import Watch, candidates, head_of, resolve_layer,
 
 
 class Tap:
-    """Runs a model and catches what enters its classification layer; a context manager.
+    """Runs a model and catches what enters its classification layer.
 
     A layer of None is found at the first batch; a device of None is that of the model.
     """
@@ -52,12 +52,13 @@ class Tap:
         first = next(model.parameters(), None)
         self._home = torch.device("cpu") if first is None else first.device
         self._device = self._home if device is None else torch.device(device)
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Tap:
-        training = {module: module.training for module in self.model.modules()}
-        with ExitStack() as stack:  # It undoes the steps so far if a later step fails.
-            stack.callback(self._restore, training)
+    @contextmanager
+    def prepared_model(self) -> Iterator[None]:
+        """Put the model on the device and in evaluation mode, and leave it as it was."""
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                stack.callback(setattr, module, "training", module.training)
             self.model.eval()
             if self._device != self._home:
                 tensors = [*self.model.parameters(), *self.model.buffers()]
@@ -65,16 +66,7 @@ class Tap:
                     raise ValueError("the model is spread over several devices; leave device=None")
                 stack.callback(self.model.to, self._home)
                 self.model.to(self._device)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @staticmethod
-    def _restore(training: dict[Any, bool]) -> None:
-        for module, was in training.items():
-            module.training = was
+            yield
 
     @property
     def layer(self) -> str:
