@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +198,7 @@ def _cut_exported(
         if node is None:
             return None
         if node.op == "get_attr":
-            found = body
-            for part in node.target.split("."):
-                found = getattr(found, part)
-            return found
+            return attrgetter(node.target)(body)
         if node.target in (aten.t.default, aten.permute.default):
             return value_of(node.args[0])
         return None
