@@ -26,7 +26,7 @@ from skdice.cli._files import (
 )
 from skdice.io._atomic import replacing
 from skdice.metrics import MetricsTable
-from skdice.metrics._report import agreement_of, measure_detector, measure_scores
+from skdice.metrics._report import measure_detector, measure_scores
 
 
 def fit(arguments: Namespace) -> None:
@@ -110,7 +110,7 @@ def describe_agreement(detector: BaseDetector) -> dict[str, float | None]:
     """Return how well the pruned and the full head agree; nothing for one that prunes none."""
     if not isinstance(detector, DICEDetector):
         return {}
-    return {"head_agreement": agreement_of(detector)}
+    return {"head_agreement": getattr(detector, "head_agreement_", None)}
 
 
 def calibrate(arguments: Namespace) -> None:

@@ -234,13 +234,18 @@ def labelled(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[NDArray[Any
     return labels, np.concatenate([id_scores, ood_scores])
 
 
+def finite_scores(scores: ArrayLike, name: str) -> FloatArray:
+    """Return scores as an array of at least one finite value."""
+    dtypes = [np.float64, np.float32]
+    array = check_array(to_host(scores), ensure_2d=False, dtype=dtypes, input_name=name)
+    values: FloatArray = column_or_1d(array)
+    return values
+
+
 def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
     """Return the labels +1 and -1, of which both must occur, and the finite scores."""
     labels = column_or_1d(to_host(y_true))
-    scores = check_array(
-        to_host(y_score), ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
-    )
-    scores = column_or_1d(scores)
+    scores = finite_scores(y_score, "y_score")
     check_consistent_length(labels, scores)
     values = np.unique(labels)
     if not np.isin(values, (1, -1)).all():

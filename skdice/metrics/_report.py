@@ -387,12 +387,7 @@ def measure_detector(
             name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()
         }
         result = replace(result, sets=sets, id_flagged=flagged(X_id))
-    return replace(result, head_agreement=agreement_of(final))
-
-
-def agreement_of(detector: Any) -> float | None:
-    """Return the `head_agreement_` of a detector; None if it has none."""
-    return getattr(detector, "head_agreement_", None)
+    return replace(result, head_agreement=getattr(final, "head_agreement_", None))
 
 
 def final_step(detector: Any) -> Any:

@@ -7,14 +7,13 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._compat.arrays import to_host
 from skdice._rows.sources import FloatArray
 from skdice.metrics import auroc, fpr_at_tpr
 from skdice.metrics._counts import fpr_name
-from skdice.metrics._rates import labelled, validated
+from skdice.metrics._rates import finite_scores, labelled, validated
 from skdice.metrics._report import ID_NAME, error_prefix, score_rows
 from skdice.plotting._style import DisplayMixin, plain
 
@@ -33,11 +32,12 @@ class ScoreSetsMixin(DisplayMixin):
         rule: str = "paper",
         id_name: str = ID_NAME,
     ) -> None:
-        self.id_scores = _finite_scores(id_name, id_scores)
-        self.ood_scores = {
-            name: _finite_scores(name, scores)
-            for name, scores in named_sets(ood_scores, id_name).items()
-        }
+        scores_of = {id_name: id_scores, **named_sets(ood_scores, id_name)}
+        for name, scores in scores_of.items():
+            with error_prefix(name):
+                scores_of[name] = finite_scores(scores, "scores")
+        self.id_scores: FloatArray = scores_of.pop(id_name)
+        self.ood_scores: dict[str, FloatArray] = scores_of
         self.tpr = tpr
         self.rule = rule
         self.id_name = id_name
@@ -201,13 +201,3 @@ def named_sets(ood: Any, id_name: str) -> dict[str, Any]:
     if id_name in sets:
         raise ValueError(f"an OOD set is named {id_name!r}, as are the in-distribution rows")
     return sets
-
-
-def _finite_scores(name: str, scores: ArrayLike) -> FloatArray:
-    """Return the scores of a set as an array of at least one finite value."""
-    with error_prefix(name):
-        array = check_array(
-            to_host(scores), ensure_2d=False, dtype=[np.float64, np.float32], input_name="scores"
-        )
-        values: FloatArray = column_or_1d(array)
-    return values
