@@ -47,10 +47,12 @@ from skdice import (
     FDBDDetector,
     LinearHead,
     ViMDetector,
-    _persistence,
     make_ensemble,
 )
 from skdice._base import BaseDetector
+from skdice._persistence.decode import build
+from skdice._persistence.encode import encode
+from skdice._persistence.files import digest_of_document, read
 from skdice._rows.door import wrap
 from skdice.io import _safetensors, open_features, save_features
 from skdice.shaping import ReAct
@@ -216,13 +218,13 @@ def redigested(content: bytes, rng: random.Random) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seed.safetensors"
         path.write_bytes(content)
-        document, arrays = _persistence._read(path)
+        document, arrays = read(path)
         if rng.random() < 0.7:
             change_document(document, rng)
         else:
             change_arrays(arrays, rng)
         text = json.dumps(document)
-        metadata = {"skdice": text, "sha256": _persistence._digest(text, arrays)}
+        metadata = {"skdice": text, "sha256": digest_of_document(text, arrays)}
         _safetensors.write(path, {name: wrap(array) for name, array in arrays.items()}, metadata)
         return path.read_bytes()
 
@@ -286,9 +288,9 @@ def run_one(kind: str, path: Path, detector: DICEDetector) -> None:
         if scores.shape != (2,) or not np.isfinite(scores).all():
             raise AssertionError(f"scores {scores}")
         # A file that loads must give a detector that can be saved, to the same content.
-        document, arrays = _persistence.encode(loaded)
-        again = _persistence.build(json.loads(json.dumps(document)), dict(arrays))
-        document_again, arrays_again = _persistence.encode(again)
+        document, arrays = encode(loaded)
+        again = build(json.loads(json.dumps(document)), dict(arrays))
+        document_again, arrays_again = encode(again)
         same = all(np.array_equal(arrays[name], arrays_again[name]) for name in arrays)
         if document != document_again or not same:
             raise AssertionError(f"saved as {str(document)[:99]}, then {str(document_again)[:99]}")
@@ -354,8 +356,10 @@ def fuzz(
             process = context.Process(target=worker, args=arguments)
             process.start()
             process.join()
+            if process.exitcode > 0:
+                raise RuntimeError(f"the process that reads {kind} files failed; see its traceback")
             if process.exitcode:
-                name = signal.Signals(-process.exitcode).name if process.exitcode < 0 else "exit"
+                name = signal.Signals(-process.exitcode).name
                 with log.open("a") as lines:
                     lines.write(f"{'hang' if name == 'SIGALRM' else name}\n")
                 if keep is not None:

@@ -103,17 +103,17 @@ def load(path: str | Path) -> Any:
     True
     """
     path = to_path(path)
-    document, arrays = _read(path)
+    document, arrays = read(path)
     with clean_errors(path, "load"):
         return build(document, arrays)
 
 
 def read_document(path: Path) -> dict[str, Any]:
     """Return the JSON document of a detector file, after all checks that `load` makes."""
-    return _read(path)[0]
+    return read(path)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
+def read(path: Path) -> tuple[dict[str, Any], Arrays]:
     require_file(path)
     with clean_errors(path, "load"):
         try:

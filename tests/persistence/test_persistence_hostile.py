@@ -11,7 +11,7 @@ from test_persistence import document_of, rewrite
 
 import skdice
 from skdice import ConformalEnsemble, DICEDetector, FDBDDetector, ViMDetector
-from skdice._persistence.files import _read
+from skdice._persistence.files import read
 
 HUGE = 10**400
 INFINITE = {"float": "inf"}
@@ -239,11 +239,11 @@ def test_what_loads_works_and_is_saved_to_the_same_content(
 ):
     path.write_bytes(saved[kind])
     rewrite(path, change, arrays)
-    document, before = _read(path)
+    document, before = read(path)
     loaded = skdice.load(path)
     assert np.isfinite(loaded.decision_function(small[1])).all()
     skdice.save(loaded, path)
-    again, after = _read(path)
+    again, after = read(path)
     assert again == document
     assert after.keys() == before.keys()
     assert all(after[name].tobytes() == before[name].tobytes() for name in before)
@@ -262,7 +262,7 @@ def nested_in(document, arrays, depth):
 @pytest.mark.parametrize("depth", [1, 50])
 def test_ensembles_in_ensembles_work(small, saved, path, depth):
     path.write_bytes(saved["identity"])
-    before = _read(path)
+    before = read(path)
     document, arrays = nested_in(*before, depth)
     rewrite(path, lambda _: json.dumps(document), dict.fromkeys(before[1]) | arrays)
     loaded = skdice.load(path)
