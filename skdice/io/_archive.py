@@ -92,6 +92,15 @@ def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         raise ValueError(f"{name} has the impossible shape {shape}")
 
 
+def check_size(size: int, expected: int) -> None:
+    """Raise if a file has become smaller than it was when it was opened."""
+    if size < expected:
+        raise ValueError(
+            f"it was truncated after it was opened: it has {size} bytes, "
+            f"expected at least {expected}"
+        )
+
+
 @dataclass(frozen=True)
 class Archive:
     """The arrays in a file: by the name of each, a function that opens it."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from skdice._compat.extras import import_extra
 from skdice._rows.sources import Sliceable, SlicedRows
-from skdice.io._archive import Archive
+from skdice.io._archive import Archive, check_size
 from skdice.io._library import LibraryRows
-from skdice.io._mapped import check_size
 from skdice.io._pieces import copy_rows
 
 

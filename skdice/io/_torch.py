@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from skdice._compat.extras import import_extra
 from skdice._rows.sources import SlicedRows
 from skdice._rows.wrapped import MAPPED_BYTES, ArrayRows
-from skdice.io._archive import FEATURES, Archive, clean_errors
-from skdice.io._mapped import check_size
+from skdice.io._archive import FEATURES, Archive, check_size, clean_errors
 from skdice.io._pieces import copy_rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._ensemble import ConformalEnsemble
 from skdice._head import LinearHead
+from skdice._passes.threshold import digest_of_scores as digest_of_blocks
 from skdice._persistence.encode import encode
 from skdice._persistence.files import digest_of_document, read_document
 from skdice._version import __version__
@@ -104,14 +102,14 @@ def members_of(detector: Any) -> list[tuple[str, Any]]:
 
 
 def _describe_head(head: LinearHead) -> HeadFacts:
-    digest = hashlib.sha256()
-    for array in (head.weight, head.bias):
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     return HeadFacts(
         head.n_classes,
         head.n_features,
         str(head.weight.dtype),
-        Digest(digest.hexdigest(), "the weight and then the bias, little-endian"),
+        Digest(
+            digest_of_blocks((head.weight, head.bias)),
+            "the weight and then the bias, little-endian",
+        ),
     )
 
 

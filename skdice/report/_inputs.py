@@ -8,9 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skdice._compat.arrays import is_dask
+from skdice._passes.threshold import digest_of_scores as digest_of_blocks
 from skdice._rows.sources import RowSource, SlicedRows
 from skdice.io import open_features
 from skdice.io._archive import to_path
@@ -89,10 +88,7 @@ def digest_of_values(X: Any, rows: RowSource) -> Digest:
     """Return the digest of the values of rows, in row order and little-endian."""
     if is_dask(X) or not isinstance(rows, SlicedRows):
         return Digest(None, "not computed, because the rows lie on the workers of a Dask cluster")
-    digest = hashlib.sha256()
-    for block in rows.raw_blocks():
-        digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)
-    return Digest(digest.hexdigest(), "the values, row by row, little-endian")
+    return Digest(digest_of_blocks(rows.raw_blocks()), "the values, row by row, little-endian")
 
 
 def _file_digest(path: Path) -> str:
