@@ -1,7 +1,5 @@
 """Scores along a path of sparsities, and the detector that chooses one by cross-validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, ClassVar, Self

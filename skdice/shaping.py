@@ -5,8 +5,6 @@ in a Pipeline or as the `shaping` of a `skdice.DICEDetector`. float32 features s
 precision becomes float32, and everything else becomes float64. Quantiles are fractions in [0, 1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from numbers import Real

@@ -1,7 +1,5 @@
 """The subcommands that read feature files and detector files."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from dataclasses import asdict

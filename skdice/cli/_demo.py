@@ -1,7 +1,5 @@
 """``skdice demo`` measures which score and how much pruning suit a network."""
 
-from __future__ import annotations
-
 import time
 from argparse import Namespace
 

@@ -1,7 +1,5 @@
 """``skdice extract`` takes features and head from a saved classifier and its inputs."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager

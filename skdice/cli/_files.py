@@ -1,7 +1,5 @@
 """What the subcommands do with files: open inputs, protect them, and say what was written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -5,8 +5,6 @@ errors about arguments appear at once. The module of a subcommand is imported wh
 runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

@@ -3,8 +3,6 @@
 This module imports the standard library only: see `skdice.cli._main`.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 
 from skdice.cli import _argument_types as types

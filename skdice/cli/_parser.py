@@ -3,8 +3,6 @@
 This module imports the standard library only: see `skdice.cli._main`.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from argparse import Action, ArgumentError, ArgumentParser, Namespace

@@ -1,7 +1,5 @@
 """The plots that the command writes. This module needs matplotlib, so it is imported on demand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``skdice score`` says of each row what a detector finds."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from typing import Any

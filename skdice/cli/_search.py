@@ -1,7 +1,5 @@
 """``skdice search`` chooses a sparsity or the ensemble by known out-of-distribution sets."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from collections.abc import Sequence

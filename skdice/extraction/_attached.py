@@ -1,7 +1,5 @@
 """A model and a detector in one forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any

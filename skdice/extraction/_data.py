@@ -1,7 +1,5 @@
 """Batches from every usual kind of data, and what a batch holds."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping

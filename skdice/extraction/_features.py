@@ -3,8 +3,6 @@
 The modules that import torch are imported in the functions, because torch is an extra.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

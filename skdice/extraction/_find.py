@@ -1,7 +1,5 @@
 """Finding the classification layer, and the proof that features and head belong to the model."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Batches of images from a folder, prepared in the way that image classifiers are evaluated."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

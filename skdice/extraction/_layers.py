@@ -1,7 +1,5 @@
 """The classification layer of a torch model: its candidates, its head, what enters it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from copy import deepcopy
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """The comparison of a head's logits with what a model returns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 

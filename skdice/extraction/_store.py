@@ -1,7 +1,5 @@
 """The batches that an extraction has written so far, so that an interrupted one can go on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

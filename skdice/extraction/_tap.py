@@ -1,7 +1,5 @@
 """Running a model, and catching what enters its classification layer."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """What all formats share: arrays that open lazily by name, and errors that name the file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

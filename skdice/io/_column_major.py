@@ -1,7 +1,5 @@
 """Rows of a file that holds one column after the other, as Fortran order does."""
 
-from __future__ import annotations
-
 import weakref
 from pathlib import Path
 from typing import Any, BinaryIO

@@ -1,7 +1,5 @@
 """Feature files as a Dask array whose chunks are read by the workers."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

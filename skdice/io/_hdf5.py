@@ -1,7 +1,5 @@
 """HDF5 files, by h5py."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

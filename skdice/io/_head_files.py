@@ -1,7 +1,5 @@
 """The weight and bias of a head in a file of named arrays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows of an HDF5 dataset or a Zarr array, read in whole chunks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """NumPy's .npy format, memory-mapped."""
 
-from __future__ import annotations
-
 import io
 import math
 import mmap

@@ -1,7 +1,5 @@
 """NumPy's .npz archives: stored members are mapped, compressed members are streamed."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import tempfile

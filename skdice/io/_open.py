@@ -1,7 +1,5 @@
 """Feature files opened by their ending, one file or many files as one matrix."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from functools import partial

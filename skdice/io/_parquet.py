@@ -1,7 +1,5 @@
 """Parquet files, by pyarrow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest

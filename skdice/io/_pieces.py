@@ -1,7 +1,5 @@
 """Sources that give a slice of rows in pieces, and the loop that copies rows into an array."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 from typing import Any

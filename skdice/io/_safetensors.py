@@ -1,7 +1,5 @@
 """The .safetensors format, memory-mapped."""
 
-from __future__ import annotations
-
 import json
 import math
 from functools import partial

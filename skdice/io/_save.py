@@ -1,7 +1,5 @@
 """Feature files that are written block by block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Scores and verdicts that are written to a file block by block, for more rows than memory."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Rows of a stream that can only be read from its beginning."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

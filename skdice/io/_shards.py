@@ -1,7 +1,5 @@
 """Many files of rows as one matrix."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

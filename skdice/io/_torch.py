@@ -1,7 +1,5 @@
 """torch's .pt and .pth files of tensors, memory-mapped."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

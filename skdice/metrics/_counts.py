@@ -6,8 +6,6 @@ the scores. A metric of the data has one such row of counts. The bootstrap has o
 resample, because a resample only changes how often each row counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from numbers import Real

@@ -1,7 +1,5 @@
 """Confidence intervals of the metrics, from counts of sorted scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any

@@ -1,7 +1,5 @@
 """Metrics of labelled scores: false-positive rate, areas under curves, detection error."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reports: how well detectors tell in-distribution rows from sets of others."""
 
-from __future__ import annotations
-
 import json
 import reprlib
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a fitted search measured at each sparsity, and the names of metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

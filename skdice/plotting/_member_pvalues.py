@@ -1,7 +1,5 @@
 """The p-values of the members of an ensemble for a few rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """ROC curves of outlier detectors, one per OOD set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Histograms of scores, with the threshold and the metrics."""
 
-from __future__ import annotations
-
 from numbers import Integral, Real
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the displays of scores share: the scores of in-distribution rows and of named OOD sets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

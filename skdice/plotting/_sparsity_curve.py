@@ -1,7 +1,5 @@
 """A metric against the sparsity, with error bands."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """The look of the displays, and their axes. Nothing outside of the given axes is changed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any, Self

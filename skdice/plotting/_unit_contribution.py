@@ -1,7 +1,5 @@
 """The contribution of each unit to one class, before and after pruning (the paper's figure 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, Self

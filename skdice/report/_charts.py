@@ -4,8 +4,6 @@ The charts are drawn by the template and not by matplotlib because their colours
 of the reader, and because each point shows its values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10

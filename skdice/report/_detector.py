@@ -1,7 +1,5 @@
 """Facts about a fitted detector: its class, parameters, head, members and digests."""
 
-from __future__ import annotations
-
 import json
 import platform
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The rows and the files that a report is about, identified by digests."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from os import PathLike

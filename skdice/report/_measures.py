@@ -1,7 +1,5 @@
 """What is measured on the rows of a report, from their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """How the metrics of a DICE detector depend on the sparsity, on the rows of a report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What the threshold of a detector promises, in words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

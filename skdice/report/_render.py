@@ -1,7 +1,5 @@
 """Reports as HTML and as Markdown, by templates."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """OODReport: the evidence on one detector, as a page to sign or as part of a model card."""
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """What a reader should know before trusting a report, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
