@@ -401,11 +401,9 @@ def as_linear_head(head: Any, n_features: int) -> LinearHead:
         return LinearHead(np.eye(n_features, dtype=np.float32))
     if isinstance(head, tuple) and len(head) != 2:
         raise ValueError(f"head is a tuple of {len(head)}, expected (weight, bias)")
-    layer: LinearHead
-    if isinstance(head, LinearHead):
-        layer = head
-    else:
-        layer = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
+    if not isinstance(head, LinearHead):
+        head = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
+    layer: LinearHead = head
     if layer.weight.shape[1] != n_features:
         is_transposed = layer.n_classes == n_features
         hint = "; transpose the weight if its rows are features" if is_transposed else ""
