@@ -10,8 +10,6 @@ follow ``models/route.py`` of deeplearning-wisc/dice and
 was run.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import warnings

@@ -13,8 +13,6 @@ and whether that module was exported to ONNX and gives the same scores there. A 
 where features and head cannot give the output of the model; its reason is below the table.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import copy

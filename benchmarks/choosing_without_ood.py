@@ -11,8 +11,6 @@ in percent, on the other half of the rows. The columns "lost" are differences fr
 hindsight.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -15,8 +15,6 @@ and each result as a share of these. Writes compare.txt, compare.json and compar
 ``(d)`` csr          scipy.sparse
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -11,8 +11,6 @@ Needs the extras ``benchmark`` and ``plot`` and the Debian package ``dataset-fas
     python benchmarks/confident_digit.py --out docs/images/confident_digit.png
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Depth 100 with growth 12 (the paper calls it DenseNet-101) has 16 layers per blo
 maps, which are averaged and enter ``fc``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -11,8 +11,6 @@ With ``--constants``, those of the cost model of `skdice._engines.choice` are fi
 of this run with one thread, which others on the machine disturb least, and printed.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -7,8 +7,6 @@ components of ViM, each in one call of NumPy. Ensemble and products alternate in
 the medians are printed. The last columns are the medians of ViMDetector and FDBDDetector alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable

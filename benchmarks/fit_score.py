@@ -5,8 +5,6 @@
 The peak is the operating system's figure for the process (maximum resident set).
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import sys

@@ -5,8 +5,6 @@
 The two alternate in one process over the same memmap; the ratio of medians is printed.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

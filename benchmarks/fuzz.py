@@ -17,8 +17,6 @@ decoded by native libraries whose crashes are not skdice's to mend; SECURITY.md 
 The exit status is 1 if there was any failure. Needs Linux.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -7,8 +7,6 @@ and the matrix product; that of rows on the device is the matrix product alone, 
 that is computed in: single precision for all of these, TF32 where it is opted in.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import tempfile

@@ -8,8 +8,6 @@ scored like any other. The peak is the operating system's figure for the process
 printed is beyond the figure after the imports.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import sys

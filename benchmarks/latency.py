@@ -7,8 +7,6 @@ whole of `score_samples` and `predict` on a float32 row, `predict` on the same r
 takes the way through scikit-learn's validation), and that validation alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

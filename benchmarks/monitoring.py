@@ -6,8 +6,6 @@ Simulates flags alone: a good row is flagged with the promised rate. The tables 
 guide "In production". Takes about a minute.
 """
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

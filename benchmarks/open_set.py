@@ -23,8 +23,6 @@ right rows among those of known classes that were accepted ("accuracy"), and the
 OSCR curve (all unknown rows) and under the risk-coverage curve. Nothing is tuned.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import platform

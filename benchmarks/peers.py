@@ -8,8 +8,6 @@ stands in where it is missing::
     pip install --no-deps pytorch-ood==0.4.0
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

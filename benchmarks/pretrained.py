@@ -13,8 +13,6 @@ in-distribution set: neither table says how well a method detects, and the secon
 whether pruning helps or hurts this network on these pictures.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 

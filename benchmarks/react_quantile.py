@@ -7,8 +7,6 @@ The table gives FPR95 / AUROC in percent (the paper's rule, in-distribution posi
 the OOD sets of the network, for the energy (sparsity 0) and for DICE with sparsity 0.1.
 """
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 from pathlib import Path

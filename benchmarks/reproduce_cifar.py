@@ -35,8 +35,6 @@ the feature files alone. FEATURES may be left out if SKDICE_DATA is set; the scr
 because we could not read a public copy of them to check them.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -27,8 +27,6 @@ normalised, as in the evaluation of torchvision's classifiers. The features of t
 checkpoint may also be that of a smaller network of the same kind.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import reproduction

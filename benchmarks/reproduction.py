@@ -5,8 +5,6 @@ A folder of features has the files ``head.npz``, ``mean_activation.npy``, ``id_t
 ``id_test.npy`` and an ``ood_NAME.npy`` for each OOD set.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import textwrap

@@ -4,8 +4,6 @@ He, Zhang, Ren & Sun, CVPR 2016, arXiv:1512.03385, with the stride in the 3 x 3 
 torchvision has it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn

@@ -14,8 +14,6 @@ If they take more, they hinder one another: at the memory or in the system. The 
 and in two processes without Dask show how much of that is the machine's.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

@@ -3,8 +3,6 @@
 python benchmarks/sparsity_search.py [--rows 20000] [--features 2048] [--classes 1000]
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 

@@ -19,8 +19,6 @@ digits 0 to 7 and the hidden units of an MLPClassifier for them. The digits 8 an
 outliers, and the values are means over 10 random splits.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Links to other sites are the work of ``sphinx-build -b linkcheck``, which does n
 anchors within the site.
 """
 
-from __future__ import annotations
-
 import sys
 from html.parser import HTMLParser
 from pathlib import Path

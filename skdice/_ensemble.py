@@ -1,7 +1,5 @@
 """ConformalEnsemble: one verdict from several detectors, with nothing to choose."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from skdice._engines.run import Options
 from skdice._engines.together import Member, columns_of, run_together
 from skdice._export.description import CombinedLayers
 from skdice._fdbd import FDBDDetector
-from skdice._head import as_linear_head
+from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import Wanted, measure
 from skdice._passes.threshold import score_threshold
 from skdice._rows.sources import BlockValues, RowSource, SlicedRows, scoring_dtype
@@ -474,7 +472,8 @@ class ConformalEnsemble(BaseDetector, Composition):
             "n_jobs": self.n_jobs,
             "verbose": self.verbose,
         }
-        wanted, heads = Wanted(), {}
+        wanted = Wanted()
+        heads: dict[int, LinearHead] = {}
         for n, detector in enumerate(self.estimators_):
             if type(detector) in FITTED_TOGETHER:
                 detector._validate_parameters(X)

@@ -1,7 +1,5 @@
 """FDBDDetector: the distance to the decision boundaries of the classifier."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

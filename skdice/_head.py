@@ -387,37 +387,7 @@ class LinearHead:
 
 
 def as_linear_head(head: Any, n_features: int) -> LinearHead:
-    """Return the `head` parameter of a detector as a `LinearHead` of the given width.
-
-    Parameters
-    ----------
-    head : LinearHead, tuple (weight, bias), array-like of shape (n_classes, n_features), or \
-            "identity"
-        The last linear layer. An array-like is a weight, whose bias is zero. ``"identity"`` is
-        the head for rows that are logits already.
-    n_features : int
-        The number of columns of the rows that the detector is given.
-
-    Returns
-    -------
-    LinearHead
-
-    Raises
-    ------
-    TypeError
-        The head is of another kind.
-    ValueError
-        The head is None, another string or a tuple of another length, its weight or bias is not
-        valid, or its weight has another number of columns.
-
-    Examples
-    --------
-    >>> from skdice._head import as_linear_head
-    >>> as_linear_head([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], 2)
-    LinearHead(n_classes=3, n_features=2, dtype=float64)
-    >>> as_linear_head("identity", 2)
-    LinearHead(n_classes=2, n_features=2, dtype=float32)
-    """
+    """Return the `head` parameter of a detector as a `LinearHead` of the given width."""
     if head is None or (isinstance(head, str) and head != "identity"):
         raise ValueError(
             f"head is {head!r}, expected the classifier's last linear layer: a LinearHead such as "
@@ -431,11 +401,9 @@ def as_linear_head(head: Any, n_features: int) -> LinearHead:
         return LinearHead(np.eye(n_features, dtype=np.float32))
     if isinstance(head, tuple) and len(head) != 2:
         raise ValueError(f"head is a tuple of {len(head)}, expected (weight, bias)")
-    layer: LinearHead
-    if isinstance(head, LinearHead):
-        layer = head
-    else:
-        layer = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
+    if not isinstance(head, LinearHead):
+        head = LinearHead(*head) if isinstance(head, tuple) else LinearHead(head)
+    layer: LinearHead = head
     if layer.weight.shape[1] != n_features:
         is_transposed = layer.n_classes == n_features
         hint = "; transpose the weight if its rows are features" if is_transposed else ""

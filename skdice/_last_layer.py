@@ -1,7 +1,5 @@
 """The last step of a fitted scikit-learn classifier, and the features that enter its last layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

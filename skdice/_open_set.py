@@ -1,7 +1,5 @@
 """OpenSetClassifier: a scikit-learn classifier that predicts a class or "unknown"."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil

@@ -1,7 +1,5 @@
 """Calibration through the steps of a pipeline."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike

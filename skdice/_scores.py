@@ -9,8 +9,6 @@ The kernels (`skdice._engines.kernels.vectors.finish_tile`), the torch module
 these functions and repeat the formulas. Tests hold the results equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

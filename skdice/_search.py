@@ -1,9 +1,6 @@
 """Scores along a path of sparsities, and the detector that chooses one by cross-validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Self
 
@@ -21,11 +18,9 @@ from skdice._engines.run import Options, run
 from skdice._head import LinearHead, as_linear_head
 from skdice._passes.mean import gather_statistics
 from skdice._rows.door import as_sliced_source, as_source
-from skdice._rows.sources import NumpyRows, SelectedRows, SlicedRows, scoring_dtype
+from skdice._rows.sources import FloatArray, NumpyRows, SelectedRows, SlicedRows, scoring_dtype
 from skdice._sparsify import contribution, threshold_masks
 from skdice.shaping import describe, fit_shaping
-
-FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 
@@ -145,11 +140,6 @@ class _KnownScores(OutlierMixin, BaseEstimator):
     """A detector that returns scores computed before, for scikit-learn's scorers.
 
     A scorer takes a fitted estimator and rows, and asks the estimator for the scores.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_samples,)
-        The scores of all rows that the scorer gives.
     """
 
     def __init__(self, scores: FloatArray) -> None:
@@ -162,59 +152,26 @@ class _KnownScores(OutlierMixin, BaseEstimator):
     score_samples = decision_function
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """The candidates of a search, and how a fold compares them.
-
-    Parameters
-    ----------
-    shapings : sequence of transformer or None
-        The shapings; a candidate is a shaping together with a sparsity.
-    sparsities : sequence of float
-        The sparsities.
-    score_func, scoring, batch_size, n_jobs, verbose
-        The parameters of the search that have these names.
-    """
-
-    shapings: Sequence[Any]
-    sparsities: Sequence[float]
-    score_func: str | Callable[[FloatArray], FloatArray]
-    scoring: Any
-    batch_size: int | None
-    n_jobs: int | None
-    verbose: int | bool
-
-
 def _fold_scores(
     head: LinearHead,
     rows: SlicedRows,
     labels: NDArray[np.int_],
     outliers: SlicedRows | None,
     fold: tuple[NDArray[Any], NDArray[Any]],
-    candidates: _Candidates,
+    shapings: Sequence[Any],
+    sparsities: Sequence[float],
+    *,
+    score_func: str | Callable[[FloatArray], FloatArray],
+    scoring: Any,
+    batch_size: int | None,
+    n_jobs: int | None,
+    verbose: int,
 ) -> list[float]:
     """Return the metric of each candidate on one fold.
 
-    Parameters
-    ----------
-    head : LinearHead
-        The last linear layer.
-    rows : source of rows
-        All rows that `fit` was given as X.
-    labels : ndarray of shape (n_samples,)
-        +1 for in-distribution rows, -1 for known outliers.
-    outliers : source of rows or None
-        Further outliers. Every fold scores all of them, because no candidate is fitted on them.
-    fold : tuple of two ndarrays
-        Indices, or a mask, of the rows to train on and of the rows to test.
-    candidates : _Candidates
-        The candidates.
-
-    Raises
-    ------
-    ValueError
-        The fold has no in-distribution row to fit on, or lacks one of the two kinds of rows
-        to score.
+    A candidate is a shaping together with a sparsity. The labels are +1 for in-distribution rows
+    and -1 for known outliers. Every fold scores all further outliers, because no candidate is
+    fitted on them.
     """
     is_train, is_test = np.zeros((2, len(labels)), np.bool_)
     is_train[fold[0]], is_test[fold[1]] = True, True
@@ -230,26 +187,16 @@ def _fold_scores(
     for label, kind in ((1, "in-distribution rows"), (-1, "outliers")):
         if label not in y_true:
             raise ValueError(f"a fold has no {kind} to score; shuffle and stratify the folds")
-    statistics = gather_statistics(
-        fitted_rows, batch_size=candidates.batch_size, n_jobs=candidates.n_jobs
-    )
-    options = Options(batch_size=candidates.batch_size, verbose=candidates.verbose)
-    scorer = get_scorer(candidates.scoring)
+    mean = gather_statistics(fitted_rows, batch_size=batch_size, n_jobs=n_jobs).mean()
+    options = Options(batch_size=batch_size, verbose=verbose)
+    scorer = get_scorer(scoring)
     # Scorers ask for rows as well as an estimator; the scores are known, so these stay unread.
     unread = np.zeros((len(y_true), 1))
     results: list[float] = []
-    for shaping in candidates.shapings:
+    for shaping in shapings:
         fitted_shaping = fit_shaping(shaping, fitted_rows)
         paths = [
-            path_scores(
-                head,
-                statistics.mean(),
-                fitted_shaping,
-                source,
-                candidates.sparsities,
-                candidates.score_func,
-                options,
-            )
+            path_scores(head, mean, fitted_shaping, source, sparsities, score_func, options)
             for source in scored_rows
         ]
         results += [
@@ -451,15 +398,8 @@ class DICEDetectorCV(BaseDICE):
             labels = np.ones(len(rows), np.int_) if inliers is None else np.where(inliers, 1, -1)
             outlier_rows = _check_outliers(outliers, rows.shape[1], labels)
             folds = self._folds(labels, groups)
-            candidates = _Candidates(
-                shapings,
-                sparsities,
-                self.score_func,
-                self.scoring,
-                self.batch_size,
-                self.n_jobs,
-                self.verbose,
-            )
+            names = ("score_func", "scoring", "batch_size", "n_jobs", "verbose")
+            options = {name: getattr(self, name) for name in names}
             # Folds run in parallel only in a `joblib.parallel_config` context, and only on rows in
             # memory: an open file cannot be sent to other processes.
             in_memory = isinstance(rows, NumpyRows) and (
@@ -468,15 +408,17 @@ class DICEDetectorCV(BaseDICE):
             jobs = (
                 # Head and rows are arguments by themselves because Dask sends a large argument
                 # to each worker once, but the attributes of an object with every task.
-                delayed(_fold_scores)(head, rows, labels, outlier_rows, fold, candidates)
+                delayed(_fold_scores)(
+                    head, rows, labels, outlier_rows, fold, shapings, sparsities, **options
+                )
                 for fold in folds
             )
             parallel = Parallel(n_jobs=None if in_memory else 1, prefer="threads")
             scores = np.array(parallel(jobs))
             self._set_results(scores, shapings if listed else None, sparsities)
             self.n_splits_ = len(folds)
-            best = self._candidates(shapings, sparsities)[self.best_index_]
-            self.best_shaping_, self.sparsity_ = best
+            candidates = list(product(shapings, sparsities))
+            self.best_shaping_, self.sparsity_ = candidates[self.best_index_]
             self._fit_rows(X, y, None)
         return self
 
@@ -501,20 +443,13 @@ class DICEDetectorCV(BaseDICE):
             splitter = check_cv(self.cv, labels, classifier=True)
         return list(splitter.split(np.zeros((len(labels), 1)), labels, groups))
 
-    @staticmethod
-    def _candidates(
-        shapings: Sequence[Any], sparsities: Sequence[float]
-    ) -> list[tuple[Any, float]]:
-        return list(product(shapings, sparsities))
-
     def _set_results(
         self, scores: FloatArray, shapings: Sequence[Any] | None, sparsities: Sequence[float]
     ) -> None:
         """Set the results of the search from scores of shape (n_splits, n_candidates)."""
-        candidates = self._candidates(shapings or [None], sparsities)
         params = [
             {"sparsity": sparsity} | ({} if shapings is None else {"shaping": shaping})
-            for shaping, sparsity in candidates
+            for shaping, sparsity in product(shapings or [None], sparsities)
         ]
         results: dict[str, Any] = {"params": params}
         for name in params[0]:
@@ -535,13 +470,7 @@ class DICEDetectorCV(BaseDICE):
 
 
 def _check_outliers(outliers: Any, n_features: int, labels: NDArray[np.int_]) -> SlicedRows | None:
-    """Return the outliers that `fit` was given as a source of rows, or None.
-
-    Raises
-    ------
-    ValueError
-        The outliers have another width than X, or there are no outliers at all.
-    """
+    """Return the outliers that `fit` was given as a source of rows; None if y labels some."""
     if outliers is not None:
         rows = as_sliced_source(outliers, "outliers")
         if rows.shape[1] != n_features:

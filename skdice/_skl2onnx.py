@@ -1,7 +1,5 @@
 """Converters of the detectors for skl2onnx, so that pipelines that end in one become ONNX files."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

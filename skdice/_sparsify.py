@@ -7,8 +7,6 @@ Source: Sun & Li, "DICE: Leveraging Sparsification for Out-of-Distribution
 Detection", ECCV 2022, arXiv:2111.09805.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ViMDetector: the energy, less the part of the features that the classifier does not use."""
 
-from __future__ import annotations
-
 import warnings
 from numbers import Integral
 from typing import Any, ClassVar, Literal, Self

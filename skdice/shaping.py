@@ -5,8 +5,6 @@ in a Pipeline or as the `shaping` of a `skdice.DICEDetector`. float32 features s
 precision becomes float32, and everything else becomes float64. Quantiles are fractions in [0, 1].
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from numbers import Real
@@ -247,7 +245,6 @@ class ReAct(Shaping):
         self.threshold_ = learned[0] if self.threshold is None else float(self.threshold)
 
     def _activation(self, n_features: int) -> Clip:
-        """Return a description of the fitted shaping that every engine understands."""
         threshold: Any = getattr(self, "threshold_", self.threshold)
         return Clip(-np.inf, float(threshold))
 
@@ -327,7 +324,6 @@ class VRA(Shaping):
         self.alpha_, self.beta_ = alpha, beta
 
     def _activation(self, n_features: int) -> Clip:
-        """Return a description of the fitted shaping that every engine understands."""
         alpha: Any = getattr(self, "alpha_", self.alpha)
         beta: Any = getattr(self, "beta_", self.beta)
         self._check_order(alpha, beta)
@@ -355,7 +351,6 @@ class _RowShaping(Shaping):
     zero_pruned: ClassVar[bool]
 
     def _activation(self, n_features: int) -> ScaleRows:
-        """Return a description of the shaping that every engine understands."""
         # At least one entry of each row stays.
         n_pruned = min(int(np.round(n_features * self.quantile)), n_features - 1)
         return ScaleRows(n_pruned, self.zero_pruned)

@@ -1,7 +1,5 @@
 """Fitting, the selection of the threshold, and the search over sparsities."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from skdice import DICEDetector, DICEDetectorCV, LinearHead

@@ -1,7 +1,5 @@
 """Scoring, at the heads and sparsities of ``benchmarks/compare.py``, with fewer rows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from skdice import DICEDetector, LinearHead

@@ -14,8 +14,6 @@ Needs the extras ``benchmark`` and ``torch`` and the Debian package ``dataset-fa
 About 12 minutes on two cores with bfloat16 instructions.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import json

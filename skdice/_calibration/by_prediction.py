@@ -1,7 +1,5 @@
 """Thresholds and p-values for each predicted class: what ``calibrate(by="prediction")`` sets."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Calibration: the threshold of a fitted detector, its record, and its p-values."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial

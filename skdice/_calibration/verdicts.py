@@ -4,8 +4,6 @@ Everything follows from one pass over the rows. The workers of a cluster compute
 features, and the rest is computed from these few numbers where the verdicts are asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Array namespaces and devices: arrays of torch, CuPy, JAX and others, in and out."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Imports of optional packages, with an error that names the extra to install."""
 
-from __future__ import annotations
-
 import warnings
 from functools import cache
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The private names of scikit-learn that skdice uses, kept in one place."""
 
-from __future__ import annotations
-
 import re
 from numbers import Real
 from typing import Any

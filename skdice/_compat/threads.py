@@ -1,7 +1,5 @@
 """How many threads this process may take."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from joblib import cpu_count, effective_n_jobs

@@ -1,7 +1,5 @@
 """The versions of everything that a bug report should name."""
 
-from __future__ import annotations
-
 import platform
 import re
 import sys

@@ -4,8 +4,6 @@ A shaping transformer describes itself by one of these values, so that no engine
 classes of `skdice.shaping`. The functions are written once, for any library with the array API.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -5,8 +5,6 @@ one core with AVX-512, fitted by ``benchmarks/engines.py --constants``; only the
 matter, which vary little between processors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The dense engine: one matrix product per block, by NumPy's BLAS or another array library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import local

@@ -1,7 +1,5 @@
 """The devices that the parameter `device` of a detector names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from skdice._compat.extras import import_extra

@@ -7,8 +7,6 @@ they lie. It multiplies every weight, so a feature that is not finite always sho
 Only the kernel (`skdice._engines.kernels.few`) imports numba.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores that look at the features beside the logits: fDBD and ViM, by any array library."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The scores of a block from its logits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ An `Engine` is one callable from a block of rows to their logits or scores, and 
 The detectors of an ensemble share each block in a loop of their own, `skdice._engines.together`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

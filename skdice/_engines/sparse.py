@@ -9,8 +9,6 @@ log-sum-exp is taken there: the logits are never written out unless asked for.
 Only the kernels (`skdice._engines.kernels.sparse`) import numba.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Several detectors that score each block of rows together, so that every block is read once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast

@@ -6,8 +6,6 @@ buffers and copy them, so that the bus and the processor of the device are busy 
 Within a thread everything is in the order of its one stream.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from threading import local
 from typing import Any

@@ -1,7 +1,5 @@
 """From scores to one score, a decision and a p-value, as ONNX operators."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A graph of ONNX operators under construction; importing this imports onnx."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Hashable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The method `to_onnx`, which all detectors have."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ONNX models of fitted detectors; importing this imports onnx."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """p-values as ONNX operators: step functions of the score, found by a binary search."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -6,8 +6,6 @@ hold the results equal. Only operators that every runtime has are used, and sums
 subtract the maximum first, because a runtime need not do so in ``ReduceLogSumExp``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import TensorProto
 

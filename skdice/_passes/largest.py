@@ -1,7 +1,5 @@
 """The largest entries of rows that are read for something else, which give their high quantiles."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Exact quantiles of all entries of a source of rows, which never hold them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Compensated column sums at the speed of the memory; importing this module imports numba."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Float64 sums of the columns of a block, whose rounding does not add up."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

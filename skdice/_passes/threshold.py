@@ -1,7 +1,5 @@
 """The threshold on the scores, from in-distribution scores and contamination."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from bisect import bisect_left

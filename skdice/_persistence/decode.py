@@ -3,8 +3,6 @@
 Whoever can write a file can also write a digest that fits, so the digest proves nothing.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

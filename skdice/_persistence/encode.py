@@ -1,7 +1,5 @@
 """The document and the arrays of a fitted detector."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -5,8 +5,6 @@ an altered file. The digest is not a signature, because whoever can write the fi
 write the digest. To change the stored content, raise SCHEMA and keep the old reader.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The names that a detector file may have: kinds, keys and arrays."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 from skdice._base import BaseDetector

@@ -1,7 +1,5 @@
 """The values of a detector file: numbers, arrays and shapings, encoded and checked."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

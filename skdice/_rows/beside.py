@@ -1,7 +1,5 @@
 """A source whose blocks go through a second function while they are computed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

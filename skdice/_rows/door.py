@@ -1,7 +1,5 @@
 """The door: every input of the package becomes one of its own sources of rows here, once."""
 
-from __future__ import annotations
-
 import mmap
 from os import PathLike
 from typing import Any

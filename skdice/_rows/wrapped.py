@@ -1,7 +1,5 @@
 """Sources over arrays of other libraries, mapped files, and anything else that can be sliced."""
 
-from __future__ import annotations
-
 import mmap
 from typing import Any
 

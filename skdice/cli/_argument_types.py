@@ -4,8 +4,6 @@ argparse prints the message of an ArgumentTypeError after the argument's name. T
 the standard library only: see `skdice.cli._main`.
 """
 
-from __future__ import annotations
-
 import argparse
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence

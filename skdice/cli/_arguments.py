@@ -3,8 +3,6 @@
 This module imports the standard library only: see `skdice.cli._main`.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
@@ -75,6 +73,18 @@ that good rows are independent of one another, which frames of one video are not
   skdice monitor det.safetensors monday.npy --state state.json
   skdice monitor det.safetensors tuesday.npy --state state.json || notify
 """
+SUMMARIES = {
+    "demo": "measure which score and how much pruning suit a network, on real data in the package",
+    "extract": "extract penultimate features and the head from a saved torch classifier",
+    "fit": "fit a detector on in-distribution features and save it",
+    "search": "choose a sparsity or the ensemble by known OOD sets, and save the detector",
+    "calibrate": "set the threshold of a detector from held-out in-distribution features",
+    "score": "score features: a higher score is more in-distribution, and the label -1 means OOD",
+    "monitor": "watch new features for more OOD rows than promised; exit code 3 means an alarm",
+    "evaluate": "measure a detector on in-distribution features and on named OOD sets",
+    "report": "write what a detector is, what it promises and how it did, as a page to sign",
+    "inspect": "show what a detector file holds",
+}
 
 
 def build_parser() -> Parser:
@@ -98,73 +108,29 @@ def build_parser() -> Parser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
-    def add(run: str, summary: str, *, epilog: str | None = FILES) -> ArgumentParser:
+    for run, add_arguments, epilog in (
+        ("_demo.demo", _add_demo, None),
+        ("_extract.extract", _add_extract, EXTRACT),
+        ("_commands.fit", _add_fit, FILES),
+        ("_search.search", _add_search, f"{SEARCH}\n{FILES}"),
+        ("_commands.calibrate", _add_calibrate, FILES),
+        ("_score.score", _add_score, FILES),
+        ("_monitor.monitor", _add_monitor, f"{MONITOR}\n{FILES}"),
+        ("_commands.evaluate", _add_evaluate, FILES),
+        ("_report.report", _add_report, FILES),
+        ("_commands.inspect", _add_inspect, None),
+    ):
+        name = run.split(".")[1]
+        summary = SUMMARIES[name]
         command = commands.add_parser(
-            run.split(".")[1],
+            name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=epilog,
             formatter_class=RawDescriptionHelpFormatter,
         )
         command.set_defaults(run=run)
-        return command
-
-    _add_demo(
-        add(
-            "_demo.demo",
-            "measure which score and how much pruning suit a network, on real data in the package",
-            epilog=None,
-        )
-    )
-    _add_extract(
-        add(
-            "_extract.extract",
-            "extract penultimate features and the head from a saved torch classifier",
-            epilog=EXTRACT,
-        )
-    )
-    _add_fit(add("_commands.fit", "fit a detector on in-distribution features and save it"))
-    _add_search(
-        add(
-            "_search.search",
-            "choose a sparsity or the ensemble by known OOD sets, and save the detector",
-            epilog=f"{SEARCH}\n{FILES}",
-        )
-    )
-    _add_calibrate(
-        add(
-            "_commands.calibrate",
-            "set the threshold of a detector from held-out in-distribution features",
-        )
-    )
-    _add_score(
-        add(
-            "_score.score",
-            "score features: a higher score is more in-distribution, and the label -1 means OOD",
-        )
-    )
-    _add_monitor(
-        add(
-            "_monitor.monitor",
-            "watch new features for more OOD rows than promised; exit code 3 means an alarm",
-            epilog=f"{MONITOR}\n{FILES}",
-        )
-    )
-    _add_evaluate(
-        add(
-            "_commands.evaluate",
-            "measure a detector on in-distribution features and on named OOD sets",
-        )
-    )
-    _add_report(
-        add(
-            "_report.report",
-            "write what a detector is, what it promises and how it did, as a page to sign",
-        )
-    )
-    inspect = add("_commands.inspect", "show what a detector file holds", epilog=None)
-    options.add_detector(inspect)
-    inspect.add_argument("--json", action="store_true", help="print JSON")
+        add_arguments(command)
     return parser
 
 
@@ -376,19 +342,13 @@ def _add_monitor(parser: ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: ArgumentParser) -> None:
-    options.add_detector(parser)
-    options.add_id_set(parser)
-    options.add_ood_sets(parser)
-    options.add_key_of_all(parser)
+    options.add_measurement(parser)
     options.add_png(parser, "a histogram of the scores")
     options.add_common(parser)
 
 
 def _add_report(parser: ArgumentParser) -> None:
-    options.add_detector(parser)
-    options.add_id_set(parser)
-    options.add_ood_sets(parser)
-    options.add_key_of_all(parser)
+    options.add_measurement(parser)
     options.add_output(
         parser,
         types.REPORT_ENDINGS,
@@ -396,3 +356,8 @@ def _add_report(parser: ArgumentParser) -> None:
         required=True,
     )
     options.add_common(parser)
+
+
+def _add_inspect(parser: ArgumentParser) -> None:
+    options.add_detector(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")

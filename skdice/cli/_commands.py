@@ -1,10 +1,8 @@
 """The subcommands that read feature files and detector files."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from skdice import shaping
@@ -26,7 +24,7 @@ from skdice.cli._files import (
 )
 from skdice.io._atomic import replacing
 from skdice.metrics import MetricsTable
-from skdice.metrics._report import agreement_of, flagged_by_class, measure_scores
+from skdice.metrics._report import measure_detector, measure_scores
 
 
 def fit(arguments: Namespace) -> None:
@@ -97,18 +95,12 @@ def describe_members(detector: BaseDetector, document: dict[str, Any]) -> dict[s
     members = []
     for member in document["members"]:
         fitted = detector.named_estimators_[member["name"]]
-        own = {"sparsity": fitted.sparsity} if isinstance(fitted, DICEDetector) else {}
-        shaping_of_member = member["document"]["fitted"].get("shaping")
-        members.append(
-            {
-                "name": member["name"],
-                "detector": type(fitted).__name__,
-                **own,
-                **({} if shaping_of_member is None else {"shaping": shaping_of_member}),
-                **describe_weights(fitted),
-                **describe_agreement(fitted),
-            }
-        )
+        facts = {"name": member["name"], "detector": type(fitted).__name__}
+        if isinstance(fitted, DICEDetector):
+            facts["sparsity"] = fitted.sparsity
+        if (fitted_shaping := member["document"]["fitted"].get("shaping")) is not None:
+            facts["shaping"] = fitted_shaping
+        members.append({**facts, **describe_weights(fitted), **describe_agreement(fitted)})
     return {"members": members}
 
 
@@ -116,7 +108,7 @@ def describe_agreement(detector: BaseDetector) -> dict[str, float | None]:
     """Return how well the pruned and the full head agree; nothing for one that prunes none."""
     if not isinstance(detector, DICEDetector):
         return {}
-    return {"head_agreement": agreement_of(detector)}
+    return {"head_agreement": getattr(detector, "head_agreement_", None)}
 
 
 def calibrate(arguments: Namespace) -> None:
@@ -125,16 +117,15 @@ def calibrate(arguments: Namespace) -> None:
     refuse_overwriting(output, arguments.features)
     detector = load(arguments.detector)
     replaced = describe_threshold(detector)
-    method = arguments.method or ("quantile" if replaced is None else replaced["method"])
-    contamination = arguments.contamination
-    if contamination is None and replaced is not None:
-        contamination = replaced["contamination"]
-    confidence = arguments.confidence
-    if confidence is None and replaced is not None and method == "conformal":
-        confidence = replaced["confidence"]
-    by = arguments.by
-    if by is None and replaced is not None and method == "conformal":
-        by = replaced["by"]
+    # What is not given stays as it is in the detector file.
+    kept: dict[str, Any] = {"method": "quantile", **(replaced or {})}
+    method = arguments.method or kept["method"]
+    if method != "conformal":
+        kept |= {"confidence": None, "by": None}
+    contamination, confidence, by = (
+        kept.get(name) if getattr(arguments, name) is None else getattr(arguments, name)
+        for name in ("contamination", "confidence", "by")
+    )
     with file_name_in_errors(arguments.features), open_rows_or_chunks(arguments) as features:
         n_rows = features.shape[0]
         detector.set_params(verbose=arguments.verbose).calibrate(
@@ -206,14 +197,10 @@ def evaluate(arguments: Namespace) -> None:
 
     id_rows, id_scores, id_members = open_and_score(arguments.id)
     sets = {name: open_and_score(path) for name, path in arguments.ood.items()}
+    ood_rows = {name: rows for name, (rows, _, _) in sets.items()}
     ood_scores = {name: scores for name, (_, scores, _) in sets.items()}
     threshold = getattr(detector, "offset_", None)
-    result = measure_scores(id_scores, ood_scores, threshold)
-    is_by_class = hasattr(detector, "class_offsets_")
-    if is_by_class:
-        ood_rows = {name: rows for name, (rows, _, _) in sets.items()}
-        result = flagged_by_class(result, detector, id_rows, ood_rows)
-    result = replace(result, head_agreement=agreement_of(detector))
+    result = measure_detector(detector, id_rows, id_scores, ood_rows, ood_scores)
     # The members of an ensemble have no threshold of their own.
     members = {
         name: measure_scores(
@@ -253,7 +240,7 @@ def evaluate(arguments: Namespace) -> None:
                 id_scores=id_scores,
                 ood_scores=ood_scores,
                 # One line cannot show the thresholds of several predicted classes.
-                threshold=None if is_by_class else threshold,
+                threshold=None if hasattr(detector, "class_offsets_") else threshold,
             )
 
 

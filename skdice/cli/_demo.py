@@ -1,13 +1,9 @@
 """``skdice demo`` measures which score and how much pruning suit a network."""
 
-from __future__ import annotations
-
 import time
 from argparse import Namespace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdice._base import BaseDetector
 from skdice._dice import DICEDetector
@@ -15,13 +11,12 @@ from skdice._ensemble import make_ensemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead
 from skdice._persistence.files import save
+from skdice._rows.sources import FloatArray
 from skdice._vim import ViMDetector
 from skdice.datasets import load_fashion_mnist_ood
 from skdice.metrics import MetricsTable, compare
 from skdice.metrics._report import SetResult
 from skdice.shaping import ReAct
-
-FloatArray = NDArray[np.floating[Any]]
 
 SPARSITIES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 # The demo does not call a smaller change of the mean AUROC a gain or a loss.
@@ -36,21 +31,20 @@ it to 27.25 / 93.40 (Sun & Li, ECCV 2022, arXiv:2111.09805). Networks differ: me
 
 def candidates(head: LinearHead) -> dict[str, BaseDetector]:
     """Return the unfitted detectors of the table by their names."""
-    detectors: dict[str, BaseDetector] = {
+    return {
         "MSP": DICEDetector(head, sparsity=0, score_func="msp"),
         "MaxLogit": DICEDetector(head, sparsity=0, score_func="max_logit"),
         "Energy": DICEDetector(head, sparsity=0),
         "ReAct": DICEDetector(head, sparsity=0, shaping=ReAct()),
+        **{
+            f"{name}, sparsity {sparsity:g}": DICEDetector(head, sparsity=sparsity, shaping=shaping)
+            for name, shaping in (("DICE", None), ("DICE + ReAct", ReAct()))
+            for sparsity in SPARSITIES
+        },
+        "FDBD": FDBDDetector(head),
+        "ViM": ViMDetector(head),
+        ENSEMBLE: make_ensemble(head),
     }
-    for name, shaping in (("DICE", None), ("DICE + ReAct", ReAct())):
-        for sparsity in SPARSITIES:
-            detectors[f"{name}, sparsity {sparsity:g}"] = DICEDetector(
-                head, sparsity=sparsity, shaping=shaping
-            )
-    detectors["FDBD"] = FDBDDetector(head)
-    detectors["ViM"] = ViMDetector(head)
-    detectors[ENSEMBLE] = make_ensemble(head)
-    return detectors
 
 
 def halves(rows: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

@@ -1,7 +1,5 @@
 """``skdice extract`` takes features and head from a saved classifier and its inputs."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,26 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from skdice._compat.extras import import_extra
-from skdice._rows.door import wrap
-from skdice._rows.sources import Sliceable
 from skdice.cli._files import file_name_in_errors, open_rows, print_result, refuse_overwriting
 from skdice.extraction import extract_features, load_program
 from skdice.extraction._images import ImageFolder, image_files
-from skdice.io._head_files import check_head_file, write_weight_and_bias
+from skdice.io._head_files import write_weight_and_bias
 from skdice.io._open import is_shard
-from skdice.io._save import check_ending
 
 
 def extract(arguments: Namespace) -> None:
     """Extract features from images or an array with a saved program."""
     outputs = [arguments.output]
     if arguments.head_output is not None:
-        check_head_file(arguments.head_output)
         outputs.append(arguments.head_output)
         if arguments.head_output.resolve() == arguments.output.resolve():
             raise ValueError(f"--output and --head-output both name {arguments.output}")
-    check_ending(arguments.output)
     for output in outputs:
         refuse_overwriting(output, arguments.model, arguments.data)
     model = load_program(arguments.model, layer=arguments.layer, device=arguments.device)
@@ -49,7 +41,10 @@ def extract(arguments: Namespace) -> None:
         )
         classes = data.classes
     else:
-        data = ArrayBatches(open_rows(arguments.data, arguments.key), batch_size)
+        from skdice.extraction._data import Slices
+
+        rows = open_rows(arguments.data, arguments.key)
+        data = Slices(rows.shape[0], batch_size, lambda batch: np.asarray(rows[batch]))
     with file_name_in_errors(arguments.data), one_line_program_errors():
         extraction = extract_features(
             model,
@@ -92,31 +87,3 @@ def one_line_program_errors() -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[-1 if "TorchScript" in str(error) else 0] if lines else type(error).__name__
         raise ValueError(f"the program does not accept these inputs: {reason}") from error
-
-
-class ArrayBatches:
-    """Batches of an array in a file, as tensors.
-
-    Integers other than uint8 become int64, because embeddings take no narrower token ids.
-
-    Parameters
-    ----------
-    rows : source of rows
-        Inputs of the model. The first axis counts the rows; there may be any number of others.
-    batch_size : int
-        Rows per batch.
-    """
-
-    def __init__(self, rows: Sliceable, batch_size: int) -> None:
-        self._rows, self._batch_size = wrap(rows), batch_size
-
-    def __len__(self) -> int:
-        return -(-self._rows.shape[0] // self._batch_size)
-
-    def __iter__(self) -> Iterator[Any]:
-        torch = import_extra("torch", "torch")
-        for block in self._rows.raw_blocks(self._batch_size):
-            native = block.dtype.newbyteorder("=")
-            if native.kind in "iu" and native != np.uint8:
-                native = np.dtype(np.int64)
-            yield torch.from_numpy(np.array(block, native))

@@ -1,8 +1,7 @@
 """What the subcommands do with files: open inputs, protect them, and say what was written."""
 
-from __future__ import annotations
-
 import json
+import shutil
 import sys
 import tempfile
 from argparse import Namespace
@@ -57,8 +56,7 @@ def open_rows(path: str, key: str | None) -> Sliceable:
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "stdin.npy"
         with spool.open("wb") as file:
-            while content := sys.stdin.buffer.read(1 << 20):
-                file.write(content)
+            shutil.copyfileobj(sys.stdin.buffer, file)
         try:
             # The file stays readable after its name is removed, because it is mapped.
             return open_features(spool, key=key)

@@ -5,8 +5,6 @@ errors about arguments appear at once. The module of a subcommand is imported wh
 runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal
@@ -32,7 +30,6 @@ INPUT_ERRORS = (OSError, ValueError, TypeError, ImportError, MemoryError)
 
 # Messages name the parameters of the Python functions. The user of the command knows options.
 OPTION_OF_PARAMETER = {
-    "prefix=": "--layer ",
     "key=:": "--key:",
     "key=": "--key ",
     "layer=": "--layer ",

@@ -1,7 +1,5 @@
 """The subcommand that watches the files of a detector in production."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -3,8 +3,6 @@
 This module imports the standard library only: see `skdice.cli._main`.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 
 from skdice.cli import _argument_types as types
@@ -52,13 +50,6 @@ def add_score_and_shaping(parser: ArgumentParser) -> None:
     )
 
 
-def add_id_set(parser: ArgumentParser) -> None:
-    """Add the file of in-distribution features to measure on."""
-    parser.add_argument(
-        "--id", type=types.not_empty, required=True, metavar="FILE", help="in-distribution features"
-    )
-
-
 def add_ood_sets(parser: ArgumentParser) -> None:
     """Add the named files of out-of-distribution features."""
     parser.add_argument(
@@ -72,8 +63,13 @@ def add_ood_sets(parser: ArgumentParser) -> None:
     )
 
 
-def add_key_of_all(parser: ArgumentParser) -> None:
-    """Add the name of the array in all files."""
+def add_measurement(parser: ArgumentParser) -> None:
+    """Add the detector file and the files that it is measured on."""
+    add_detector(parser)
+    parser.add_argument(
+        "--id", type=types.not_empty, required=True, metavar="FILE", help="in-distribution features"
+    )
+    add_ood_sets(parser)
     parser.add_argument("--key", help="name of the array in the files")
 
 

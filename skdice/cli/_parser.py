@@ -3,8 +3,6 @@
 This module imports the standard library only: see `skdice.cli._main`.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from argparse import Action, ArgumentError, ArgumentParser, Namespace
@@ -30,7 +28,7 @@ class Parser(ArgumentParser):
         argparse would report a missing argument first, and an unknown option of a subcommand with
         the usage of the whole command.
         """
-        if args is not None and not any(map(_is_subparsers, self._actions)):
+        if args is not None and self._subparsers is None:
             self._refuse_unknown_options(args)
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
@@ -100,7 +98,3 @@ def _complete_file_names(parser: ArgumentParser, shtab: Any) -> None:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif str(action.metavar).removeprefix("[NAME=]") in FILE_METAVARS:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-
-
-def _is_subparsers(action: Action) -> bool:
-    return isinstance(action, argparse._SubParsersAction)

@@ -1,32 +1,15 @@
 """The plots that the command writes. This module needs matplotlib, so it is imported on demand."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skdice.plotting import ScoreHistogramDisplay, SparsityCurveDisplay
 from skdice.plotting._style import bare_figure, plain
 
-FloatArray = NDArray[np.floating[Any]]
-
 
 def draw_evaluation(path: Path, *, title: str, **scores: Any) -> None:
-    """Write the histogram of the scores of an evaluation to a PNG file.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    title : str
-        Title of the plot.
-    **scores
-        The parameters of `ScoreHistogramDisplay`.
-    """
+    """Write the histogram of the scores of an evaluation to a PNG file."""
     figure = bare_figure(7, 4)
     axes = figure.subplots()
     ScoreHistogramDisplay(**scores).plot(axes)
@@ -44,18 +27,7 @@ def draw_demo(
 ) -> None:
     """Write the plots of ``skdice demo`` to a PNG file.
 
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    title : str
-        Title of the histogram.
-    sparsities : list of float
-        Sparsities at which the AUROC was measured.
-    auroc : mapping of str to list of float
-        Mean AUROC in percent at each sparsity, by the name of the method.
-    **scores
-        The parameters of `ScoreHistogramDisplay`.
+    `auroc` has the mean AUROC in percent at each sparsity, by the name of the method.
     """
     figure = bare_figure(10, 4)
     left, right = figure.subplots(1, 2)

@@ -1,7 +1,5 @@
 """The subcommand that writes the evidence on a detector."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 
 from skdice._compat.extras import import_extra

@@ -1,7 +1,5 @@
 """``skdice score`` says of each row what a detector finds."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from typing import Any
@@ -14,7 +12,7 @@ from skdice.cli._files import (
     refuse_overwriting,
 )
 from skdice.io import save_scores
-from skdice.io._score_files import numbered_verdicts, write_json_lines
+from skdice.io._score_files import json_lines, numbered_verdicts
 
 
 def score(arguments: Namespace) -> None:
@@ -36,11 +34,10 @@ def score(arguments: Namespace) -> None:
 
 def print_verdicts(detector: Any, features: Any, *, as_json: bool) -> None:
     """Print a line per row: the score, and the label if the detector has a threshold."""
-    dtypes, verdicts = numbered_verdicts(detector, features)
-    if as_json:
-        write_json_lines(sys.stdout, list(dtypes), verdicts)
-        return
-    for block in verdicts:
+    for block in numbered_verdicts(detector, features)[1]:
+        if as_json:
+            sys.stdout.writelines(json_lines(block))
+            continue
         # Not tolist(): it would print more digits than a score in single precision has.
         scores = list(map(str, block["score"]))
         if "is_ood" not in block:

@@ -1,7 +1,5 @@
 """``skdice search`` chooses a sparsity or the ensemble by known out-of-distribution sets."""
 
-from __future__ import annotations
-
 import json
 from argparse import Namespace
 from collections.abc import Sequence
@@ -89,24 +87,7 @@ def scores_of_candidates(
     fitted_rows: SlicedRows,
     measured: Sequence[tuple[str, str, SlicedRows]],
 ) -> dict[str, dict[str, Any]]:
-    """Return the scores of each set by each candidate.
-
-    Parameters
-    ----------
-    arguments : Namespace
-        The arguments of the command.
-    head : LinearHead
-        The last linear layer.
-    fitted_rows : SlicedRows
-        In-distribution rows that the candidates are fitted on.
-    measured : sequence of (str, str, SlicedRows)
-        Name, path and rows of each set.
-
-    Returns
-    -------
-    dict of str to dict
-        By the name of the candidate: the scores by the name of the set.
-    """
+    """Return, by the name of the candidate, the scores by the name of the set."""
     options = Options(verbose=arguments.verbose)
     mean = gather_statistics(fitted_rows, verbose=arguments.verbose).mean()
     shaping = fit_shaping(make_shaping(arguments.shaping), fitted_rows, arguments.verbose)

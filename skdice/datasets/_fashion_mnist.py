@@ -1,7 +1,5 @@
 """The embedded data set: features of a Fashion-MNIST network and of real OOD images."""
 
-from __future__ import annotations
-
 from importlib import resources
 
 import numpy as np

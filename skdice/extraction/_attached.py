@@ -1,9 +1,4 @@
-"""A model and a detector in one forward pass.
-
-Importing this module imports torch.
-"""
-
-from __future__ import annotations
+"""A model and a detector in one forward pass."""
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -33,14 +28,7 @@ from skdice.extraction._program import ProgramClassifier
 class AttachedModule(nn.Module):
     """Returns the output of a model and the OOD score of its penultimate features.
 
-    Parameters
-    ----------
-    model : Module
-        The classifier, of which some layers get a forward hook.
-    layers : iterable of str
-        Names of the layers that may be the classification layer; one of them runs.
-    scorer : Module
-        From features to scores.
+    One of the named layers runs, and is the classification layer.
     """
 
     def __init__(self, model: nn.Module, layers: Iterable[str], scorer: nn.Module) -> None:

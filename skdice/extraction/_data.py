@@ -1,9 +1,4 @@
-"""Batches from every usual kind of data, and what a batch holds.
-
-Importing this module imports torch.
-"""
-
-from __future__ import annotations
+"""Batches from every usual kind of data, and what a batch holds."""
 
 import hashlib
 import inspect
@@ -27,15 +22,7 @@ LABEL_NAMES = ("labels", "label")
 
 
 class Slices:
-    """Batches cut from anything that is sliced by rows.
-
-    Parameters
-    ----------
-    n_rows, batch_rows : int
-        Rows in all, and rows of a batch.
-    cut : callable
-        Makes the batch of a slice.
-    """
+    """Batches cut from anything that is sliced by rows; `cut` makes the batch of a slice."""
 
     def __init__(self, n_rows: int, batch_rows: int, cut: Callable[[slice], Any]) -> None:
         self._n_rows, self._batch_rows, self._cut = n_rows, batch_rows, cut
@@ -158,14 +145,8 @@ def _dataset(data: Any) -> Iterable[Any]:
 def split(batch: Any, model: nn.Module | None = None, device: Any = None) -> Batch:
     """Return the arguments of the model and the labels of a batch.
 
-    Parameters
-    ----------
-    batch : tensor, ndarray, mapping, tuple or list
-        Inputs; or inputs and labels; or a mapping of keyword arguments, perhaps with labels.
-    model : Module or None
-        The floating arrays of NumPy are cast to the dtype of its parameters.
-    device : torch.device or None
-        Device that the arguments are moved to.
+    A batch is inputs; or inputs and labels; or a mapping of keyword arguments, perhaps with labels.
+    The floating arrays of NumPy are cast to the dtype of the model's parameters.
     """
     labels = None
     if isinstance(batch, list | tuple):

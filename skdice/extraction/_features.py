@@ -1,8 +1,10 @@
-"""Features of a whole data set from a model: in memory, in a file, or batch by batch."""
+"""Features of a whole data set from a model: in memory, in a file, or batch by batch.
 
-from __future__ import annotations
+The modules that import torch are imported in the functions, because torch is an extra.
+"""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +122,8 @@ def extract_features(
     ``extraction = extract_features(model, DataLoader(train_set, batch_size=256), out="train.npy")``
     """
     with _tap(model, layer, device) as tap:
-        batches = _progress(_batches(data, tap), verbose)
+        shown = {"desc": "batches", "unit": " batches", "disable": not verbose}
+        batches: Iterable[Any] = tqdm(tap.batches(data), **shown)
         if out is not None:
             return _extract_to_file(tap, data, batches, Path(out), dtype)
         parts = [
@@ -174,7 +177,7 @@ def iterate_features(
             detector.partial_fit(features)
     """
     with _tap(model, layer, device) as tap:
-        yield from map(tap.run, _batches(data, tap))
+        yield from map(tap.run, tap.batches(data))
 
 
 def load_program(path: str | Path, *, layer: str | None = None, device: Any = None) -> Any:
@@ -257,17 +260,14 @@ def attach(model: Any, detector: DICEDetector, *, layer: str | None = None) -> A
     return _attached.attached(model, detector, layer)
 
 
-def _tap(model: Any, layer: str | None, device: Any) -> Any:
+@contextmanager
+def _tap(model: Any, layer: str | None, device: Any) -> Iterator[Any]:
     import_extra("torch", "torch")
     from skdice.extraction._tap import Tap
 
-    return Tap(model, layer, device)
-
-
-def _batches(data: Any, tap: Any) -> Iterable[Any]:
-    from skdice.extraction._data import batches_of
-
-    return batches_of(data, tap.model)
+    tap = Tap(model, layer, device)
+    with tap.prepared_model():
+        yield tap
 
 
 def _converted(features: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
@@ -283,11 +283,6 @@ def _converted(features: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
             "another dtype"
         )
     return converted
-
-
-def _progress(batches: Iterable[Any], verbose: int) -> Iterable[Any]:
-    shown: Iterable[Any] = tqdm(batches, desc="batches", unit=" batches", disable=not verbose)
-    return shown
 
 
 def _extract_to_file(

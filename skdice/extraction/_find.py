@@ -1,13 +1,9 @@
-"""Finding the classification layer, and the proof that features and head belong to the model.
-
-Importing this module imports torch.
-"""
-
-from __future__ import annotations
+"""Finding the classification layer, and the proof that features and head belong to the model."""
 
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -25,15 +21,7 @@ N_ROWS = 8
 
 
 def find_layer(model: nn.Module, call: Callable[[], Any]) -> str:
-    """Return the name of the one layer whose output is the model's.
-
-    Parameters
-    ----------
-    model : Module
-        The unwrapped model.
-    call : callable
-        Runs the model on a batch, and returns its output.
-    """
+    """Return the name of the one layer whose output is the model's; `call` runs it on a batch."""
     samples, eps, outputs = _sample(model, call)
     found = [name for name, each in samples.items() if _gives(each, outputs, eps)]
     # A merged adapter gives the output of the layer inside it. Take the inner one.
@@ -73,20 +61,7 @@ def verify(
 ) -> None:
     """Raise unless logits computed from features and head are those in the model's output.
 
-    Parameters
-    ----------
-    model : Module
-        The unwrapped model.
-    layer : str
-        Name of the classification layer.
-    logits : ndarray of shape (n, n_classes)
-        Features times weight plus bias.
-    output : object
-        What the model returned.
-    eps : float
-        Precision of the computation.
-    call : callable
-        Runs the model again, which is needed to explain a difference.
+    `call` runs the model again, which is needed to explain a difference.
     """
     if not np.isfinite(logits).all():
         raise ValueError(
@@ -133,18 +108,15 @@ def _sample(
     """Run the model; return rows of each layer's output, the precision, and rows of its logits."""
     samples: dict[str, list[Tensor]] = {}
 
-    def hook(name: str) -> Any:
-        def keep(layer: nn.Module, given: Any, output: Any) -> None:
-            rows = output[:N_ROWS]
-            # The rows are copied, because a later layer may write into the output.
-            rows = rows.mean((-2, -1)) if is_convolution(layer) else rows.clone()
-            samples.setdefault(name, []).append(rows)
-
-        return keep
+    def keep(name: str, layer: nn.Module, given: Any, output: Any) -> None:
+        rows = output[:N_ROWS]
+        # The rows are copied, because a later layer may write into the output.
+        rows = rows.mean((-2, -1)) if is_convolution(layer) else rows.clone()
+        samples.setdefault(name, []).append(rows)
 
     with ExitStack() as hooks:
         for name, layer in candidates(model).items():
-            hooks.callback(layer.register_forward_hook(hook(name)).remove)
+            hooks.callback(layer.register_forward_hook(partial(keep, name)).remove)
         tensors = logits_in(call())
     once = {name: calls[0] for name, calls in samples.items() if len(calls) == 1}
     rows = [each[:N_ROWS] if each.ndim else each for each in tensors]

@@ -1,7 +1,5 @@
 """Batches of images from a folder, prepared in the way that image classifiers are evaluated."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,22 +32,9 @@ class ImageFolder:
     If all images lie in folders one level down, these folders are the classes, and batches come
     with labels. A label is the place of its class among the sorted names.
 
-    Each image is scaled so that its shorter side is `resize`, with antialiased bilinear
-    interpolation, cropped to the `crop` pixels in its middle, and normalised.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder with the images.
-    batch_size : int
-        Number of images per batch.
-    resize : int
-        Length of the shorter side after scaling, in pixels.
-    crop : int
-        Side of the square that is cut out of the middle, in pixels.
-    mean, std : sequence of float
-        Mean and standard deviation of each channel, of values in [0, 1]: three for colour
-        images, one for grey images.
+    Each image is scaled so that its shorter side is `resize` pixels, with antialiased bilinear
+    interpolation, cropped to the `crop` pixels in its middle, and normalised by the `mean` and the
+    `std` of its channels, of values in [0, 1]: three for colour images, one for grey images.
     """
 
     def __init__(

@@ -1,9 +1,4 @@
-"""The classification layer of a torch model: its candidates, its head, what enters it.
-
-Importing this module imports torch.
-"""
-
-from __future__ import annotations
+"""The classification layer of a torch model: its candidates, its head, what enters it."""
 
 from collections.abc import Iterable
 from copy import deepcopy

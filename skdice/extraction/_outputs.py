@@ -1,7 +1,5 @@
 """The comparison of a head's logits with what a model returns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -67,22 +65,10 @@ def _members(output: Any) -> Iterator[tuple[Any, Any]]:
 def least_deviation(logits: NDArray[Any], outputs: list[NDArray[Any]], eps: float) -> float:
     """Return how far logits are from the nearest of a model's outputs.
 
-    Parameters
-    ----------
-    logits : ndarray of shape (n, n_classes)
-        Features times weight plus bias, or the output of a layer.
-    outputs : list of ndarray
-        Tensors of the model's output. Only floating tensors with as many values as there are
-        logits are compared.
-    eps : float
-        Precision of the computation: that of the narrowest dtype that took part in it.
-
-    Returns
-    -------
-    float
-        Largest difference, as a share of how much the output varies between rows; up to
-        `LIMIT` the output is a known monotone function of the logits. Infinity means that no
-        output can be compared.
+    The distance is the largest difference, as a share of how much the output varies between rows.
+    Up to `LIMIT` the output is a known monotone function of the logits. Infinity means that no
+    output can be compared: only floating tensors with as many values as there are logits are.
+    The precision `eps` is that of the narrowest dtype that took part in the computation.
     """
     deviations = []
     for output in outputs:

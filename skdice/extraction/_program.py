@@ -1,7 +1,4 @@
-"""Cutting a program before its classification layer.
-
-Importing this module imports torch.
-"""
+"""Cutting a program before its classification layer."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +27,8 @@ HINT = "save one with torch.jit.save(torch.jit.script(model.eval()), path) or to
 class ProgramClassifier(nn.Module):
     """A program in two parts: the body before its classification layer, and that layer.
 
-    Parameters
-    ----------
-    body : callable
-        From inputs to the features that enter the layer.
-    head : Linear or Conv2d
-        The classification layer.
-    program : callable
-        The whole program, with which the first batch is compared.
-    layer_name : str
-        The name that the program has for the layer.
-    batch_rows : int or None
-        The one size of batch that the program takes, if it is fixed.
+    The first batch is compared with the output of the whole `program`. `batch_rows` is the one size
+    of batch that the program takes, if it is fixed.
     """
 
     def __init__(
@@ -131,14 +119,7 @@ def load(path: Path, layer: str | None, device: Any) -> ProgramClassifier:
 def from_memory(program: Any, layer: str | None, device: Any) -> ProgramClassifier:
     """Cut a copy of a TorchScript module or an exported program.
 
-    Parameters
-    ----------
-    program : ScriptModule or ExportedProgram
-        The program; it is left as it is.
-    layer : str or None
-        Name of the classification layer in the program.
-    device : torch.device, str or None
-        Device to run on; None is the device of the program.
+    It runs on the device of the program if `device` is None.
     """
     is_exported = isinstance(program, torch.export.ExportedProgram)
     state = program.state_dict if is_exported else program.state_dict()
@@ -217,10 +198,7 @@ def _cut_exported(
         if node is None:
             return None
         if node.op == "get_attr":
-            found = body
-            for part in node.target.split("."):
-                found = getattr(found, part)
-            return found
+            return attrgetter(node.target)(body)
         if node.target in (aten.t.default, aten.permute.default):
             return value_of(node.args[0])
         return None

@@ -1,7 +1,5 @@
 """The batches that an extraction has written so far, so that an interrupted one can go on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -21,11 +19,6 @@ class PartialStore:
 
     Each batch is appended to a raw file. The state, which is replaced after each batch, says how
     many bytes of it count; bytes that a killed process wrote beyond them are cut off.
-
-    Parameters
-    ----------
-    path : Path
-        The feature file that the folder will become.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,20 +94,20 @@ class PartialStore:
         for name in ("features", "labels"):
             if self._state[name] is not None:
                 dtype, *shape = self._state[name]
-                raw = np.memmap(self.folder / name, dtype, "r", 0, (self._state["rows"], *shape))
-                arrays[name] = raw
-        features = arrays["features"]
-        labels = np.array(arrays["labels"]) if "labels" in arrays else None
-        beside = self._path.with_name(f"{self._path.stem}.labels.npy")
+                rows = (self._state["rows"], *shape)
+                arrays[name] = np.memmap(self.folder / name, dtype, "r", 0, rows)
+        features = arrays.pop("features")
+        labels = np.array(arrays["labels"]) if arrays else None
         if self._path.suffix == ".npy":
             # A .npy file holds one array, so the labels get a file of their own. Labels of an
             # earlier extraction do not belong to the new features.
+            beside = self._path.with_name(f"{self._path.stem}.labels.npy")
             beside.unlink(missing_ok=True)
             save_features(self._path, features)
             if labels is not None:
                 save_features(beside, labels)
         else:
-            save_features(self._path, features, **({} if labels is None else {"labels": labels}))
+            save_features(self._path, features, **arrays)
         shutil.rmtree(self.folder)
         return labels
 

@@ -1,12 +1,8 @@
-"""Running a model, and catching what enters its classification layer.
-
-Importing this module imports torch.
-"""
-
-from __future__ import annotations
+"""Running a model, and catching what enters its classification layer."""
 
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,22 +13,15 @@ from torch import nn
 from skdice._compat.arrays import to_numpy
 from skdice._head import LinearHead
 from skdice.extraction import _program
-from skdice.extraction._data import split
+from skdice.extraction._data import batches_of, split
 from skdice.extraction._find import expected_logits, find_layer, verify
 from skdice.extraction._layers import Watch, candidates, head_of, resolve_layer, unwrap
 
 
 class Tap:
-    """Runs a model and catches what enters its classification layer; a context manager.
+    """Runs a model and catches what enters its classification layer.
 
-    Parameters
-    ----------
-    model : Module, program or skorch net
-        The classifier.
-    layer : str or None
-        Name of its classification layer; None finds the layer at the first batch.
-    device : torch.device, str or None
-        Device to run on; None is the device of the model.
+    A layer of None is found at the first batch; a device of None is that of the model.
     """
 
     def __init__(self, model: Any, layer: str | None, device: Any) -> None:
@@ -61,12 +50,13 @@ class Tap:
         first = next(model.parameters(), None)
         self._home = torch.device("cpu") if first is None else first.device
         self._device = self._home if device is None else torch.device(device)
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Tap:
-        training = {module: module.training for module in self.model.modules()}
-        with ExitStack() as stack:  # It undoes the steps so far if a later step fails.
-            stack.callback(self._restore, training)
+    @contextmanager
+    def prepared_model(self) -> Iterator[None]:
+        """Put the model on the device and in evaluation mode, and leave it as it was."""
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                stack.callback(setattr, module, "training", module.training)
             self.model.eval()
             if self._device != self._home:
                 tensors = [*self.model.parameters(), *self.model.buffers()]
@@ -74,16 +64,7 @@ class Tap:
                     raise ValueError("the model is spread over several devices; leave device=None")
                 stack.callback(self.model.to, self._home)
                 self.model.to(self._device)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @staticmethod
-    def _restore(training: dict[Any, bool]) -> None:
-        for module, was in training.items():
-            module.training = was
+            yield
 
     @property
     def layer(self) -> str:
@@ -98,6 +79,10 @@ class Tap:
         if self._head is None:
             self._head = head_of(self.model.get_submodule(self._layer))
         return self._head
+
+    def batches(self, data: Any) -> Iterable[Any]:
+        """Return data of any kind in batches, for `run`."""
+        return batches_of(data, self.model)
 
     def use(self, layer: str) -> None:
         """Take a layer that was found before."""

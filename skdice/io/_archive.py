@@ -1,7 +1,5 @@
 """What all formats share: arrays that open lazily by name, and errors that name the file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,13 +22,7 @@ _MOST_BYTES = 1 << 50
 
 
 def to_path(path: str | Path) -> Path:
-    """Return the path of a file.
-
-    Raises
-    ------
-    ValueError
-        The path is empty. `Path` would turn it into ".", the current folder.
-    """
+    """Return the path of a file; raise for "", which `Path` would turn into the current folder."""
     if not str(path):
         raise ValueError("the path is empty, expected the name of a file")
     return Path(path)
@@ -41,13 +33,6 @@ def require_file(path: Path) -> None:
 
     Opening a FIFO waits for a writer and reading a device may never end, so this function
     looks at the kind of the file before anything opens it.
-
-    Raises
-    ------
-    ValueError
-        The path is a folder, a FIFO, a device or a socket.
-    FileNotFoundError, PermissionError
-        There is no such file, or it may not be read.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -61,15 +46,7 @@ def require_file(path: Path) -> None:
 
 @contextmanager
 def clean_errors(path: Path, doing: str = "read") -> Iterator[None]:
-    """Turn whatever a library raises for a damaged file into a ValueError that names the file.
-
-    Parameters
-    ----------
-    path : Path
-        The file that the message names.
-    doing : str, default="read"
-        The verb of the message: "cannot read ...".
-    """
+    """Turn whatever a library raises for a damaged file into a ValueError that names the file."""
     try:
         yield
     # The messages of these errors tell the user what to do.
@@ -103,17 +80,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise if an array does not have rows with values, or claims more bytes than can exist.
-
-    Parameters
-    ----------
-    name : str
-        The subject of the message.
-    shape : tuple of int
-        Shape of the array.
-    dtype : dtype
-        Type of its values.
-    """
+    """Raise if an array does not have rows with values, or claims more bytes than can exist."""
     if not shape:
         raise ValueError(f"{name} holds a single value, expected an array of rows")
     # A few bytes can claim 2**62 such rows, and every loop over them would run for ever.
@@ -123,27 +90,24 @@ def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         raise ValueError(f"{name} has the impossible shape {shape}")
 
 
+def check_size(size: int, expected: int) -> None:
+    """Raise if a file has become smaller than it was when it was opened."""
+    if size < expected:
+        raise ValueError(
+            f"it was truncated after it was opened: it has {size} bytes, "
+            f"expected at least {expected}"
+        )
+
+
 @dataclass(frozen=True)
 class Archive:
-    """The arrays in a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    members : mapping of str to callable
-        A function that opens the array, by the name of the array.
-    default : callable or None
-        A function that opens the features where the user gives no name; None chooses among
-        `members`.
-    text : mapping of str to callable
-        Arrays of text, such as ids. They are read whole, so only a user who gives the name
-        of one gets it.
-    """
+    """The arrays in a file: by the name of each, a function that opens it."""
 
     path: Path
     members: Mapping[str, Callable[[], Sliceable]]
+    # Opens the features where the user gives no name; None chooses among `members`.
     default: Callable[[], Sliceable] | None = None
+    # Text, such as ids, is read whole, so only a user who gives the name of an array gets it.
     text: Mapping[str, Callable[[], Sliceable]] = field(default_factory=dict)
 
     def open(self, key: str | None) -> Sliceable:

@@ -1,7 +1,5 @@
 """CSV files with a header, by pyarrow."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from skdice._compat.extras import import_extra
 from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import FEATURES, Archive, listed
+from skdice.io._parquet import is_number
 from skdice.io._pieces import chunk_rows
 from skdice.io._sequential import SequentialRows
 
@@ -33,7 +32,7 @@ def read(path: Path) -> Archive:
     n_rows = _count_rows(path, schema.names[:1])
     if n_rows == 0:
         raise ValueError("it has a header and no rows")
-    numeric = [field.name for field in schema if _is_number(pa, field.type)]
+    numeric = [field.name for field in schema if is_number(pa, field.type)]
     text = [field.name for field in schema if pa.types.is_string(field.type)]
     empty = [field.name for field in schema if pa.types.is_null(field.type)]
     if empty:
@@ -111,10 +110,6 @@ def _reads_as_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_number(pa: Any, kind: Any) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _count_rows(path: Path, columns: list[str]) -> int:

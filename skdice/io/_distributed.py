@@ -1,7 +1,5 @@
 """Feature files as a Dask array whose chunks are read by the workers."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,19 +19,8 @@ CHUNK_BYTES = 128 << 20
 def distributed_features(path: str | Path, key: str | None = None) -> Any:
     """Return a feature file, or a folder of them, as a Dask array that the workers read.
 
-    The client opens nothing: the path must name the files on the workers.
-
-    Parameters
-    ----------
-    path : str or Path
-        A feature file, a folder or a pattern; see `open_features`.
-    key : str, default=None
-        Name of the array in each file; see `open_features`.
-
-    Returns
-    -------
-    dask.array.Array of shape (n_samples, n_features)
-        With chunks of known sizes, each a block of rows of one file.
+    The client opens nothing: the path must name the files on the workers. Each chunk is a block of
+    rows of one file, of known size.
     """
     dask, da = import_extra("dask", "dask"), import_extra("dask.array", "dask")
     path = to_path(path).absolute()
@@ -52,15 +39,7 @@ def distributed_features(path: str | Path, key: str | None = None) -> Any:
 
 
 class FileRows:
-    """Rows of files. The process that reads a block opens its file, and closes it afterwards.
-
-    Parameters
-    ----------
-    paths : list of Path
-        The files, whose rows follow each other.
-    key : str or None
-        Name of the array in each.
-    """
+    """Rows of files. The process that reads a block opens its file, and closes it afterwards."""
 
     ndim = 2
 

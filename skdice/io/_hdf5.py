@@ -1,7 +1,5 @@
 """HDF5 files, by h5py."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path
@@ -11,9 +9,8 @@ import numpy as np
 
 from skdice._compat.extras import import_extra
 from skdice._rows.sources import Sliceable, SlicedRows
-from skdice.io._archive import Archive
+from skdice.io._archive import Archive, check_size
 from skdice.io._library import LibraryRows
-from skdice.io._mapped import check_size
 from skdice.io._pieces import copy_rows
 
 

@@ -1,7 +1,5 @@
 """The weight and bias of a head in a file of named arrays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,10 @@ from skdice.io._open import open_archive
 _WRITERS = {".npz": _npz.write, ".safetensors": _safetensors.write}
 
 
-def check_head_file(path: Path) -> None:
-    """Raise if the ending of `path` is not that of a file for heads."""
-    if path.suffix not in _WRITERS:
-        raise ValueError(f"cannot write {path}: expected an ending of {' or '.join(_WRITERS)}")
-
-
 def write_weight_and_bias(path: Path, weight: NDArray[Any], bias: NDArray[Any]) -> None:
     """Write both to a .npz or .safetensors file, which is complete or not there at all."""
-    check_head_file(path)
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"cannot write {path}: expected an ending of {' or '.join(_WRITERS)}")
     with replacing(path) as temporary:
         _WRITERS[path.suffix](temporary, {"weight": wrap(weight), "bias": wrap(bias)})
 
@@ -33,15 +26,7 @@ def write_weight_and_bias(path: Path, weight: NDArray[Any], bias: NDArray[Any]) 
 def read_weight_and_bias(
     path: str | Path, layer: str | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return the weight and the bias (None if it has none) of a layer in a file.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file of named arrays, in any format of `skdice.io`.
-    layer : str or None
-        Name of the layer; None reads the arrays ``weight`` and ``bias``.
-    """
+    """Return the weight and the bias (None if it has none) of a layer in a file."""
     path = to_path(path)
     weight, bias = (f"{layer}.{part}" if layer else part for part in ("weight", "bias"))
     archive = open_archive(path)

@@ -1,9 +1,8 @@
 """NumPy's .npy format, memory-mapped."""
 
-from __future__ import annotations
-
 import io
 import math
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,12 +12,37 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from skdice._rows.sources import Sliceable, SlicedRows
-from skdice.io._archive import Archive, check_shape
+from skdice._rows.wrapped import MappedRows
+from skdice.io._archive import Archive, check_shape, check_size, clean_errors
 from skdice.io._column_major import ColumnMajorRows
-from skdice.io._mapped import map_file
 
 # A header for numbers fits easily. Only structured dtypes, which are not features, need more.
 MAX_HEADER_BYTES = 1 << 16
+
+
+class MappedFileRows(MappedRows):
+    """A source of rows over a mapped file, which looks at the size of the file first.
+
+    The system kills a process with SIGBUS if it touches a mapped page beyond the end of
+    the file, so a file that another process cut short must not be touched. Reading with
+    `pread` would not need the check, but it copies: it reached 0.3 to 0.7 of the throughput
+    for a file in the page cache.
+    """
+
+    # Several threads may read blocks at a time.
+    reads_in_threads = True
+
+    def __init__(self, path: Path, array: np.memmap[Any, Any]) -> None:
+        super().__init__(array)
+        self._path, self._end = path, array.offset + array.nbytes
+        # NumPy's types do not have this attribute. It is the size of the open file that counts:
+        # the name may have been removed, or given to another file.
+        self._map: mmap.mmap = array._mmap  # type: ignore[attr-defined]
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        with clean_errors(self._path):
+            check_size(self._map.size(), self._end)
+        return super()._read(start, stop)
 
 
 def read(path: Path) -> Archive:
@@ -71,7 +95,9 @@ def map_array(
         return np.empty(shape, dtype)
     if fortran and len(shape) == 2 and min(shape) > 1:
         return ColumnMajorRows(path, path.open("rb"), offset, shape, dtype)
-    return map_file(path, offset, shape, dtype, fortran=fortran)
+    array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+    # Windows has no madvise, and does not cut a file that is mapped.
+    return MappedFileRows(path, array) if hasattr(mmap, "MADV_DONTNEED") else array
 
 
 def write(path: Path, arrays: dict[str, SlicedRows]) -> None:

@@ -1,14 +1,13 @@
 """NumPy's .npz archives: stored members are mapped, compressed members are streamed."""
 
-from __future__ import annotations
-
 import math
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +47,10 @@ def _open_member(path: Path, info: zipfile.ZipInfo) -> Sliceable:
             if not fortran or len(shape) < 2:
                 return SequentialRows(path, shape, dtype, partial(_stream, path, info))
             if len(shape) == 2 and min(shape) > 0:
-                return _spooled(path, file, shape, dtype)
+                # A stream cannot give the rows of column-major data, but an unnamed file can.
+                spool = tempfile.TemporaryFile()  # noqa: SIM115 - the source closes it
+                shutil.copyfileobj(file, spool)
+                return ColumnMajorRows(path, spool, 0, shape, dtype)
             # A kernel of a convolution is small, so it is read whole.
             return np.frombuffer(file.read(), dtype).reshape(shape, order="F")
     with path.open("rb") as raw:
@@ -69,16 +71,6 @@ def _stream(path: Path, info: zipfile.ZipInfo) -> Iterator[NDArray[Any]]:
             n_rows = min(step, shape[0] - start)
             content = file.read(n_rows * row_bytes)
             yield np.frombuffer(content, dtype).reshape(n_rows, *shape[1:])
-
-
-def _spooled(
-    path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> ColumnMajorRows:
-    """Unpack column-major data into an unnamed file, because a stream cannot give its rows."""
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - the source closes it, which removes it
-    while content := file.read(1 << 20):
-        spool.write(content)
-    return ColumnMajorRows(path, spool, 0, shape, dtype)
 
 
 def write(path: Path, arrays: dict[str, SlicedRows]) -> None:

@@ -1,53 +1,45 @@
 """Feature files opened by their ending, one file or many files as one matrix."""
 
-from __future__ import annotations
-
 import re
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from skdice._rows.sources import Sliceable
 from skdice.io import _csv, _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
 from skdice.io._archive import Archive, clean_errors, require_file, to_path
 from skdice.io._shards import ShardedRows
 
-_READERS: dict[str, Callable[[Path], Archive]] = {
-    ".npy": _npy.read,
-    ".npz": _npz.read,
-    ".safetensors": _safetensors.read,
-    ".h5": _hdf5.read,
-    ".hdf5": _hdf5.read,
-    ".zarr": _zarr.read,
-    ".parquet": _parquet.read,
-    ".csv": _csv.read,
-    ".pt": _torch.read,
-    ".pth": _torch.read,
-    ".bin": _torch.read,
+# The module of each format has a function `read`, and a function `write` for `save_features`.
+FORMATS: dict[str, Any] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".zarr": _zarr,
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".pt": _torch,
+    ".pth": _torch,
+    ".bin": _torch,
 }
 
 # The endings that are read in a folder. A .bin or .csv file there may be anything, such as a list
 # of labels; a pattern such as 'part-*.csv' reads them.
-_SHARDS = [ending for ending in _READERS if ending not in (".bin", ".csv")]
+_SHARDS = [ending for ending in FORMATS if ending not in (".bin", ".csv")]
 
 
 def open_archive(path: Path) -> Archive:
-    """Return the arrays in a file.
-
-    Raises
-    ------
-    ValueError
-        The ending is not known, or the file is damaged or of another kind.
-    FileNotFoundError
-        There is no such file.
-    """
-    if path.suffix not in _READERS:
+    """Return the arrays in a file; raise if its ending is not known or it is damaged."""
+    if path.suffix not in FORMATS:
         raise ValueError(f"cannot read {path}: expected an ending of {_known()}")
     if path.suffix != ".zarr" or not path.is_dir():
         require_file(path)
     with clean_errors(path):
-        return _READERS[path.suffix](path)
+        archive: Archive = FORMATS[path.suffix].read(path)
+    return archive
 
 
 def open_features(path: str | Path, *, key: str | None = None) -> Sliceable:
@@ -117,17 +109,9 @@ def open_features(path: str | Path, *, key: str | None = None) -> Sliceable:
 
 
 def shard_paths(path: Path) -> list[Path]:
-    """Return the files of a folder or a pattern in order, or the one file itself.
-
-    Raises
-    ------
-    ValueError
-        The ending is not known.
-    FileNotFoundError
-        There is no such file, or the folder or pattern has no feature files.
-    """
+    """Return the files of a folder or a pattern in order, or the one file itself."""
     is_shards = path.is_dir() and path.suffix != ".zarr"
-    if path.suffix in _READERS and not is_shards and (path.exists() or not _is_pattern(path)):
+    if path.suffix in FORMATS and not is_shards and (path.exists() or not _is_pattern(path)):
         return [path]
     if path.is_dir():
         shards = [file for file in path.iterdir() if is_shard(file)]
@@ -170,4 +154,4 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _known() -> str:
-    return ", ".join(_READERS)
+    return ", ".join(FORMATS)

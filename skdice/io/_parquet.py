@@ -1,7 +1,5 @@
 """Parquet files, by pyarrow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
@@ -32,8 +30,8 @@ def read(path: Path) -> Archive:
     lists, plain, text = [], [], []
     for column in schema:
         if _is_list(pa, column.type):
-            lists += [column.name] if _is_number(pa, column.type.value_type) else []
-        elif _is_number(pa, column.type):
+            lists += [column.name] if is_number(pa, column.type.value_type) else []
+        elif is_number(pa, column.type):
             plain.append(column.name)
         elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             text.append(column.name)
@@ -46,22 +44,17 @@ def read(path: Path) -> Archive:
             )
         if lists:
             return _open_lists(path, lists[0], schema.field(lists[0]).type, n_rows)
-        dtype = np.result_type(*(schema.field(name).type.to_pandas_dtype() for name in plain))
-        shape = (n_rows, len(plain))
-        return SequentialRows(path, shape, dtype, partial(_stream, path, plain, shape, dtype))
+        return _rows(path, plain, (n_rows, len(plain)), np.result_type(*dtypes.values()))
 
-    def open_column(name: str) -> Sliceable:
-        dtype = np.dtype(schema.field(name).type.to_pandas_dtype())
-        stream = partial(_stream, path, [name], (n_rows,), dtype)
-        return SequentialRows(path, (n_rows,), dtype, stream)
-
-    members = {name: partial(open_column, name) for name in plain} | {
-        name: partial(_open_lists, path, name, schema.field(name).type, n_rows) for name in lists
-    }
+    dtypes = {name: np.dtype(schema.field(name).type.to_pandas_dtype()) for name in plain}
+    members = {
+        name: partial(_rows, path, [name], (n_rows,), dtype) for name, dtype in dtypes.items()
+    } | {name: partial(_open_lists, path, name, schema.field(name).type, n_rows) for name in lists}
     return Archive(path, members, default, {name: partial(_text, path, name) for name in text})
 
 
-def _is_number(pa: Any, kind: Any) -> bool:
+def is_number(pa: Any, kind: Any) -> bool:
+    """Tell whether a type of pyarrow is one of numbers."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
@@ -79,8 +72,11 @@ def _open_lists(path: Path, name: str, kind: Any, n_rows: int) -> Sliceable:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as file:
             batch = next(file.iter_batches(1, columns=[name]))
         width = len(_values(batch.column(0), name, 0))
-    shape = (n_rows, width)
-    return SequentialRows(path, shape, dtype, partial(_stream, path, [name], shape, dtype))
+    return _rows(path, [name], (n_rows, width), dtype)
+
+
+def _rows(path: Path, names: list[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Sliceable:
+    return SequentialRows(path, shape, dtype, partial(_stream, path, names, shape, dtype))
 
 
 def _text(path: Path, name: str) -> Sliceable:
@@ -112,16 +108,7 @@ def _stream(
 def _values(column: Any, name: str, first: int, width: int | None = None) -> NDArray[Any]:
     """Return the values of a column, those of its lists one after the other.
 
-    Parameters
-    ----------
-    column : pyarrow.Array
-        Numbers, or lists of numbers.
-    name : str
-        Name of the column, for messages.
-    first : int
-        Number of its first row, for messages.
-    width : int, default=None
-        Length that all lists must have.
+    `first` is the number of its first row, and `width` the length that all lists must have.
     """
     pa, pc = import_extra("pyarrow", "parquet"), import_extra("pyarrow.compute", "parquet")
     is_list = _is_list(pa, column.type)
@@ -165,14 +152,7 @@ def write_batches(
 ) -> int:
     """Write batches of rows to a file; return the number of rows written.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    columns : mapping of str to (dtype, shape)
-        Type of each column, and shape of one row of it: () or (width,).
-    batches : iterable of tuple of ndarray
-        The arrays of some rows, in the order of the columns.
+    The columns are given by the dtype and the shape of one row, () or (width,).
     """
     pa, pq = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
     fields = []

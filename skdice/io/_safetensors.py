@@ -1,7 +1,5 @@
 """The .safetensors format, memory-mapped."""
 
-from __future__ import annotations
-
 import json
 import math
 from functools import partial
@@ -9,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from skdice._rows.sources import Sliceable, SlicedRows
 from skdice.io._archive import Archive
-from skdice.io._bfloat16 import BFloat16Rows
 from skdice.io._npy import map_array
 
 DTYPES = {
@@ -32,6 +30,23 @@ DTYPES = {
     "BOOL": "|b1",
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
+
+
+class BFloat16Rows(SlicedRows):
+    """A source of float32 rows over the bits of bfloat16 rows, converted when they are read.
+
+    The bits are the upper halves of float32 values.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bits: Sliceable) -> None:
+        self.shape = bits.shape
+        self._bits = bits
+        self.reads_in_threads = getattr(bits, "reads_in_threads", False)
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        return (np.asarray(self._bits[start:stop]).astype(np.uint32) << 16).view(np.float32)
 
 
 def read(path: Path) -> Archive:

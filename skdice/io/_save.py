@@ -1,7 +1,5 @@
 """Feature files that are written block by block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,21 +8,13 @@ from numpy.typing import ArrayLike
 
 from skdice._rows.door import wrap
 from skdice._rows.sources import SlicedRows
-from skdice.io import _csv, _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _zarr
 from skdice.io._archive import FEATURES, check_shape, clean_errors, to_path
 from skdice.io._atomic import replacing
+from skdice.io._open import FORMATS
 
+# Only torch's own files of weights end in .bin.
 _WRITERS: dict[str, Callable[[Path, dict[str, SlicedRows]], None]] = {
-    ".npy": _npy.write,
-    ".npz": _npz.write,
-    ".safetensors": _safetensors.write,
-    ".h5": _hdf5.write,
-    ".hdf5": _hdf5.write,
-    ".zarr": _zarr.write,
-    ".parquet": _parquet.write,
-    ".csv": _csv.write,
-    ".pt": _torch.write,
-    ".pth": _torch.write,
+    ending: module.write for ending, module in FORMATS.items() if ending != ".bin"
 }
 
 

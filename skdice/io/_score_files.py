@@ -1,12 +1,10 @@
 """Scores and verdicts that are written to a file block by block, for more rows than memory."""
 
-from __future__ import annotations
-
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +86,17 @@ def save_scores(path: str | Path, detector: Any, X: Any) -> int:
             columns = {name: (dtype, ()) for name, dtype in dtypes.items()}
             return write_batches(temporary, columns, (tuple(v.values()) for v in verdicts))
         with temporary.open("w", encoding="utf-8", newline="") as text:
-            write = write_csv if path.suffix == ".csv" else write_json_lines
-            return write(text, list(dtypes), verdicts)
+            is_csv, n_rows = path.suffix == ".csv", 0
+            table = csv.writer(text, lineterminator="\n")
+            if is_csv:
+                table.writerow(dtypes)
+            for block in verdicts:
+                if is_csv:
+                    table.writerows(zip(*map(_as_text, block.values()), strict=True))
+                else:
+                    text.writelines(json_lines(block))
+                n_rows += len(block["row"])
+        return n_rows
 
 
 def numbered_verdicts(detector: Any, X: Any) -> tuple[dict[str, np.dtype[Any]], Iterator[Verdicts]]:
@@ -106,25 +113,10 @@ def numbered_verdicts(detector: Any, X: Any) -> tuple[dict[str, np.dtype[Any]], 
     return {"row": np.dtype(np.int64), **dtypes}, numbered()
 
 
-def write_csv(file: TextIO, names: list[str], verdicts: Iterable[Verdicts]) -> int:
-    """Write a header and a line for each row; return the number of rows."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
-    n_rows = 0
-    for block in verdicts:
-        writer.writerows(zip(*map(_as_text, block.values()), strict=True))
-        n_rows += len(block["row"])
-    return n_rows
-
-
-def write_json_lines(file: TextIO, names: list[str], verdicts: Iterable[Verdicts]) -> int:
-    """Write an object of JSON in a line for each row; return the number of rows."""
-    n_rows = 0
-    for block in verdicts:
-        for values in zip(*(column.tolist() for column in block.values()), strict=True):
-            file.write(json.dumps(dict(zip(names, values, strict=True))) + "\n")
-        n_rows += len(block["row"])
-    return n_rows
+def json_lines(block: Verdicts) -> Iterator[str]:
+    """Yield an object of JSON in a line for each row of a block."""
+    for values in zip(*(column.tolist() for column in block.values()), strict=True):
+        yield json.dumps(dict(zip(block, values, strict=True))) + "\n"
 
 
 def _as_text(column: NDArray[Any]) -> list[str]:

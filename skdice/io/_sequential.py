@@ -1,7 +1,5 @@
 """Rows of a stream that can only be read from its beginning."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,7 @@ from skdice.io._pieces import PiecewiseRows
 class SequentialRows(PiecewiseRows):
     """A source of rows over a stream.
 
-    A slice after the last one continues the stream; any other starts it again.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    shape : tuple of int
-        Shape of the whole.
-    dtype : dtype
-        Type of the values.
-    start : callable
-        A function that returns an iterator of arrays of consecutive rows, from the first
-        row on.
+    A slice after the last one continues the stream; any other calls `start` for a new stream.
     """
 
     def __init__(
@@ -42,7 +28,7 @@ class SequentialRows(PiecewiseRows):
         self._path, self._start = path, start
         # The unread rest of the current chunk, the number of its first row, and the chunks
         # that follow.
-        self._held: NDArray[Any] = np.empty((0, *shape[1:]), dtype)
+        self._held = self._no_rows()
         self._position, self._chunks = 0, start()
 
     def _piece(self, start: int, stop: int) -> NDArray[Any]:

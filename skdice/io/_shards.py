@@ -1,7 +1,5 @@
 """Many files of rows as one matrix."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,42 +18,30 @@ _OPEN_SHARDS = 8
 
 
 class ShardedRows(PiecewiseRows):
-    """A source of rows over files that hold consecutive rows, in the order given.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        The shards.
-    open_shard : callable
-        A function that opens one shard.
-    """
+    """A source of rows over files that hold consecutive rows, in the order given."""
 
     def __init__(self, paths: Sequence[Path], open_shard: Callable[[Path], Sliceable]) -> None:
         self._paths, self._open_shard = list(paths), open_shard
         self._opened: OrderedDict[int, Sliceable] = OrderedDict()
-        shapes, dtypes, frames = zip(
-            *(
-                (rows.shape, rows.dtype, _names_frame(rows))
-                for rows in map(open_shard, self._paths)
-            ),
-            strict=True,
-        )
-        for path, shape in zip(self._paths, shapes, strict=True):
-            if shape[1:] != shapes[0][1:] or len(shape) != len(shapes[0]):
+        first = open_shard(self._paths[0])
+        self.names_frame = getattr(first, "names_frame", None)
+        lengths, dtypes = [first.shape[0]], {first.dtype}
+        for path in self._paths[1:]:
+            rows = open_shard(path)
+            if rows.shape[1:] != first.shape[1:] or len(rows.shape) != len(first.shape):
                 raise ValueError(
                     f"the shards do not fit together: {self._paths[0].name} has shape "
-                    f"{shapes[0]}, {path.name} has shape {shape}"
+                    f"{first.shape}, {path.name} has shape {rows.shape}"
                 )
-        columns = [None if frame is None else list(frame.column_names) for frame in frames]
-        for path, names in zip(self._paths, columns, strict=True):
-            if names != columns[0]:
+            if _column_names(rows) != _column_names(first):
                 raise ValueError(
                     f"the shards do not fit together: {self._paths[0].name} and {path.name} name "
                     "other features, or name them in another order"
                 )
-        self.names_frame = frames[0]
-        self._ends = list(accumulate(shape[0] for shape in shapes))
-        super().__init__((self._ends[-1], *shapes[0][1:]), np.result_type(*set(dtypes)))
+            lengths.append(rows.shape[0])
+            dtypes.add(rows.dtype)
+        self._ends = list(accumulate(lengths))
+        super().__init__((self._ends[-1], *first.shape[1:]), np.result_type(*dtypes))
 
     def _piece(self, start: int, stop: int) -> NDArray[Any]:
         index = bisect_right(self._ends, start)
@@ -71,5 +57,6 @@ class ShardedRows(PiecewiseRows):
         return self._opened[index]
 
 
-def _names_frame(rows: Sliceable) -> Any:
-    return getattr(rows, "names_frame", None)
+def _column_names(rows: Sliceable) -> list[str] | None:
+    frame = getattr(rows, "names_frame", None)
+    return None if frame is None else list(frame.column_names)

@@ -1,7 +1,5 @@
 """torch's .pt and .pth files of tensors, memory-mapped."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile
@@ -16,8 +14,7 @@ from numpy.typing import NDArray
 from skdice._compat.extras import import_extra
 from skdice._rows.sources import SlicedRows
 from skdice._rows.wrapped import MAPPED_BYTES, ArrayRows
-from skdice.io._archive import FEATURES, Archive, clean_errors
-from skdice.io._mapped import check_size
+from skdice.io._archive import FEATURES, Archive, check_size, clean_errors
 from skdice.io._pieces import copy_rows
 
 
@@ -26,17 +23,6 @@ class TorchFileRows(SlicedRows):
 
     The pages of a mapping count as memory of the process until it ends, and torch has no
     call that hands them back. So the file is mapped anew after every `MAPPED_BYTES`.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        Name of the tensor in the file.
-    tensor : torch.Tensor
-        The tensor, mapped.
-    size : int
-        Size of the file when the tensor was mapped.
     """
 
     def __init__(self, path: Path, name: str, tensor: Any, size: int) -> None:

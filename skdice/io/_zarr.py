@@ -1,7 +1,5 @@
 """Zarr arrays and groups, by zarr-python."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from functools import partial

@@ -6,8 +6,6 @@ the scores. A metric of the data has one such row of counts. The bootstrap has o
 resample, because a resample only changes how often each row counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from numbers import Real
@@ -16,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating[Any]]
+from skdice._rows.sources import FloatArray
+
 # Numbers of rows are integers or, with sample weights, floats.
 Counts = NDArray[Any]
 
@@ -29,10 +28,7 @@ def metric_on_counts(
 ) -> Callable[[Counts, Counts], FloatArray]:
     """Return the function of the two counts that computes a metric.
 
-    Raises
-    ------
-    ValueError
-        The metric or the rule is unknown, or `tpr` is not in (0, 1].
+    The parameters are those of the public metrics, and are checked here.
     """
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}, expected one of {', '.join(METRICS)}")

@@ -1,7 +1,5 @@
 """Confidence intervals of the metrics, from counts of sorted scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -12,14 +10,9 @@ from scipy.special import expit, logit
 from scipy.stats import t as student_t
 from sklearn.utils import check_random_state
 
-from skdice.metrics._counts import (
-    Counts,
-    FloatArray,
-    count_at_or_above,
-    metric_on_counts,
-    rate_at_or_above,
-)
-from skdice.metrics._rates import count_scores, labelled
+from skdice._rows.sources import FloatArray
+from skdice.metrics._counts import Counts, count_at_or_above, metric_on_counts, rate_at_or_above
+from skdice.metrics._rates import count_scores, labelled, validated
 
 # The number of counts that are computed at a time. They stay in the processor's cache.
 CHUNK_CELLS = 1 << 20
@@ -133,35 +126,35 @@ def confidence_interval(
         raise ValueError(f"level is {level!r}, expected a float in (0, 1)")
     if not isinstance(n_resamples, Integral) or n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples!r}, expected an int above 0")
-    inliers, outliers = count_scores(y_true, y_score)
-    n_smaller = int(min(inliers.sum(), outliers.sum()))
+    labels, scores = validated(y_true, y_score)
+    id_scores, ood_scores = scores[labels == 1], scores[labels == -1]
+    n_smaller = min(len(id_scores), len(ood_scores))
     if n_smaller < 2:
         raise ValueError(
             f"y_true has {n_smaller} rows of a class, expected at least 2 for an interval"
         )
+    if metric != "detection_error":
+        return interval_of_mean(
+            id_scores,
+            [ood_scores],
+            metric=metric,
+            level=level,
+            tpr=tpr,
+            rule=rule,
+            n_resamples=int(n_resamples),
+            random_state=random_state,
+        )
+    inliers, outliers = count_scores(y_true, y_score)
     estimate = float(compute(inliers, outliers))
     tail = (1 - float(level)) / 2
-
-    if metric == "fpr_at_tpr":
-        random = check_random_state(random_state)
-        rows = _threshold_rows(int(inliers.sum()), tpr, rule, int(n_resamples), random)
-        values = _rates_above(inliers, outliers, rows, rule, random)
-        low, high = np.quantile(values, [tail, 1 - tail])
-    else:
-        centre = estimate
-        if metric == "detection_error":
-            values = _resample(compute, inliers, outliers, int(n_resamples), random_state)
-            bias = float(values.mean()) - estimate
-            centre = min(estimate - BIAS_FACTOR * bias, 0.5)
-        error, freedom = STANDARD_ERRORS[metric](inliers, outliers)
-        # The bias is itself uncertain, by about a third of what is subtracted.
-        error = float(np.hypot(error, (estimate - centre) / 3))
-        quantile = student_t.ppf(1 - tail, freedom)
-        low, high = _on_logit_scale(centre, float(quantile * error))
-        if metric == "detection_error":
-            high = min(high, 0.5)
-
-    return _widened_if_flawless(estimate, low, high, tail ** (1 / n_smaller))
+    values = _resample(compute, inliers, outliers, int(n_resamples), random_state)
+    bias = float(values.mean()) - estimate
+    centre = min(estimate - BIAS_FACTOR * bias, 0.5)
+    # The bias is itself uncertain, by about a third of what is subtracted.
+    error = np.hypot(_error_of_detection_error(inliers, outliers), (estimate - centre) / 3)
+    quantile = student_t.ppf(1 - tail, n_smaller - 1)
+    low, high = _on_logit_scale(centre, float(quantile * error))
+    return _widened_if_flawless(estimate, low, min(high, 0.5), tail ** (1 / n_smaller))
 
 
 def interval_of_mean(
@@ -175,32 +168,17 @@ def interval_of_mean(
     n_resamples: int = 1000,
     random_state: Any = 0,
 ) -> tuple[float, float]:
-    """Confidence interval of the mean of a metric over several sets of outliers.
+    """Confidence interval of the mean of "auroc" or "fpr_at_tpr" over several sets of outliers.
 
     The sets share their in-distribution rows, so their metrics are not independent: each
-    resample, or each influence, of an in-distribution row counts in all sets at once.
-
-    Parameters
-    ----------
-    id_scores : ndarray of shape (n_samples,)
-        The scores of the in-distribution rows, at least 2.
-    ood_scores : sequence of ndarray
-        The scores of each set, at least 2.
-    metric : {"auroc", "fpr_at_tpr"}
-        The metric.
-    level, tpr, rule, n_resamples, random_state
-        The parameters of `confidence_interval` with these names.
-
-    Returns
-    -------
-    low, high : float
-        The ends of the interval.
+    resample, or each influence, of an in-distribution row counts in all sets at once. There are
+    at least 2 rows in each set.
     """
     compute = metric_on_counts(metric, tpr=tpr, rule=rule)
     counts = [count_scores(*labelled(id_scores, scores)) for scores in ood_scores]
     estimate = float(np.mean([compute(*pair) for pair in counts]))
     n_smaller = min(len(id_scores), *map(len, ood_scores))
-    tail = (1 - level) / 2
+    tail = (1 - float(level)) / 2
     if metric == "fpr_at_tpr":
         random = check_random_state(random_state)
         rows = _threshold_rows(len(id_scores), tpr, rule, n_resamples, random)
@@ -209,6 +187,9 @@ def interval_of_mean(
     else:
         ordered = np.sort(id_scores)
         below = [_share_below(ordered, scores) for scores in ood_scores]
+        # The influence of a row is by how much the metric moves if the row gets a little more
+        # weight. The variance of the metric is the sum over the classes of the variance of the
+        # influences divided by the number of rows.
         variance = np.mean(below, axis=0).var(ddof=1) / len(ordered)
         for scores in ood_scores:
             above = _share_below(scores, ordered)
@@ -302,28 +283,7 @@ def _resample(
     return np.concatenate(values)
 
 
-# Standard errors from influences: by how much the metric moves if one row of a score gets a
-# little more weight. The variance of the metric is the sum over both classes of the variance
-# of the influences divided by the number of rows. Each function returns the standard error and
-# the degrees of freedom of Student's t.
-
-
-def _error_of_auroc(inliers: Counts, outliers: Counts) -> tuple[float, float]:
-    outliers_below = np.cumsum(outliers) - outliers / 2
-    inliers_above = count_at_or_above(inliers) - inliers / 2
-    influences = (
-        (inliers, outliers_below / outliers.sum()),
-        (outliers, inliers_above / inliers.sum()),
-    )
-    variance = 0.0
-    for counts, influence in influences:
-        n = counts.sum()
-        squares = (influence - (counts * influence).sum() / n) ** 2
-        variance += (counts * squares).sum() / (n - 1) / n
-    return float(np.sqrt(variance)), float(min(inliers.sum(), outliers.sum()) - 1)
-
-
-def _error_of_detection_error(inliers: Counts, outliers: Counts) -> tuple[float, float]:
+def _error_of_detection_error(inliers: Counts, outliers: Counts) -> float:
     """Return the error of the mean of the two error rates at the best threshold."""
     kept, passed = rate_at_or_above(inliers), rate_at_or_above(outliers)
     best = np.argmin(passed - kept)
@@ -332,10 +292,4 @@ def _error_of_detection_error(inliers: Counts, outliers: Counts) -> tuple[float,
         # One row is added on either side: a rate of 0 or 1 is not known without error either.
         shrunk = (rate * n + 1) / (n + 2)
         variance += shrunk * (1 - shrunk) / n
-    return float(np.sqrt(variance) / 2), float(min(inliers.sum(), outliers.sum()) - 1)
-
-
-STANDARD_ERRORS: dict[str, Callable[[Counts, Counts], tuple[float, float]]] = {
-    "auroc": _error_of_auroc,
-    "detection_error": _error_of_detection_error,
-}
+    return float(np.sqrt(variance) / 2)

@@ -1,7 +1,5 @@
 """Metrics of classifiers that may refuse a row: OSCR, risk and coverage, and a table by class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any

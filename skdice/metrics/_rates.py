@@ -1,7 +1,5 @@
 """Metrics of labelled scores: false-positive rate, areas under curves, detection error."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,8 @@ from sklearn.metrics import make_scorer
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from skdice._compat.arrays import to_host
-from skdice.metrics._counts import Counts, FloatArray, metric_on_counts
+from skdice._rows.sources import FloatArray
+from skdice.metrics._counts import Counts, metric_on_counts
 
 
 def fpr_at_tpr(
@@ -233,19 +232,18 @@ def labelled(id_scores: FloatArray, ood_scores: FloatArray) -> tuple[NDArray[Any
     return labels, np.concatenate([id_scores, ood_scores])
 
 
-def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
-    """Return the labels and the scores as checked NumPy arrays.
+def finite_scores(scores: ArrayLike, name: str) -> FloatArray:
+    """Return scores as an array of at least one finite value."""
+    dtypes = [np.float64, np.float32]
+    array = check_array(to_host(scores), ensure_2d=False, dtype=dtypes, input_name=name)
+    values: FloatArray = column_or_1d(array)
+    return values
 
-    Raises
-    ------
-    ValueError
-        A label is neither +1 nor -1, one of both is missing, or a score is not finite.
-    """
+
+def validated(y_true: ArrayLike, y_score: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
+    """Return the labels +1 and -1, of which both must occur, and the finite scores."""
     labels = column_or_1d(to_host(y_true))
-    scores = check_array(
-        to_host(y_score), ensure_2d=False, dtype=[np.float64, np.float32], input_name="y_score"
-    )
-    scores = column_or_1d(scores)
+    scores = finite_scores(y_score, "y_score")
     check_consistent_length(labels, scores)
     values = np.unique(labels)
     if not np.isin(values, (1, -1)).all():
@@ -262,10 +260,7 @@ def count_scores(
 ) -> tuple[Counts, Counts]:
     """Return how many rows of each class have each distinct score, in ascending order.
 
-    Returns
-    -------
-    inliers, outliers : ndarray of shape (n_distinct_scores,), float64
-        The number of rows, or the sum of their weights.
+    With weights, the sums of the weights are returned.
     """
     labels, scores = validated(y_true, y_score)
     distinct, place = np.unique(scores, return_inverse=True)

@@ -1,10 +1,9 @@
 """Reports: how well detectors tell in-distribution rows from sets of others."""
 
-from __future__ import annotations
-
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from importlib import import_module
@@ -21,34 +20,26 @@ from skdice._compat.arrays import is_dask, to_host, to_numpy
 from skdice._dice import LEAST_AGREEMENT, BaseDICE
 from skdice._engines.layer import MaskedLayer
 from skdice._rows.door import as_source
-from skdice._rows.sources import RowSource
-from skdice.metrics._counts import METRICS, FloatArray, fpr_name, metric_on_counts
+from skdice._rows.sources import FloatArray, RowSource
+from skdice.metrics._counts import METRICS, fpr_name, metric_on_counts
 from skdice.metrics._rates import count_scores, labelled
 
-# The name of the mean over the sets in a report.
+# The names in a report of the in-distribution rows and of the mean over the other sets.
+ID_NAME = "in-distribution"
 MEAN = "mean"
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """Metrics of one detector on one out-of-distribution set, as fractions.
+    """Metrics of one detector on one out-of-distribution set, as fractions."""
 
-    Attributes
-    ----------
-    fpr95 : float
-        The false-positive rate at 95 % true positives, in-distribution positive, by the rule
-        of the report (see `skdice.metrics.fpr_at_tpr`).
-    auroc, aupr_in, aupr_out, detection_error : float
-        The metrics of those names.
-    flagged : float or None
-        The share of the set's rows below the threshold; None without a threshold.
-    """
-
+    # In-distribution is positive. The rule is that of the report.
     fpr95: float
     auroc: float
     aupr_in: float
     aupr_out: float
     detection_error: float
+    # The share of the set's rows below the threshold; None without a threshold.
     flagged: float | None
 
     def __str__(self) -> str:
@@ -57,27 +48,16 @@ class SetResult:
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """Results of one detector.
-
-    Attributes
-    ----------
-    sets : dict of str to SetResult
-        The metrics by the name of the set.
-    id_flagged : float or None
-        The share of the in-distribution rows below the threshold; None without a threshold.
-    accuracy, masked_accuracy : float or None
-        The share of the in-distribution rows whose largest logit is that of their label, with
-        the full and with the masked layer; None without labels.
-    head_agreement : float or None
-        The `head_agreement_` of a `skdice.DICEDetector`: the share of the rows of its `fit` to
-        which the full and the masked layer give the same class. None for other detectors and
-        after `partial_fit`.
-    """
+    """Results of one detector."""
 
     sets: dict[str, SetResult]
+    # The share of the in-distribution rows below the threshold; None without a threshold.
     id_flagged: float | None
+    # The shares of the in-distribution rows whose largest logit is that of their label, with the
+    # full and with the masked layer; None without labels.
     accuracy: float | None = None
     masked_accuracy: float | None = None
+    # The `head_agreement_` of a DICE detector; None for others and after `partial_fit`.
     head_agreement: float | None = None
 
     @property
@@ -348,19 +328,7 @@ def measure_scores(
     *,
     rule: str = "paper",
 ) -> DetectorResult:
-    """Return the results that follow from scores alone.
-
-    Parameters
-    ----------
-    id_scores : ndarray of shape (n_samples,)
-        Scores of in-distribution rows.
-    ood_scores : mapping of str to ndarray
-        Scores of each set.
-    threshold : float or None
-        The score below which a row is flagged.
-    rule : {"paper", "roc_curve"}, default="paper"
-        The rule of the FPR95.
-    """
+    """Return the results that follow from scores alone; a row below the threshold is flagged."""
 
     def flagged(scores: FloatArray) -> float | None:
         return None if threshold is None else float(np.mean(scores - threshold < 0))
@@ -378,15 +346,9 @@ def _measure(
     detector: Any, X_id: Any, ood: Mapping[str, Any], y_id: ArrayLike | None, rule: str
 ) -> DetectorResult:
     check_is_fitted(detector)
-    result = measure_scores(
-        score_rows(detector, X_id),
-        {name: score_rows(detector, rows) for name, rows in ood.items()},
-        final_step(detector).__dict__.get("offset_"),
-        rule=rule,
-    )
-    if hasattr(final_step(detector), "class_offsets_"):
-        result = flagged_by_class(result, detector, X_id, ood)
-    result = replace(result, head_agreement=agreement_of(final_step(detector)))
+    id_scores = score_rows(detector, X_id)
+    ood_scores = {name: score_rows(detector, X) for name, X in ood.items()}
+    result = measure_detector(detector, X_id, id_scores, ood, ood_scores, rule=rule)
     if y_id is None:
         return result
     if not isinstance(detector, BaseDICE):
@@ -399,31 +361,45 @@ def _measure(
     return replace(result, accuracy=full_accuracy, masked_accuracy=masked)
 
 
-def flagged_by_class(
-    result: DetectorResult, detector: Any, X_id: Any, ood: Mapping[str, Any]
+def measure_detector(
+    detector: Any,
+    X_id: Any,
+    id_scores: FloatArray,
+    ood: Mapping[str, Any],
+    ood_scores: Mapping[str, FloatArray],
+    *,
+    rule: str = "paper",
 ) -> DetectorResult:
-    """Return a result with the shares that the thresholds of the predicted classes flag.
+    """Return the results of a fitted detector whose scores of the rows are known."""
+    final = final_step(detector)
+    result = measure_scores(id_scores, ood_scores, final.__dict__.get("offset_"), rule=rule)
+    if hasattr(final, "class_offsets_"):
+        # The scores alone do not give the shares that the thresholds of the predicted classes
+        # flag, so that the rows are read once more.
+        def flagged(X: Any) -> float:
+            decision = detector.decision_function(X)
+            decision = decision.compute() if is_dask(decision) else to_numpy(decision)
+            return float(np.mean(decision < 0))
 
-    The scores alone do not give them, so that the rows are read once more.
-    """
-
-    def flagged(X: Any) -> float:
-        decision = detector.decision_function(X)
-        decision = decision.compute() if is_dask(decision) else to_numpy(decision)
-        return float(np.mean(decision < 0))
-
-    sets = {name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()}
-    return replace(result, sets=sets, id_flagged=flagged(X_id))
-
-
-def agreement_of(detector: Any) -> float | None:
-    """Return the `head_agreement_` of a detector; None if it has none."""
-    return getattr(detector, "head_agreement_", None)
+        sets = {
+            name: replace(each, flagged=flagged(ood[name])) for name, each in result.sets.items()
+        }
+        result = replace(result, sets=sets, id_flagged=flagged(X_id))
+    return replace(result, head_agreement=getattr(final, "head_agreement_", None))
 
 
 def final_step(detector: Any) -> Any:
     """Return the detector that a pipeline ends in, or the detector itself."""
     return detector[-1] if isinstance(detector, Pipeline) else detector
+
+
+@contextmanager
+def error_prefix(name: Any) -> Iterator[None]:
+    """Put the name of a set before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def score_rows(detector: Any, X: Any) -> FloatArray:

@@ -1,7 +1,5 @@
 """The exact test of whether one batch of rows is odder than the calibration promises."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -5,8 +5,6 @@ alarm, `ShiryaevRoberts` the average number of rows between false alarms. Everyt
 logarithms, because the evidence of a stream that has changed grows beyond any float.
 """
 
-from __future__ import annotations
-
 from math import exp, inf, lgamma, log, log1p
 from operator import add
 from typing import Any

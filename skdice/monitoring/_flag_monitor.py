@@ -1,7 +1,5 @@
 """A monitor of a stream of flags."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from math import exp, isfinite

@@ -1,7 +1,5 @@
 """What counts as a flag, and what a detector knows of its calibration."""
 
-from __future__ import annotations
-
 from numbers import Integral, Real
 from typing import Any
 

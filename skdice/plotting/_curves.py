@@ -1,17 +1,13 @@
 """What a fitted search measured at each sparsity, and the names of metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from skdice._rows.sources import FloatArray
 from skdice.metrics import neg_fpr95_scorer
 from skdice.metrics._counts import fpr_name
-
-FloatArray = NDArray[np.floating[Any]]
 
 # The name of a curve that is alone and has no name of its own.
 LONE_CURVE = "DICE"
@@ -26,13 +22,7 @@ METRIC_NAMES = {
 
 
 def candidate_of(params: Mapping[str, Any]) -> tuple[str, float]:
-    """Return the curve that a candidate of a search belongs to, and its sparsity.
-
-    Raises
-    ------
-    ValueError
-        The sparsity is not among the parameters of the search.
-    """
+    """Return the curve that a candidate of a search belongs to, and its sparsity."""
     sparsity_names = [name for name in params if name.rpartition("__")[2] == "sparsity"]
     if len(sparsity_names) != 1:
         searched = ", ".join(params) or "nothing"
@@ -51,17 +41,8 @@ def fold_scores(
 ) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Return the sparsities in `cv_results_`, and the scores of each fold along each curve.
 
-    Returns
-    -------
-    sparsities : ndarray of shape (n_sparsities,)
-        The sparsities in ascending order.
-    scores : dict of str to ndarray of shape (n_sparsities, n_folds)
-        The scores by the name of the curve, NaN where the search has no candidate.
-
-    Raises
-    ------
-    ValueError
-        There is no such metric, or a curve has two candidates of one sparsity.
+    The sparsities ascend. The scores are of shape (n_sparsities, n_folds) by the name of the curve,
+    and NaN where the search has no candidate.
     """
     column = metric or "score"
     if f"mean_test_{column}" not in results:

@@ -1,7 +1,5 @@
 """The p-values of the members of an ensemble for a few rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Self
@@ -12,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_numpy
 from skdice._ensemble import ConformalEnsemble
-from skdice.plotting._style import COLOURS, draw_legend, hide_open_spines, obtain_axes, plain
+from skdice.plotting._style import COLOURS, DisplayMixin, draw_legend, plain
 
 Float64Array = NDArray[np.float64]
 
@@ -25,7 +23,7 @@ SMALLEST_SHOWN = 1e-8
 COMBINED = "combined"
 
 
-class MemberPvaluesDisplay:
+class MemberPvaluesDisplay(DisplayMixin):
     """P-values of the members of an ensemble: which member objects to a row, and how much.
 
     The display answers why an input was refused. There is a line for each member, and one for the
@@ -98,26 +96,23 @@ class MemberPvaluesDisplay:
         if not 1 <= n_rows <= MAX_ROWS:
             raise ValueError(f"there are {n_rows} rows, expected 1 to {MAX_ROWS}")
         self.member_names: list[str] = list(member_names)
-        if len(self.member_names) != n_members:
-            raise ValueError(
-                f"there are {len(self.member_names)} member_names, expected {n_members}, one for "
-                "each column of member_pvalues"
-            )
         self.combined_pvalues: Float64Array | None = None
         if combined_pvalues is not None:
             self.combined_pvalues = _checked_pvalues("combined_pvalues", combined_pvalues, 1)
-            if len(self.combined_pvalues) != n_rows:
-                raise ValueError(
-                    f"there are {len(self.combined_pvalues)} combined_pvalues, expected {n_rows}, "
-                    "one for each row"
-                )
         if level is not None and not (isinstance(level, Real) and 0 < level < 1):
             raise ValueError(f"level is {level!r}, expected a number between 0 and 1, or None")
         self.level = level
-        names = [f"row {n}" for n in range(n_rows)] if row_names is None else list(row_names)
-        if len(names) != n_rows:
-            raise ValueError(f"there are {len(names)} row_names, expected {n_rows}")
-        self.row_names: list[str] = names
+        names = [f"row {n}" for n in range(n_rows)] if row_names is None else row_names
+        self.row_names: list[str] = list(names)
+        for name, values, n, part in (
+            ("member_names", self.member_names, n_members, "column of member_pvalues"),
+            ("combined_pvalues", self.combined_pvalues, n_rows, "row"),
+            ("row_names", self.row_names, n_rows, "row"),
+        ):
+            if values is not None and len(values) != n:
+                raise ValueError(
+                    f"there are {len(values)} {name}, expected {n}, one for each {part}"
+                )
 
     @classmethod
     def from_estimator(cls, ensemble: Any, X: Any, *, ax: Any = None) -> Self:
@@ -164,20 +159,7 @@ class MemberPvaluesDisplay:
         )
         return display.plot(ax)
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the p-values.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes to draw on; None makes a figure.
-
-        Returns
-        -------
-        MemberPvaluesDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = obtain_axes(ax)
+    def _draw(self) -> None:
         labels, pvalues = list(self.member_names), self.member_pvalues
         if self.combined_pvalues is not None:
             labels.append(COMBINED)
@@ -226,11 +208,9 @@ class MemberPvaluesDisplay:
             yticklabels=[plain(label) for label in labels],
             xlabel="p-value (smaller = stronger objection)",
         )
-        hide_open_spines(self.ax_)
         draw_legend(
             self.ax_, None, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, frameon=False
         )
-        return self
 
 
 def _checked_pvalues(name: str, pvalues: ArrayLike, ndim: int) -> Float64Array:

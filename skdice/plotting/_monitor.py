@@ -1,7 +1,5 @@
 """Displays of what a detector flags over time: along a stream, and batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import copy
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Curves of classifiers that may refuse a row, and the point at which their threshold works."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

@@ -1,15 +1,14 @@
 """ROC curves of outlier detectors, one per OOD set."""
 
-from __future__ import annotations
-
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from skdice._rows.sources import FloatArray
 from skdice.metrics._rates import labelled
-from skdice.plotting._score_sets import FloatArray, ScoreSetsMixin
-from skdice.plotting._style import draw_legend, hide_open_spines, line_styles, obtain_axes
+from skdice.plotting._score_sets import ScoreSetsMixin
+from skdice.plotting._style import draw_legend, line_styles
 
 
 class OODRocCurveDisplay(ScoreSetsMixin):
@@ -64,20 +63,7 @@ class OODRocCurveDisplay(ScoreSetsMixin):
     {'mnist': 0.093, 'digits': 0.063, 'textures': 0.34}
     """
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the curves.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes to draw on; None makes a figure.
-
-        Returns
-        -------
-        OODRocCurveDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = obtain_axes(ax)
+    def _draw(self) -> None:
         grey = {"color": "0.45", "linewidth": 0.9}
         (self.chance_level_,) = self.ax_.plot([0, 1], [0, 1], linestyle=(0, (1, 3)), **grey)
         self.level_line_ = self.ax_.axhline(self.tpr, **grey)
@@ -102,9 +88,7 @@ class OODRocCurveDisplay(ScoreSetsMixin):
             ylim=(-0.01, 1.01),
             aspect="equal",
         )
-        hide_open_spines(self.ax_)
         draw_legend(self.ax_, self._legend_title, loc="lower right")
-        return self
 
 
 def _height_on_curve(fpr: FloatArray, tpr: FloatArray, rate: float, level: float) -> float:

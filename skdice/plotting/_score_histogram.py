@@ -1,16 +1,15 @@
 """Histograms of scores, with the threshold and the metrics."""
 
-from __future__ import annotations
-
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skdice.metrics._report import final_step
-from skdice.plotting._score_sets import ID_NAME, FloatArray, ScoreSetsMixin
-from skdice.plotting._style import hide_open_spines, legend_above, line_styles, obtain_axes, plain
+from skdice._rows.sources import FloatArray
+from skdice.metrics._report import ID_NAME, final_step
+from skdice.plotting._score_sets import ScoreSetsMixin
+from skdice.plotting._style import legend_above, line_styles, plain
 
 
 class ScoreHistogramDisplay(ScoreSetsMixin):
@@ -92,21 +91,8 @@ class ScoreHistogramDisplay(ScoreSetsMixin):
         self.threshold: float | None = threshold
         self.bins: int = bins
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the histograms.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes to draw on; None makes a figure.
-
-        Returns
-        -------
-        ScoreHistogramDisplay
-            The display itself.
-        """
+    def _draw(self) -> None:
         edges = _bin_edges([self.id_scores, *self.ood_scores.values()], int(self.bins))
-        self.ax_, self.figure_ = obtain_axes(ax)
         self.histograms_: dict[str, Any] = {}
         peak = 0.0
         sets = {self.id_name: self.id_scores, **self.ood_scores}
@@ -126,12 +112,10 @@ class ScoreHistogramDisplay(ScoreSetsMixin):
                 self.threshold, color="black", linewidth=1, label=f"threshold {self.threshold:.4g}"
             )
         self.ax_.set(xlabel="score (higher = more in-distribution)", ylabel="density")
-        hide_open_spines(self.ax_)
         share = legend_above(self.ax_, peak, self._legend_title)
         if self.threshold_line_ is not None:
             # The line must not cross the legend.
             self.threshold_line_.set_ydata([0, share])
-        return self
 
     @classmethod
     def _options_from_detector(cls, detector: Any) -> dict[str, Any]:

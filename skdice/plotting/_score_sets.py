@@ -1,34 +1,25 @@
 """What the displays of scores share: the scores of in-distribution rows and of named OOD sets."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from numpy.typing import ArrayLike
+from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from skdice._compat.arrays import to_host
+from skdice._rows.sources import FloatArray
 from skdice.metrics import auroc, fpr_at_tpr
 from skdice.metrics._counts import fpr_name
-from skdice.metrics._rates import labelled, validated
-from skdice.metrics._report import score_rows
-from skdice.plotting._style import plain
+from skdice.metrics._rates import finite_scores, labelled, validated
+from skdice.metrics._report import ID_NAME, error_prefix, score_rows
+from skdice.plotting._style import DisplayMixin, plain
 
-FloatArray = NDArray[np.floating[Any]]
-
-ID_NAME = "in-distribution"
 OOD_NAME = "out-of-distribution"
 
 
-class ScoreSetsMixin:
-    """Scores, their metrics, and the ways to make a display of them.
-
-    A subclass has a method ``plot(ax)``, which draws.
-    """
+class ScoreSetsMixin(DisplayMixin):
+    """Scores, their metrics, and the ways to make a display of them."""
 
     def __init__(
         self,
@@ -39,11 +30,12 @@ class ScoreSetsMixin:
         rule: str = "paper",
         id_name: str = ID_NAME,
     ) -> None:
-        self.id_scores = _finite_scores(id_name, id_scores)
-        self.ood_scores = {
-            name: _finite_scores(name, scores)
-            for name, scores in named_sets(ood_scores, id_name).items()
-        }
+        scores_of = {id_name: id_scores, **named_sets(ood_scores, id_name)}
+        for name, scores in scores_of.items():
+            with error_prefix(name):
+                scores_of[name] = finite_scores(scores, "scores")
+        self.id_scores: FloatArray = scores_of.pop(id_name)
+        self.ood_scores: dict[str, FloatArray] = scores_of
         self.tpr = tpr
         self.rule = rule
         self.id_name = id_name
@@ -186,10 +178,6 @@ class ScoreSetsMixin:
         )
         return display.plot(ax)
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the display."""
-        raise NotImplementedError
-
     @classmethod
     def _options_from_detector(cls, detector: Any) -> dict[str, Any]:
         """Return further parameters of the display that the detector knows."""
@@ -204,35 +192,10 @@ class ScoreSetsMixin:
 
 
 def named_sets(ood: Any, id_name: str) -> dict[str, Any]:
-    """Return OOD sets by name; a set without a name is called "out-of-distribution".
-
-    Raises
-    ------
-    ValueError
-        There is no set, or a set has the name of the in-distribution rows.
-    """
+    """Return OOD sets by name; a set without a name is called "out-of-distribution"."""
     sets = dict(ood) if isinstance(ood, Mapping) else {OOD_NAME: ood}
     if not sets:
         raise ValueError("ood is an empty mapping, expected at least one set")
     if id_name in sets:
         raise ValueError(f"an OOD set is named {id_name!r}, as are the in-distribution rows")
     return sets
-
-
-@contextmanager
-def error_prefix(name: str) -> Iterator[None]:
-    """Put the name of a set before the message of a ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _finite_scores(name: str, scores: ArrayLike) -> FloatArray:
-    """Return the scores of a set as an array of at least one finite value."""
-    with error_prefix(name):
-        array = check_array(
-            to_host(scores), ensure_2d=False, dtype=[np.float64, np.float32], input_name="scores"
-        )
-        values: FloatArray = column_or_1d(array)
-    return values

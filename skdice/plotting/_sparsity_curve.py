@@ -1,7 +1,5 @@
 """A metric against the sparsity, with error bands."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -19,18 +17,12 @@ from skdice.plotting._curves import (
     fold_scores,
     metric_name,
 )
-from skdice.plotting._style import (
-    draw_legend,
-    hide_open_spines,
-    line_styles,
-    obtain_axes,
-    plain,
-)
+from skdice.plotting._style import DisplayMixin, draw_legend, line_styles, plain
 
 MARKERS = "osD^vP"
 
 
-class SparsityCurveDisplay:
+class SparsityCurveDisplay(DisplayMixin):
     """A metric against the sparsity, with error bands, one curve per shaping or method.
 
     Use `from_estimator` with a fitted `skdice.DICEDetectorCV` or search, or `from_predictions`
@@ -267,20 +259,7 @@ class SparsityCurveDisplay:
         )
         return display.plot(ax)
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the curves.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes to draw on; None makes a figure.
-
-        Returns
-        -------
-        SparsityCurveDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = obtain_axes(ax)
+    def _draw(self) -> None:
         self.lines_: dict[str, Any] = {}
         self.bands_: dict[str, Any] = {}
         self.chosen_mark_ = None
@@ -324,11 +303,9 @@ class SparsityCurveDisplay:
             )
         self.ax_.set(xlabel="sparsity (0 prunes nothing)", ylabel=self.score_name)
         self.ax_.grid(alpha=0.3)
-        hide_open_spines(self.ax_)
         numbers = " or ".join(map(str, sorted(n_repeats)))
         repeats_name = f"mean ± standard deviation over {numbers} repeats" if numbers else None
         draw_legend(self.ax_, self.band_name or repeats_name)
-        return self
 
 
 def _named_curves(curves: Any, parameter: str) -> dict[str, Any]:

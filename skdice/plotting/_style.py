@@ -1,10 +1,8 @@
 """The look of the displays, and their axes. Nothing outside of the given axes is changed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import cycle
-from typing import Any
+from typing import Any, Self
 
 from skdice._compat.extras import import_extra
 
@@ -45,13 +43,7 @@ def plain(name: str) -> str:
 
 
 def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[Any, Any]:
-    """Return the given axes or those of a new pyplot figure, and their figure.
-
-    Raises
-    ------
-    TypeError
-        `ax` is neither axes of matplotlib nor None.
-    """
+    """Return the given axes or those of a new pyplot figure, and their figure."""
     if ax is None:
         # A figure of pyplot, as in scikit-learn, is shown by a notebook without further code.
         pyplot = import_extra("matplotlib.pyplot", "plot")
@@ -62,6 +54,37 @@ def obtain_axes(ax: Any, figsize: tuple[float, float] | None = None) -> tuple[An
             f"ax is an instance of {type(ax).__name__}, expected one matplotlib Axes or None"
         )
     return ax, ax.figure
+
+
+class DisplayMixin:
+    """What the displays share: axes that are given or made, and drawing on them.
+
+    A subclass draws on `ax_` by `_draw`.
+    """
+
+    # Size of a new figure in inches; None takes that of matplotlib.
+    _figsize: tuple[float, float] | None = None
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the display.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            The axes to draw on; None makes a figure.
+
+        Returns
+        -------
+        display
+            The display itself.
+        """
+        self.ax_, self.figure_ = obtain_axes(ax, self._figsize)
+        hide_open_spines(self.ax_)
+        self._draw()
+        return self
+
+    def _draw(self) -> None:
+        raise NotImplementedError
 
 
 def bare_figure(width: float, height: float) -> Any:
@@ -87,21 +110,9 @@ def draw_legend(ax: Any, title: str | None, **options: Any) -> None:
 
 
 def legend_above(ax: Any, peak: float, title: str) -> float:
-    """Draw the legend above the data, for which the axes are made taller.
+    """Draw the legend above the data, whose highest value is the peak, in axes made taller for it.
 
-    Parameters
-    ----------
-    ax : matplotlib Axes
-        The axes with labelled artists, whose data begin at zero.
-    peak : float
-        The highest value of the data.
-    title : str
-        The title of the legend.
-
-    Returns
-    -------
-    float
-        The share of the height of the axes that lies below the legend.
+    Return the share of the height of the axes that lies below the legend.
     """
     size = font_manager.FontProperties(size=LEGEND_SIZE).get_size_in_points()
     extent, points_per_pixel = ax.get_window_extent(), 72 / ax.figure.dpi

@@ -1,36 +1,34 @@
 """The contribution of each unit to one class, before and after pruning (the paper's figure 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
-from skdice._engines.activations import Activation, apply_shaping
+from skdice._engines.activations import apply_shaping
 from skdice._rows.door import require_slicing
-from skdice._rows.sources import SlicedRows
-from skdice.plotting._score_sets import ID_NAME, error_prefix, named_sets
+from skdice._rows.sources import FloatArray
+from skdice.metrics._report import ID_NAME, error_prefix
+from skdice.plotting._score_sets import named_sets
 from skdice.plotting._style import (
+    DisplayMixin,
     draw_legend,
     hide_open_spines,
     line_styles,
-    obtain_axes,
     plain,
 )
-
-FloatArray = NDArray[np.floating[Any]]
 
 # The left, lower end, width and height of the two panels, as shares of the axes around them.
 PANELS = ((0.0, 0.0, 0.475, 1.0), (0.525, 0.0, 0.475, 1.0))
 
 
-class UnitContributionDisplay:
+class UnitContributionDisplay(DisplayMixin):
     """Mean and variance of each unit's contribution to one class, before and after pruning.
 
     The logit of a class is the sum over the units of weight times feature, and the bias. The
@@ -85,6 +83,8 @@ class UnitContributionDisplay:
     >>> [panel.get_title() for panel in display.axes_]
     ['before pruning', 'after: 34 of 128 units kept']
     """
+
+    _figsize = (9, 4)
 
     def __init__(
         self,
@@ -163,28 +163,18 @@ class UnitContributionDisplay:
         for name, X in sets.items():
             with error_prefix(name), np.errstate(over="ignore", invalid="ignore"):
                 rows = require_slicing(detector._open(X, "score_samples"))
-                moments = column_moments(rows, detector._layer.shaping, detector.batch_size)
+                moments = StandardScaler()
+                for _, block in rows.iterate_blocks(batch_size=detector.batch_size):
+                    shaped = apply_shaping(detector._layer.shaping, block)
+                    moments.partial_fit(np.asarray(shaped, np.float64))
                 factors = weight.astype(np.float64)
-                mean[name], variance[name] = factors * moments[0], factors**2 * moments[1]
+                mean[name], variance[name] = factors * moments.mean_, factors**2 * moments.var_
                 if not np.isfinite([mean[name], variance[name]]).all():
                     raise ValueError("contributions, squared, exceed the range of float64")
         kept = mask[class_index]
         return cls(mean=mean, variance=variance, kept=kept, class_index=int(class_index)).plot(ax)
 
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the contributions.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            The axes in which two panels are drawn side by side; None makes a figure.
-
-        Returns
-        -------
-        UnitContributionDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = obtain_axes(ax, figsize=(9, 4))
+    def _draw(self) -> None:
         self.ax_.set_axis_off()
         self.axes_ = np.array([self.ax_.inset_axes(bounds) for bounds in PANELS])
         before, after = self.axes_
@@ -196,16 +186,15 @@ class UnitContributionDisplay:
         self.lines_: list[dict[str, Any]] = []
         self.bands_: list[dict[str, Any]] = []
         for panel, factor in ((before, np.ones(n_units)), (after, kept.astype(np.float64))):
-            self._draw(panel, factor[self.order_])
+            self._draw_panel(panel, factor[self.order_])
             panel.set(xlabel="unit, by its in-distribution mean", xlim=(0, max(1, n_units - 1)))
             hide_open_spines(panel)
         before.set(title="before pruning", ylabel=f"contribution to class {self.class_index}")
         after.set(title=f"after: {kept.sum()} of {n_units} units kept")
         # The legend has room in the upper left corner, because the means rise from left to right.
         draw_legend(before, "mean ± standard deviation", loc="upper left")
-        return self
 
-    def _draw(self, panel: Any, factor: FloatArray) -> None:
+    def _draw_panel(self, panel: Any, factor: FloatArray) -> None:
         lines, bands = {}, {}
         units = np.arange(len(factor))
         panel.axhline(0, color="0.6", linewidth=0.8)
@@ -225,24 +214,3 @@ class UnitContributionDisplay:
         lines[next(iter(lines))].set_zorder(2.5)
         self.lines_.append(lines)
         self.bands_.append(bands)
-
-
-def column_moments(
-    rows: SlicedRows, shaping: Activation | None, batch_size: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and variance of the columns after a fitted shaping, in float64.
-
-    Each block is passed twice, and the results are joined by the formula of Chan, Golub &
-    LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
-    No large numbers are subtracted, so no digits are lost.
-    """
-    n_rows, mean, squares = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    for _, block in rows.iterate_blocks(batch_size=batch_size):
-        values = np.asarray(apply_shaping(shaping, block), np.float64)
-        n_rows += len(values)
-        block_mean = values.mean(axis=0)
-        step = block_mean - mean
-        mean += step * (len(values) / n_rows)
-        squares += np.square(values - block_mean).sum(axis=0)
-        squares += step**2 * (len(values) * (n_rows - len(values)) / n_rows)
-    return mean, squares / n_rows

@@ -4,8 +4,6 @@ The charts are drawn by the template and not by matplotlib because their colours
 of the reader, and because each point shows its values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
@@ -51,25 +49,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart.
-
-    Attributes
-    ----------
-    title, description : str
-        Its name, and what it shows, for readers who cannot see it.
-    x_title, y_title : str
-        Titles of the axes.
-    x_ticks, y_ticks : tuple of Tick
-        The axes.
-    lines : tuple of Line
-        Curves and areas, from back to front.
-    marks : tuple of Mark
-        What shows its values.
-    level : Tick or None
-        A vertical line with a label.
-    """
+    """One chart: its axes, and the curves and areas from back to front."""
 
     title: str
+    # What the chart shows, for readers who cannot see it.
     description: str
     x_title: str
     y_title: str
@@ -77,6 +60,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
     marks: tuple[Mark, ...]
+    # A vertical line with a label.
     level: Tick | None = None
 
 
@@ -151,7 +135,7 @@ def histogram_chart(name: str, histogram: Histogram, threshold: float | None) ->
     )
 
 
-def roc_chart(measured: OutlierSet, rule: str) -> Chart:
+def roc_chart(measured: OutlierSet) -> Chart:
     """Return the ROC curve of one set, with its FPR95."""
     x, y = _x_scale(0.0, 1.0), _y_scale(0.0, 1.0)
     places = np.unique(np.linspace(0, len(measured.roc) - 1, N_MARKS).round().astype(int))
@@ -190,26 +174,14 @@ def path_chart(path: SparsityPath) -> Chart:
     """Return the AUROC at each sparsity, of each set and on the mean."""
     low = min(min(values) for values in path.auroc.values())
     x, y = _x_scale(0.0, 1.0), _y_scale(max(0.0, low - 0.02), 1.0)
-    lines = [
-        Line(_polyline(x, y, zip(path.sparsities, values, strict=True)), "line thin")
-        for values in path.auroc.values()
-    ]
-    mean = list(zip(path.sparsities, path.mean_auroc, strict=True))
-    lines.append(Line(_polyline(x, y, mean), "line inside"))
-    marks = [
-        Mark(x(sparsity), y(value), f"{name} at sparsity {sparsity:g}: AUROC {percent(value)}")
-        for name, values in path.auroc.items()
-        for sparsity, value in zip(path.sparsities, values, strict=True)
-    ]
-    marks += [
-        Mark(
-            x(sparsity),
-            y(value),
-            f"mean at sparsity {sparsity:g}: AUROC {percent(value)}",
-            "point mean",
-        )
-        for sparsity, value in mean
-    ]
+    lines, marks = [], []
+    for name, values in {**path.auroc, "mean": path.mean_auroc}.items():
+        line, point = ("line inside", "point mean") if name == "mean" else ("line thin", "point")
+        curve = list(zip(path.sparsities, values, strict=True))
+        lines.append(Line(_polyline(x, y, curve), line))
+        for sparsity, value in curve:
+            tip = f"{name} at sparsity {sparsity:g}: AUROC {percent(value)}"
+            marks.append(Mark(x(sparsity), y(value), tip, point))
     return Chart(
         title="AUROC by sparsity",
         description=(

@@ -1,8 +1,5 @@
 """Facts about a fitted detector: its class, parameters, head, members and digests."""
 
-from __future__ import annotations
-
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -10,13 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._ensemble import ConformalEnsemble
 from skdice._head import LinearHead
+from skdice._passes.threshold import digest_of_scores as digest_of_blocks
 from skdice._persistence.encode import encode
 from skdice._persistence.files import digest_of_document, read_document
 from skdice._version import __version__
@@ -40,16 +36,9 @@ class HeadFacts:
 
 @dataclass(frozen=True)
 class MemberFacts:
-    """One detector: its name among the members, its class, its parameters and fitted values.
+    """One detector: its parameters that decide the scores, and what was fitted, as text.
 
-    Attributes
-    ----------
-    name : str
-        Name of the member; "detector" for the deployed detector itself.
-    kind : str
-        Name of the class.
-    parameters, fitted : dict of str to str
-        The parameters that decide the scores, and what was fitted, as text.
+    The name among the members is "detector" for the deployed detector itself.
     """
 
     name: str
@@ -60,33 +49,14 @@ class MemberFacts:
 
 @dataclass(frozen=True)
 class DetectorFacts:
-    """A deployed detector.
-
-    Attributes
-    ----------
-    kind : str
-        Name of the class.
-    source : str
-        Path of the detector file, or "in memory".
-    digest : Digest
-        Digest of the file, or of the fitted content.
-    written_by : dict of str to str
-        Versions with which the file was written; empty for a detector in memory.
-    n_samples : int
-        Number of rows of `fit`.
-    n_features : int
-        Number of features.
-    head : HeadFacts or None
-        The head; None if no member has one.
-    own : MemberFacts
-        The detector itself.
-    members : tuple of MemberFacts
-        The members of an ensemble.
-    """
+    """A deployed detector: what it is, and where it comes from."""
 
     kind: str
+    # Path of the detector file, or "in memory".
     source: str
+    # Of the file, or of the fitted content.
     digest: Digest
+    # Versions with which the file was written; empty for a detector in memory.
     written_by: dict[str, str]
     n_samples: int
     n_features: int
@@ -130,14 +100,14 @@ def members_of(detector: Any) -> list[tuple[str, Any]]:
 
 
 def _describe_head(head: LinearHead) -> HeadFacts:
-    digest = hashlib.sha256()
-    for array in (head.weight, head.bias):
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
     return HeadFacts(
         head.n_classes,
         head.n_features,
         str(head.weight.dtype),
-        Digest(digest.hexdigest(), "the weight and then the bias, little-endian"),
+        Digest(
+            digest_of_blocks((head.weight, head.bias)),
+            "the weight and then the bias, little-endian",
+        ),
     )
 
 

@@ -1,16 +1,13 @@
 """The rows and the files that a report is about, identified by digests."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skdice._compat.arrays import is_dask
+from skdice._passes.threshold import digest_of_scores as digest_of_blocks
 from skdice._rows.sources import RowSource, SlicedRows
 from skdice.io import open_features
 from skdice.io._archive import to_path
@@ -19,37 +16,16 @@ from skdice.io._open import shard_paths
 
 @dataclass(frozen=True)
 class Digest:
-    """A SHA-256 and what it was computed from.
+    """A SHA-256 and what it was computed from."""
 
-    Attributes
-    ----------
-    sha256 : str or None
-        The 64 hexadecimal digits; None if `of` says why there are none.
-    of : str
-        What was hashed, as a phrase.
-    """
-
+    # The 64 hexadecimal digits; None if `of` says why there are none.
     sha256: str | None
     of: str
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One set of rows.
-
-    Attributes
-    ----------
-    name : str
-        Name of the set.
-    source : str
-        Path of the file, or the kind of the object in memory.
-    n_rows, n_features : int
-        Shape of the rows.
-    dtype : str
-        Type of the values.
-    digest : Digest
-        Digest of the file, or of the values.
-    """
+    """One set of rows, and the file or the kind of object that holds them."""
 
     name: str
     source: str
@@ -70,18 +46,9 @@ def open_rows(X: Any, key: str | None) -> Any:
 
 
 def describe_rows(name: str, X: Any, rows: RowSource, n_rows: int) -> DataSet:
-    """Return the facts about one set of rows.
+    """Return the facts about one set of rows: the input of the user, and the source made of it.
 
-    Parameters
-    ----------
-    name : str
-        Name of the set.
-    X : array-like, source of rows, or path
-        The input of the user.
-    rows : RowSource
-        The source that was made of X.
-    n_rows : int
-        Number of rows, which a cluster may not know before they are read.
+    A cluster may not know the number of rows before they are read.
     """
     if is_path(X):
         source, digest = str(X), digest_of_path(to_path(X))
@@ -119,10 +86,7 @@ def digest_of_values(X: Any, rows: RowSource) -> Digest:
     """Return the digest of the values of rows, in row order and little-endian."""
     if is_dask(X) or not isinstance(rows, SlicedRows):
         return Digest(None, "not computed, because the rows lie on the workers of a Dask cluster")
-    digest = hashlib.sha256()
-    for block in rows.raw_blocks():
-        digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)
-    return Digest(digest.hexdigest(), "the values, row by row, little-endian")
+    return Digest(digest_of_blocks(rows.raw_blocks()), "the values, row by row, little-endian")
 
 
 def _file_digest(path: Path) -> str:

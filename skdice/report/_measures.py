@@ -1,7 +1,5 @@
 """What is measured on the rows of a report, from their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +13,13 @@ from skdice._base import BaseDetector
 from skdice._engines.layer import MaskedLayer
 from skdice._engines.run import Options, run
 from skdice._passes.threshold import conformal_pvalues
-from skdice._rows.sources import RowSource
+from skdice._rows.sources import FloatArray, RowSource
 from skdice.metrics import confidence_interval
 from skdice.metrics._counts import metric_on_counts
 from skdice.metrics._intervals import interval_of_mean
 from skdice.metrics._rates import count_scores, labelled
 from skdice.monitoring import batch_pvalue
 
-FloatArray = NDArray[np.floating[Any]]
 Interval = tuple[float, float]
 
 N_EXTREME = 10
@@ -43,48 +40,27 @@ class Metric:
 
 @dataclass(frozen=True)
 class ExtremeRow:
-    """One of the most or the least typical rows of a set.
-
-    Attributes
-    ----------
-    row : int
-        Number of the row, from 0.
-    score : float
-        Its score.
-    pvalue : float or None
-        Its conformal p-value; None without a conformal threshold of all rows.
-    predicted : int or None
-        Its class by the full head; None if it was not computed.
-    flagged : bool or None
-        Whether the detector flags it; None without a threshold.
-    """
+    """One of the most or the least typical rows of a set, by its number from 0."""
 
     row: int
     score: float
+    # None without a conformal threshold of all rows.
     pvalue: float | None
+    # The class by the full head; None if it was not computed.
     predicted: int | None
+    # None without a threshold.
     flagged: bool | None
 
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """What is known of any set of rows from its scores alone.
-
-    Attributes
-    ----------
-    name : str
-        Name of the set.
-    n_rows : int
-        Number of rows.
-    n_flagged : int or None
-        Number of rows that the detector flags; None without a threshold.
-    least_typical, most_typical : tuple of ExtremeRow
-        The rows with the lowest and with the highest scores, at most ten each.
-    """
+    """What is known of any set of rows from its scores alone."""
 
     name: str
     n_rows: int
+    # None without a threshold.
     n_flagged: int | None
+    # At most ten rows with the lowest scores, and as many with the highest.
     least_typical: tuple[ExtremeRow, ...]
     most_typical: tuple[ExtremeRow, ...]
 
@@ -96,17 +72,7 @@ class ScoredSet:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """The in-distribution rows of one predicted class.
-
-    Attributes
-    ----------
-    predicted : int
-        The class by the full head.
-    n_rows, n_flagged : int
-        Number of rows with that class, and how many of them the detector flags.
-    threshold : float
-        Threshold of the class.
-    """
+    """The in-distribution rows to which the full head gives one class."""
 
     predicted: int
     n_rows: int
@@ -121,31 +87,20 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class InDistribution(ScoredSet):
-    """The in-distribution rows.
+    """The in-distribution rows."""
 
-    Attributes
-    ----------
-    pvalue : float or None
-        Probability that rows like those of the calibration give as many flagged rows or more;
-        None without one threshold that was calibrated.
-    classes : tuple of ClassRow
-        The rows by predicted class; empty without a head or a threshold.
-    """
-
+    # Probability that rows like those of the calibration give as many flagged rows or more; None
+    # without one threshold that was calibrated.
     pvalue: float | None
+    # Empty without a head or a threshold.
     classes: tuple[ClassRow, ...]
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Shares of rows by score.
+    """Shares of the in-distribution rows and of the rows of a set by score.
 
-    Attributes
-    ----------
-    edges : tuple of float
-        Edges of the bins. The first and the last bin also hold all rows beyond them.
-    inside, outside : tuple of float
-        Share of the in-distribution rows, and of the rows of the set, in each bin.
+    The first and the last bin also hold all rows beyond their edges.
     """
 
     edges: tuple[float, ...]
@@ -155,46 +110,26 @@ class Histogram:
 
 @dataclass(frozen=True)
 class OutlierSet(ScoredSet):
-    """One set of out-of-distribution rows.
-
-    Attributes
-    ----------
-    fpr95, auroc : Metric
-        The metrics against the in-distribution rows.
-    histogram : Histogram
-        The scores.
-    roc : tuple of (float, float)
-        Points of the ROC curve: false-positive and true-positive rate.
-    operating : tuple of float
-        Share of the set flagged where each of `OPERATING_RATES` of the in-distribution rows is.
-    """
+    """One set of out-of-distribution rows."""
 
     fpr95: Metric
     auroc: Metric
     histogram: Histogram
+    # False-positive and true-positive rates.
     roc: tuple[tuple[float, float], ...]
+    # Share of the set flagged where each of `OPERATING_RATES` of the in-distribution rows is.
     operating: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of a set, and what the detector decides.
-
-    Parameters
-    ----------
-    name : str
-        Name of the set.
-    scores : ndarray of shape (n_samples,)
-        The scores.
-    flags : ndarray of shape (n_samples,), bool, or None
-        Which rows the detector flags; None without a threshold.
-    classes : ndarray of shape (n_samples,), int, or None
-        The class of each row by the full head.
-    """
+    """The scores of a set, and what the detector decides."""
 
     name: str
     scores: FloatArray
+    # Which rows the detector flags; None without a threshold.
     flags: NDArray[np.bool_] | None
+    # The class of each row by the full head.
     classes: NDArray[np.intp] | None
 
 
@@ -258,14 +193,10 @@ def mean_metrics(
         ("fpr_at_tpr", [each.fpr95 for each in measured]),
         ("auroc", [each.auroc for each in measured]),
     ):
-        known = all(metric.interval is not None for metric in metrics)
-        interval = (
-            interval_of_mean(
-                inside.scores, [each.scores for each in outside], metric=name, rule=rule
-            )
-            if known
-            else None
-        )
+        interval = None
+        if all(metric.interval is not None for metric in metrics):
+            scores = [each.scores for each in outside]
+            interval = interval_of_mean(inside.scores, scores, metric=name, rule=rule)
         means.append(Metric(float(np.mean([metric.value for metric in metrics])), interval))
     return means[0], means[1]
 

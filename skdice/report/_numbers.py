@@ -1,7 +1,5 @@
 """Numbers as text, the same in every part of a report."""
 
-from __future__ import annotations
-
 UNKNOWN = "\N{EN DASH}"
 
 

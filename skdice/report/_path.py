@@ -1,39 +1,25 @@
 """How the metrics of a DICE detector depend on the sparsity, on the rows of a report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._engines.run import Options
-from skdice._rows.sources import RowSource, SlicedRows
+from skdice._rows.sources import FloatArray, RowSource, SlicedRows
 from skdice._search import SPARSITIES, path_scores
 from skdice.metrics._counts import metric_on_counts
 from skdice.metrics._rates import count_scores, labelled
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class SparsityPath:
     """Metrics at several sparsities, as fractions.
 
-    Attributes
-    ----------
-    sparsities : tuple of float
-        The sparsities, ascending, that of the detector among them.
-    deployed : float
-        The sparsity of the detector.
-    auroc : dict of str to tuple of float
-        AUROC of each set at each sparsity.
-    fpr95 : dict of str to tuple of float
-        FPR95 of each set at each sparsity.
+    The sparsities ascend, and that of the detector is among them. Each metric is given by set.
     """
 
     sparsities: tuple[float, ...]

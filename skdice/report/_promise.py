@@ -1,7 +1,5 @@
 """What the threshold of a detector promises, in words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,47 +30,30 @@ _OF_FIT = (
 
 @dataclass(frozen=True)
 class Promise:
-    """How a threshold was set, and what it promises.
+    """How a threshold was set, and what it promises."""
 
-    Attributes
-    ----------
-    threshold : float or None
-        The score below which a row is flagged; for thresholds of predicted classes, that of all
-        rows. None without a threshold.
-    method : {"none", "fit", "quantile", "conformal"}
-        Rule of the threshold.
-    rate : float or None
-        Share of in-distribution rows that may be flagged.
-    confidence : float or None
-        Probability with which the rate holds for this calibration.
-    n_rows, rank : int or None
-        Number of calibration rows, and rank of the threshold among their scores.
-    date, digest : str or None
-        Time of the calibration, and SHA-256 of the calibration scores in the order of the rows.
-    by : {"prediction"} or None
-        Whether each predicted class has its threshold.
-    fallback_classes : tuple of int
-        Classes with too few calibration rows, which have the threshold of all rows.
-    statement : str
-        The promise.
-    assumption : str
-        Under which condition it holds.
-    details : tuple of str
-        How to read it, and what is not promised.
-    """
-
+    # The threshold of all rows; None without a threshold.
     threshold: float | None
+    # "none", "fit", "quantile" or "conformal".
     method: str
+    # Share of in-distribution rows that may be flagged.
     rate: float | None
+    # Probability with which the rate holds for this calibration.
     confidence: float | None
+    # Number of calibration rows, and rank of the threshold among their scores.
     n_rows: int | None
     rank: int | None
+    # Time of the calibration, and SHA-256 of its scores in the order of the rows.
     date: str | None
     digest: str | None
+    # "prediction" if each predicted class has its threshold.
     by: str | None
+    # Classes with too few calibration rows, which have the threshold of all rows.
     fallback_classes: tuple[int, ...]
     statement: str
+    # The condition under which the statement holds.
     assumption: str
+    # How to read the statement, and what is not promised.
     details: tuple[str, ...]
 
 
@@ -88,12 +69,9 @@ def describe_promise(detector: BaseDetector) -> Promise:
         threshold=None if threshold is None else float(threshold),
         method="none" if threshold is None else method,
         rate=None if threshold is None else float(detector.contamination_),
-        confidence=getattr(record, "confidence", None),
         n_rows=getattr(record, "n_samples", None),
-        rank=getattr(record, "rank", None),
-        date=getattr(record, "date", None),
-        digest=getattr(record, "digest", None),
         by=by,
+        **{name: getattr(record, name, None) for name in ("confidence", "rank", "date", "digest")},
         fallback_classes=fallback,
         statement=statement,
         assumption=assumption,

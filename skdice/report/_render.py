@@ -1,7 +1,5 @@
 """Reports as HTML and as Markdown, by templates."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
@@ -22,16 +20,13 @@ _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]|~$])")
 def render_html(report: Any, file_name: str) -> str:
     """Return a report as a page.
 
-    Parameters
-    ----------
-    report : OODReport
-        The report.
-    file_name : str
-        Name of the file, for the command that makes it again.
+    The name of the file is for the command that makes it again.
     """
     environment = _environment()
     environment.filters["prose"] = _unbroken
-    script, style = (_template_text(name) for name in ("script.js", "style.css"))
+    templates = files("skdice.report") / "templates"
+    script = (templates / "script.js").read_text(encoding="utf-8")
+    style = (templates / "style.css").read_text(encoding="utf-8")
     markup = import_extra("markupsafe", "report").Markup
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page: str = environment.get_template("report.html").render(
@@ -45,7 +40,7 @@ def render_html(report: Any, file_name: str) -> str:
             _charts.histogram_chart(each.name, each.histogram, _threshold_of(report))
             for each in report.sets
         ],
-        rocs=[_charts.roc_chart(each, report.rule) for each in report.sets],
+        rocs=[_charts.roc_chart(each) for each in report.sets],
         path_chart=None if report.path is None else _charts.path_chart(report.path),
         frame=_charts,
     )
@@ -91,10 +86,6 @@ def _environment(**options: Any) -> Any:
         environment.filters[name] = getattr(_numbers, name)
     environment.filters["md"] = escape_markdown
     return environment
-
-
-def _template_text(name: str) -> str:
-    return files("skdice.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _threshold_of(report: Any) -> float | None:

@@ -1,10 +1,7 @@
 """OODReport: the evidence on one detector, as a page to sign or as part of a model card."""
 
-from __future__ import annotations
-
 import reprlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os import PathLike
@@ -22,6 +19,7 @@ from skdice._rows.sources import RowSource
 from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
 from skdice.metrics._counts import metric_on_counts
+from skdice.metrics._report import ID_NAME, MEAN, error_prefix
 from skdice.monitoring._flags import flagged_rows
 from skdice.report._detector import DetectorFacts, describe_detector, versions
 from skdice.report._inputs import DataSet, describe_rows, is_path, open_rows
@@ -43,10 +41,6 @@ from skdice.report._warnings import (
     warnings_about_promise,
     warnings_about_rows,
 )
-
-# The names of the in-distribution rows and of the mean among the sets of a report.
-ID_NAME = "in-distribution"
-MEAN = "mean"
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,12 +178,13 @@ class OODReport:
         fitted = _fitted_detector(detector if path is None else load(path))
         inputs = {ID_NAME: X_id, **ood}
         opened = {name: open_rows(X, key) for name, X in inputs.items()}
+        shown = {name: X if is_path(X) else name for name, X in inputs.items()}
         sources, scored = {}, {}
         for name, X in opened.items():
-            with _name_in_errors(name, inputs[name]):
+            with error_prefix(shown[name]):
                 sources[name] = fitted._open(X, "score_samples")
         for name, source in sources.items():
-            with _name_in_errors(name, inputs[name]):
+            with error_prefix(shown[name]):
                 scored[name] = _score(fitted, name, opened[name], source)
         inside, outside = scored[ID_NAME], [scored[name] for name in ood]
         data = tuple(
@@ -342,15 +337,6 @@ def _score(detector: BaseDetector, name: str, X: Any, rows: RowSource) -> Scored
         flags = scores - detector.offset_ < 0
     classes = predicted_classes(detector, rows) if name == ID_NAME else None
     return Scored(name, scores, flags, classes)
-
-
-@contextmanager
-def _name_in_errors(name: str, X: Any) -> Iterator[None]:
-    """Put the name of a set, or of its file, before an error about its rows."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{X if is_path(X) else name}: {error}") from error
 
 
 def _command(

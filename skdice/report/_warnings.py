@@ -1,14 +1,12 @@
 """What a reader should know before trusting a report, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
-from skdice._dice import BaseDICE
+from skdice._dice import LEAST_AGREEMENT, BaseDICE
 from skdice.report._detector import members_of
 from skdice.report._measures import InDistribution, OutlierSet
 from skdice.report._numbers import percent, rate_percent
@@ -17,9 +15,6 @@ from skdice.report._promise import Promise, range_of_share
 # Intervals of sets with fewer rows are too wide for most decisions: at an AUROC of 90 % and with
 # many in-distribution rows, 100 outliers give an interval 6 points wide.
 FEW_ROWS = 100
-# With less agreement than this between the masked and the full head, DICE lost to the energy on
-# all measured networks but one.
-LEAST_AGREEMENT = 0.95
 
 
 def warnings_about_promise(promise: Promise) -> Iterator[str]:
@@ -66,18 +61,8 @@ def warnings_about_rows(
 ) -> Iterator[str]:
     """Yield a sentence for each thing about the rows that a reader should know.
 
-    Parameters
-    ----------
-    inside : InDistribution
-        What was measured on the in-distribution rows.
-    outside : sequence of OutlierSet
-        What was measured on the sets.
-    digests : mapping of str to str or None
-        Digest of each set, by name.
-    rate : float or None
-        The rate of the threshold.
-    is_calibration : bool
-        Whether the in-distribution rows are exactly those of the calibration.
+    `digests` are those of the sets, by name. `is_calibration` says whether the in-distribution rows
+    are exactly those of the calibration.
     """
     if is_calibration:
         yield (

@@ -1,7 +1,5 @@
 """The kernel for heads of few classes, compiled by numba; imported by `FewClassesLayer` only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

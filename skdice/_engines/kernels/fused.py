@@ -1,7 +1,5 @@
 """Scores that the compiled kernels compute without the memory for the logits of a block."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, cast, get_args
 
 import numpy as np

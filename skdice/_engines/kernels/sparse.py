@@ -1,7 +1,5 @@
 """The kernel of the sparse engine, compiled by numba; imported by `SparseLayer` only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

@@ -9,8 +9,6 @@ A tile is an array with one line per class, which holds the logits of as many ro
 fit into `COLUMN_BYTES`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from math import factorial
