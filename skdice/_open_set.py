@@ -1,5 +1,7 @@
 """OpenSetClassifier: a scikit-learn classifier that predicts a class or "unknown"."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
