@@ -480,18 +480,6 @@ class BaseDetector(CalibrationMixin, OnnxMixin, OutlierMixin, BaseEstimator):
         return link
 
 
-def checked_mean(statistics: FeatureStatistics) -> NDArray[np.float64]:
-    """Return the mean of statistics; raise if the sum of a feature has overflowed."""
-    mean = statistics.mean()
-    overflow = np.flatnonzero(~np.isfinite(mean))
-    if len(overflow):
-        raise ValueError(
-            f"the mean activation of feature {overflow[0]} is {mean[overflow[0]]}: the sum of its "
-            "values exceeds the range of float64"
-        )
-    return mean
-
-
 def _documentation_address() -> str:
     """Return the address of the documentation as the installed package states it."""
     try:

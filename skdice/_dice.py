@@ -16,11 +16,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from skdice._base import BaseDetector, checked_mean
+from skdice._base import BaseDetector
 from skdice._compat.sklearn import Interval, StrOptions
 from skdice._engines.layer import MaskedLayer
 from skdice._head import LinearHead
-from skdice._passes.mean import FeatureStatistics, Measured, RowSample, Wanted
+from skdice._passes.mean import FeatureStatistics, Measured, Wanted
 from skdice._rows.door import as_source
 from skdice._rows.sources import RowSource
 from skdice._scores import SCORES
@@ -47,7 +47,7 @@ TOLERATED_SHARE = 0.01
 class BaseDICE(BaseDetector):
     """The fitted state of a detector that prunes its head.
 
-    A derived class has the parameters `shaping` and `score_func`, and calls `_fit_rows` in `fit`.
+    A derived class has the parameters `shaping` and `score_func`.
     """
 
     shaping: Any
@@ -86,87 +86,6 @@ class BaseDICE(BaseDetector):
     def _logits_layer(self) -> MaskedLayer:
         """Return the fitted layer without its score."""
         return replace(self._layer, score=None)
-
-    @property
-    def _pruning(self) -> tuple[float, Any]:
-        """The sparsity and the unfitted shaping that `fit` uses."""
-        raise NotImplementedError
-
-    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
-        sparsity, shaping = self._pruning
-        n_sampled = 0
-        if sparsity > 0:
-            n_rows = 0 if np.isnan(rows.shape[0]) else int(rows.shape[0])
-            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
-            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
-        return Wanted(n_sampled=n_sampled, level=lowest_level(shaping))
-
-    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> MaskedLayer:
-        sparsity, shaping = self._pruning
-        fitted = fit_shaping(shaping, rows, self.verbose, largest=measured.largest)
-        self._prune(head, measured.statistics, sparsity, fitted)
-        return self._layer
-
-    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
-        sparsity, _ = self._pruning
-        self.head_agreement_ = 1.0
-        if sparsity > 0:
-            self.head_agreement_ = self._agreement_of_heads(measured.sample, sparsity)
-        return values
-
-    def _prune(
-        self, head: LinearHead, statistics: FeatureStatistics, sparsity: float, shaping: Any
-    ) -> None:
-        """Set the fitted state from the statistics of all in-distribution rows."""
-        mean_activation = checked_mean(statistics)
-        contributions = contribution(head.weight, mean_activation)
-        ((mask, threshold),) = threshold_masks(contributions, [sparsity])
-        empty = np.flatnonzero(~mask.any(axis=1))
-        if len(empty):
-            warnings.warn(
-                f"{len(empty)} of {len(mask)} classes are left without any weight at "
-                f"sparsity={sparsity:g} (the first is class {empty[0]}): their logit is the "
-                "bias alone. A lower sparsity keeps more of them.",
-                UserWarning,
-                stacklevel=4,
-            )
-        n_pruned = mask.size - int(np.count_nonzero(mask))
-        if n_pruned - sparsity * mask.size > TOLERATED_SHARE * mask.size:
-            _warn_of_ties(contributions, head, threshold, n_pruned, sparsity)
-        self._set_fitted(head, statistics, mean_activation, mask, threshold, shaping)
-
-    def _agreement_of_heads(self, sample: RowSample, sparsity: float) -> float:
-        """Return the share of rows that the pruned and the full head give one class.
-
-        Warn if it is low.
-        """
-        rows, weights = sample
-        dtype, n_rows = rows.dtype, len(rows)
-        full = self.head_.weight.astype(dtype, copy=False).T
-        pruned = self.coef_.astype(dtype, copy=False).T
-        bias = self.head_.bias.astype(dtype, copy=False)
-        is_equal = np.empty(n_rows, np.bool_)
-        with np.errstate(over="ignore", invalid="ignore"):  # the scores have been checked
-            for start in range(0, n_rows, LEAST_SAMPLED):
-                block = rows[start : start + LEAST_SAMPLED]
-                classes = np.argmax(block @ full + bias, axis=1)
-                is_equal[start : start + LEAST_SAMPLED] = (
-                    np.argmax(block @ pruned + bias, axis=1) == classes
-                )
-        agreement = float(np.average(is_equal, weights=weights))
-        if agreement < LEAST_AGREEMENT:
-            warnings.warn(
-                f"at sparsity={sparsity:g} the pruned head gives only {agreement:.1%} of "
-                f"{n_rows:,} rows of the fit the class that the full head gives "
-                f"(head_agreement_, expected {LEAST_AGREEMENT:.0%} at least): DICE prunes evidence "
-                "that this head needs, as happens with few or signed features, and then it mostly "
-                "detects worse than without pruning. Lower the sparsity (0 prunes nothing), or "
-                "take make_ensemble(head). In an ensemble nothing has to be done: its other "
-                "members do not prune.",
-                UserWarning,
-                stacklevel=4,
-            )
-        return agreement
 
     def _set_fitted(
         self,
@@ -431,10 +350,6 @@ class DICEDetector(BaseDICE):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    @property
-    def _pruning(self) -> tuple[float, Any]:
-        return self.sparsity, self.shaping
-
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -508,9 +423,72 @@ class DICEDetector(BaseDICE):
             if statistics.n_samples == 0:  # only outliers so far
                 return self
             # A shaping that learns nothing is fitted on one row, for the number of features.
-            mean_row = as_source(statistics.mean()[None])
-            # `_prune` also removes the threshold of an earlier fit, which belongs to another mask.
-            self._prune(head, statistics, self.sparsity, fit_shaping(self.shaping, mean_row))
+            self._set_measured(head, as_source(statistics.mean()[None]), Measured(statistics))
             if get_config()["array_api_dispatch"]:
                 self._follow(X)
         return self
+
+    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
+        n_sampled = 0
+        if self.sparsity > 0:
+            n_rows = 0 if np.isnan(rows.shape[0]) else int(rows.shape[0])
+            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
+            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
+        level = np.inf if self.shaping is None else lowest_level(self.shaping)
+        return Wanted(n_sampled=n_sampled, level=level)
+
+    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> MaskedLayer:
+        shaping = self.shaping
+        if shaping is not None:
+            shaping = fit_shaping(shaping, rows, self.verbose, largest=measured.largest)
+        mean_activation = measured.statistics.mean()
+        contributions = contribution(head.weight, mean_activation)
+        ((mask, threshold),) = threshold_masks(contributions, [self.sparsity])
+        empty = np.flatnonzero(~mask.any(axis=1))
+        if len(empty):
+            warnings.warn(
+                f"{len(empty)} of {len(mask)} classes are left without any weight at "
+                f"sparsity={self.sparsity:g} (the first is class {empty[0]}): their logit is the "
+                "bias alone. A lower sparsity keeps more of them.",
+                UserWarning,
+                stacklevel=4,
+            )
+        n_pruned = mask.size - int(np.count_nonzero(mask))
+        if n_pruned - self.sparsity * mask.size > TOLERATED_SHARE * mask.size:
+            _warn_of_ties(contributions, head, threshold, n_pruned, self.sparsity)
+        self._set_fitted(head, measured.statistics, mean_activation, mask, threshold, shaping)
+        return self._layer
+
+    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
+        """Set the share of sampled rows that both heads give one class; warn if it is low."""
+        self.head_agreement_ = 1.0
+        if self.sparsity == 0:
+            return values
+        assert measured.sample is not None
+        sampled, weights = measured.sample
+        dtype, n_rows = sampled.dtype, len(sampled)
+        full = self.head_.weight.astype(dtype, copy=False).T
+        pruned = self.coef_.astype(dtype, copy=False).T
+        bias = self.head_.bias.astype(dtype, copy=False)
+        is_equal = np.empty(n_rows, np.bool_)
+        with np.errstate(over="ignore", invalid="ignore"):  # the scores have been checked
+            for start in range(0, n_rows, LEAST_SAMPLED):
+                block = sampled[start : start + LEAST_SAMPLED]
+                classes = np.argmax(block @ full + bias, axis=1)
+                is_equal[start : start + LEAST_SAMPLED] = (
+                    np.argmax(block @ pruned + bias, axis=1) == classes
+                )
+        self.head_agreement_ = float(np.average(is_equal, weights=weights))
+        if self.head_agreement_ < LEAST_AGREEMENT:
+            warnings.warn(
+                f"at sparsity={self.sparsity:g} the pruned head gives only "
+                f"{self.head_agreement_:.1%} of {n_rows:,} rows of the fit the class that the full "
+                f"head gives (head_agreement_, expected {LEAST_AGREEMENT:.0%} at least): DICE "
+                "prunes evidence that this head needs, as happens with few or signed features, and "
+                "then it mostly detects worse than without pruning. Lower the sparsity (0 prunes "
+                "nothing), or take make_ensemble(head). In an ensemble nothing has to be done: its "
+                "other members do not prune.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return values

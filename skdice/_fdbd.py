@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 
-from skdice._base import BaseDetector, checked_mean
+from skdice._base import BaseDetector
 from skdice._engines.layer import FDBDLayer
 from skdice._head import LinearHead
 from skdice._passes.mean import FeatureStatistics, Measured, Wanted
@@ -207,5 +207,5 @@ class FDBDDetector(BaseDetector):
         self.head_ = head
         self._statistics = statistics
         self.n_samples_seen_ = statistics.n_samples
-        self.mean_activation_ = checked_mean(statistics)
+        self.mean_activation_ = statistics.mean()
         self._layer = FDBDLayer(head.weight, head.bias, self.mean_activation_)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 
-from skdice._base import BaseDetector, checked_mean
+from skdice._base import BaseDetector
 from skdice._compat.arrays import is_dask, to_numpy
 from skdice._compat.sklearn import Interval
 from skdice._engines.layer import ViMLayer
@@ -319,7 +319,7 @@ class ViMDetector(BaseDetector):
     def _subspace_layer(self, head: LinearHead) -> ViMLayer:
         """Set the subspace from the moments; return the layer of what alpha is estimated from."""
         statistics, n_features = self._statistics, head.n_features
-        checked_mean(statistics)
+        statistics.mean()
         n_principal = self._n_principal(n_features)
         if statistics.n_samples < n_features:
             warnings.warn(

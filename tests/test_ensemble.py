@@ -1,5 +1,6 @@
 """ConformalEnsemble: the combination, its guarantee, and members of every kind."""
 
+import importlib
 import pickle
 
 import numpy as np
@@ -417,3 +418,46 @@ def test_features_that_overflow_give_an_error_and_no_warning(fashion):
     X[3] = np.linspace(0, 3e38, X.shape[1])
     with pytest.raises(ValueError, match="of row 3 is"):
         ensemble.score_samples(X)
+
+
+def assert_close_scores(scores, expected):
+    assert np.allclose(scores, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(axis=0))
+
+
+def test_members_are_fitted_and_scored_on_the_device_that_they_name(fashion, monkeypatch):
+    torch = pytest.importorskip("torch")
+    engines = importlib.import_module("skdice._engines.run")
+    made, make = [], engines._torch_engine
+
+    def make_and_note(layer, *others):
+        made.append(type(layer).__name__)
+        return make(layer, *others)
+
+    for module in (engines, importlib.import_module("skdice._base")):
+        monkeypatch.setattr(module, "torch_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(engines, "_torch_engine", make_and_note)
+    X = fashion.id_train[:2000]
+    detector = make_ensemble(fashion.head, device="cuda").fit(X)
+    expected = {"MaskedLayer", "FDBDLayer", "ViMLayer"}
+    assert set(made) == expected
+    made.clear()
+    scores = detector.member_scores(X)
+    assert set(made) == expected
+    assert_close_scores(scores, make_ensemble(fashion.head).fit(X).member_scores(X))
+
+
+def test_the_options_of_make_ensemble_reach_the_ensemble_and_its_members():
+    detector = make_ensemble("identity", n_jobs=2, batch_size=100, verbose=1)
+    parameters = detector.get_params()
+    for name, value in {"n_jobs": 2, "batch_size": 100, "verbose": 1}.items():
+        assert parameters[name] == value
+        assert all(parameters[f"{member}__{name}"] == value for member, _ in detector.estimators)
+
+
+def test_a_tensor_is_fitted_and_scored_as_an_array_is(fashion):
+    torch = pytest.importorskip("torch")
+    X = fashion.id_train[:2000]
+    native = make_ensemble(fashion.head).fit(torch.from_numpy(X))
+    assert isinstance(native.score_samples(torch.from_numpy(X)), torch.Tensor)
+    scores = native.member_scores(torch.from_numpy(X))
+    assert_close_scores(scores, make_ensemble(fashion.head).fit(X).member_scores(X))

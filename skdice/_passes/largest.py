@@ -22,6 +22,8 @@ MOST_BYTES = 128 << 20
 # The parts of a cluster keep this many times their share of the entries, because the largest
 # entries need not be spread evenly over them.
 MARGIN = 2
+# The memory has room for so many further entries at least, before the smallest are dropped.
+LEAST_SPARE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Keeper:
 
     def __init__(self, n_kept: int, dtype: np.dtype[Any]) -> None:
         self._n_kept, self._size, self._n_values, self._bound = n_kept, 0, 0, -np.inf
-        self._entries = np.empty(n_kept + max(n_kept // 4, 1 << 16), dtype)
+        self._entries = np.empty(n_kept + max(n_kept // 4, LEAST_SPARE), dtype)
 
     def add(self, block: Any) -> None:
         """Look at the entries of a block of NumPy or another library, in the scoring dtype."""
@@ -88,9 +90,9 @@ class Keeper:
         self._size = self._n_kept
 
 
-def keeper(rows: SlicedRows, level: float, margin: float | None) -> Keeper | None:
+def keeper(rows: SlicedRows, level: float, margin: float) -> Keeper | None:
     """Return what keeps the entries of rows from a quantile on; None where that is not worth it."""
-    if margin is None or rows.weights is not None:
+    if rows.weights is not None:
         return None
     n_values = math.prod(rows.shape)
     dtype = scoring_dtype(rows.dtype)
@@ -100,7 +102,7 @@ def keeper(rows: SlicedRows, level: float, margin: float | None) -> Keeper | Non
 
 def margin_of(rows: RowSource, level: float) -> float | None:
     """Return how many times its share of the entries each part of the rows keeps; None for none."""
-    if not LEAST_LEVEL <= level <= 1:
+    if level < LEAST_LEVEL:
         return None
     if isinstance(rows, SlicedRows):
         return 1

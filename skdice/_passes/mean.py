@@ -182,11 +182,18 @@ class FeatureStatistics:
         Raises
         ------
         ValueError
-            There are no rows yet.
+            There are no rows yet, or the sum of a feature has overflowed.
         """
         if self.sum_of_weights == 0:
             raise ValueError("the statistics have no rows yet: there is no mean")
-        return (self.total + self.error) / self.sum_of_weights
+        mean: Float64Array = (self.total + self.error) / self.sum_of_weights
+        overflow = np.flatnonzero(~np.isfinite(mean))
+        if len(overflow):
+            raise ValueError(
+                f"the mean activation of feature {overflow[0]} is {mean[overflow[0]]}: the sum of "
+                "its values exceeds the range of float64"
+            )
+        return mean
 
     def second_moments_about(self, origin: ArrayLike) -> Float64Array:
         """Return the mean of ``(x - origin) (x - origin)^T`` over the rows x.
@@ -304,8 +311,8 @@ class Measured(NamedTuple):
     """What one pass has found: the sums, the sample, and the largest entries if it kept them."""
 
     statistics: FeatureStatistics
-    sample: RowSample
-    largest: LargestEntries | None
+    sample: RowSample | None = None
+    largest: LargestEntries | None = None
 
 
 def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
@@ -373,7 +380,7 @@ def measure(
             _measure_part,
             wanted=replace(wanted, n_sampled=n_sampled),
             n_rows=n_rows,
-            margin=margin_of(rows, wanted.level),
+            margin=margin_of(rows, wanted.level) if wanted.level <= 1 else None,
             batch_size=batch_size,
             n_jobs=n_jobs,
             verbose=verbose,
@@ -396,7 +403,7 @@ def _measure_part(
     limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
     kept = [np.empty((0, rows.shape[1]), scoring_dtype(rows.dtype))]
     kept_weights = [np.empty(0)]
-    largest = keeper(rows, wanted.level, margin)
+    largest = None if margin is None else keeper(rows, wanted.level, margin)
     native = rows.weights is None and rows.namespace is not None and is_accelerator(rows.namespace)
     # Adding up the products of a block takes as long as some hundred rows of it.
     min_rows = PRODUCT_ROWS if wanted.second_moments else MIN_BLOCK_ROWS
@@ -429,7 +436,8 @@ def _measure_part(
         if native and not np.isfinite(sums).all():
             rows.read_block(row_slice)  # raises, and names the row
         if wanted.n_sampled:
-            chosen = _chosen(rows, row_slice, limit)
+            numbers = rows.first + np.arange(row_slice.start, row_slice.stop, dtype=np.uint64)
+            chosen = np.flatnonzero(numbers * GOLDEN < limit)
             kept.append(_taken(block, chosen) if native else block[chosen])
             kept_weights.append(weights[chosen])
         if largest is not None:
@@ -456,12 +464,6 @@ def _taken(block: Any, chosen: NDArray[np.intp]) -> NDArray[Any]:
     """Return some rows of a block of another library as a NumPy array."""
     xp = namespace_of(block)
     return to_numpy(xp.take(block, xp.asarray(chosen, device=block.device), axis=0))
-
-
-def _chosen(rows: SlicedRows, row_slice: slice, limit: np.uint64) -> NDArray[np.intp]:
-    """Return the places in a block of the rows that are in the sample."""
-    start, stop = rows.first + row_slice.start, rows.first + row_slice.stop
-    return np.flatnonzero(np.arange(start, stop, dtype=np.uint64) * GOLDEN < limit)
 
 
 def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatistics:
