@@ -162,6 +162,8 @@ def send(event, arguments):
     if event == "os.rename" and str(arguments[1]).endswith("state.json"):
         os.kill(os.getpid(), number)
 
+# A shell lets what it runs in the background ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.addaudithook(send)
 runpy.run_module("skdice", run_name="__main__", alter_sys=True)
 """
