@@ -46,7 +46,8 @@ class LargestEntries:
 
     def quantiles(self, levels: Sequence[float]) -> list[float] | None:
         """Return quantiles of all entries, exactly; None if too few entries were kept."""
-        ordered, n_left_out = np.sort(self.entries), self.n_values - len(self.entries)
+        self.entries.sort()  # in place, because a copy would take the memory a second time
+        ordered, n_left_out = self.entries, self.n_values - len(self.entries)
         found = []
         for level in levels:
             position, *ranks = neighbours_of(level, self.n_values)
@@ -61,33 +62,31 @@ class Keeper:
     """Keeps the largest entries of blocks; the memory is a little more than that of these."""
 
     def __init__(self, n_kept: int, dtype: np.dtype[Any]) -> None:
-        self._n_kept, self._size, self._n_values, self._bound = n_kept, 0, 0, -np.inf
-        self._entries = np.empty(n_kept + max(n_kept // 4, LEAST_SPARE), dtype)
+        self._n_kept, self._n_values, self._bound = n_kept, 0, -np.inf
+        self._memory = np.empty(n_kept + max(n_kept // 4, LEAST_SPARE), dtype)
+        # The entries fill the memory from its end, where `partition` leaves the largest.
+        self._start = len(self._memory)
 
     def add(self, block: Any) -> None:
         """Look at the entries of a block of NumPy or another library, in the scoring dtype."""
         xp = namespace_of(block)
+        is_first = self._n_values == 0
         self._n_values += math.prod(block.shape)
-        candidates = to_numpy(block[block > self._bound] if self._size else xp.reshape(block, -1))
+        candidates = to_numpy(xp.reshape(block, -1) if is_first else block[block > self._bound])
         while len(candidates):
-            n_added = min(len(candidates), len(self._entries) - self._size)
-            self._entries[self._size : self._size + n_added] = candidates[:n_added]
-            self._size += n_added
+            start = max(self._start - len(candidates), 0)
+            n_added, self._start = self._start - start, start
+            self._memory[start : start + n_added] = candidates[:n_added]
             candidates = candidates[n_added:]
-            if self._size == len(self._entries):
-                self._drop_smallest()
+            if start == 0:
+                self._start = len(self._memory) - self._n_kept
+                self._memory.partition(self._start)
+                self._bound = float(self._memory[self._start])
                 candidates = candidates[candidates > self._bound]
 
     def largest(self) -> LargestEntries:
         """Return what was kept."""
-        return LargestEntries(self._entries[: self._size].copy(), self._bound, self._n_values)
-
-    def _drop_smallest(self) -> None:
-        self._entries.partition(self._size - self._n_kept)
-        kept = self._entries[self._size - self._n_kept :]
-        self._bound = float(kept[0])
-        self._entries[: self._n_kept] = kept.copy()
-        self._size = self._n_kept
+        return LargestEntries(self._memory[self._start :], self._bound, self._n_values)
 
 
 def keeper(rows: SlicedRows, level: float, margin: float) -> Keeper | None:
