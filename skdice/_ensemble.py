@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,7 +25,7 @@ from skdice._engines.reference import (
     combine_log_pvalues,
 )
 from skdice._engines.run import Options
-from skdice._engines.together import Member, columns_of, run_together
+from skdice._engines.together import Group, Member, columns_of, groups_of, run_together
 from skdice._export.description import CombinedLayers
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead, as_linear_head
@@ -59,6 +59,11 @@ class FittedEnsemble:
     references: tuple[ReferenceDistribution, ...]
     combination: Combination
 
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The members in groups that share a part of the computation."""
+        return groups_of(self.members)
+
     def log_pvalues(self, member_scores: Float64Array) -> Float64Array:
         """Return the logarithm of the p-value of each row by each member."""
         columns = [
@@ -85,7 +90,7 @@ def run_ensemble(
     rows : SlicedRows
         The rows.
     """
-    for row_slice, member_scores in run_together(ensemble.members, options, rows):
+    for row_slice, member_scores in run_together(ensemble.members, ensemble.groups, options, rows):
         if values == "member_scores":
             yield row_slice, member_scores
             continue
@@ -550,7 +555,9 @@ class ConformalEnsemble(BaseDetector, Composition):
     def _collected(self, rows: RowSource, members: list[Member], options: Options) -> Float64Array:
         """Return the values of the rows of `fit` by each member, which are looked at once."""
         width = sum(1 if each.layer is None else each.layer.n_columns or 1 for each in members)
-        values = rows.collect(partial(run_together, members, options), np.float64, width)
+        values = rows.collect(
+            partial(run_together, members, groups_of(members), options), np.float64, width
+        )
         array = np.asarray(values.compute() if is_dask(values) else to_host(values), np.float64)
         if len(array) == 0:
             raise self._no_rows(0, labelled=False)

@@ -113,7 +113,9 @@ def apply_shaping(shaping: Activation | None, features: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):  # such a row is reported by its score
         shaped = shaping.apply(features)
     # NumPy's features were checked before, so only the shaping can have made such a value.
-    if isinstance(shaped, np.ndarray) and (not shaped.size or all_finite(shaped)):
+    if isinstance(shaped, np.ndarray) and (
+        isinstance(shaping, Clip) or not shaped.size or all_finite(shaped)
+    ):
         return shaped
     xp = namespace_of(shaped)
     is_sound = xp.all(xp.isfinite(features) & xp.isfinite(shaped), axis=1, keepdims=True)

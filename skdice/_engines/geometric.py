@@ -1,14 +1,13 @@
 """Scores that look at the features beside the logits: fDBD and ViM, by any array library."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.arrays import Namespace, from_numpy, namespace_of
-from skdice._engines.layer import FDBDLayer, ViMLayer
+from skdice._engines.layer import FDBDLayer, GeometricLayers, ViMLayer
 from skdice._scores import SCORES
 
 FloatArray = NDArray[np.floating[Any]]
@@ -18,19 +17,20 @@ MOST_TABLED_CLASSES = 4096
 # A squared distance of two weights that is below this multiple of the rounding error of its terms
 # may be nothing but rounding.
 ROUNDINGS = 32
+# The components of ViM are stacked on the weight of a head of so few classes, because one product
+# is faster than two. For more classes the gain does not pay for a copy of the weight.
+MOST_STACKED_CLASSES = 512
 # A row nearer to the mean than this share of the mean's norm is taken to be as far as that.
 LEAST_DISTANCE = 1e-7
 
 
 class FDBDArrays(NamedTuple):
-    """What `fdbd_scores` needs, in one dtype on one device.
+    """What `fdbd_scores` needs beside the logits, in one dtype on one device.
 
     `boundaries` is the table of `inverse_distances` of all classes. It is None for a head of many
     classes, which has `centred` and `squares` instead.
     """
 
-    weight: Any
-    bias: Any
     mean: Any
     least_distance: float
     boundaries: Any
@@ -38,35 +38,17 @@ class FDBDArrays(NamedTuple):
     squares: Any
 
 
-class ViMArrays(NamedTuple):
-    """What `vim_scores` needs, in one dtype on one device."""
-
-    weight: Any
-    bias: Any
-    components: Any
-    shift: Any
-
-
-def fdbd_arrays(weight: FloatArray, bias: FloatArray, mean: FloatArray) -> FDBDArrays:
+def fdbd_arrays(weight: FloatArray, mean: FloatArray) -> FDBDArrays:
     """Return what `fdbd_scores` needs, as NumPy arrays in float64."""
     wide = weight.astype(np.float64)
     # The differences of the weights stay the same, and cancel less in the squared distances.
     centred = wide - wide.mean(axis=0)
     squares = np.square(centred).sum(axis=1)
-    boundaries = None
-    if len(weight) <= MOST_TABLED_CLASSES:
-        boundaries = inverse_distances(centred, squares, np.arange(len(weight)))
     least = max(LEAST_DISTANCE * float(np.linalg.norm(mean)), 1e-30)
-    is_tabled = boundaries is not None
-    return FDBDArrays(
-        weight,
-        bias,
-        mean,
-        least,
-        boundaries,
-        None if is_tabled else centred,
-        None if is_tabled else squares,
-    )
+    if len(weight) > MOST_TABLED_CLASSES:
+        return FDBDArrays(mean, least, None, centred, squares)
+    boundaries = inverse_distances(centred, squares, np.arange(len(weight)))
+    return FDBDArrays(mean, least, boundaries, None, None)
 
 
 def inverse_distances(centred: Any, squares: Any, classes: Any) -> Any:
@@ -98,7 +80,7 @@ def inverse_distances(centred: Any, squares: Any, classes: Any) -> Any:
     return inverse / xp.where(n_boundaries > 0, n_boundaries, one[:, :1])
 
 
-def fdbd_scores(arrays: FDBDArrays, features: Any, logits: Any = None) -> Any:
+def fdbd_scores(arrays: FDBDArrays, features: Any, logits: Any) -> Any:
     """Return the mean distance to the decision boundaries over the distance to the mean.
 
     Parameters
@@ -107,24 +89,22 @@ def fdbd_scores(arrays: FDBDArrays, features: Any, logits: Any = None) -> Any:
         The fitted state, in the library and dtype of the features.
     features : array of shape (n_samples, n_features)
         A block of features.
-    logits : array of shape (n_samples, n_classes), default=None
-        Their logits, where they are known already.
+    logits : array of shape (n_samples, n_classes)
+        Their logits.
 
     Returns
     -------
     array of shape (n_samples,)
     """
     xp = namespace_of(features)
-    if logits is None:
-        logits = features @ arrays.weight.T + arrays.bias
     predicted = xp.argmax(logits, axis=1)
     if arrays.boundaries is None:
         inverse = inverse_distances(arrays.centred, arrays.squares, predicted)
     else:
         inverse = xp.take(arrays.boundaries, predicted, axis=0)
     margins = xp.max(logits, axis=1, keepdims=True) - logits
-    boundary_distance = xp.sum(margins * inverse, axis=1)
-    distance = _row_norms(xp, features - arrays.mean)
+    boundary_distance = _row_products(margins, inverse)
+    distance = _row_norms(features - arrays.mean)
     least = xp.full_like(distance, arrays.least_distance)
     distance = xp.where(distance < least, least, distance)
     # An overflow of the distance must not look like a score of zero.
@@ -132,65 +112,51 @@ def fdbd_scores(arrays: FDBDArrays, features: Any, logits: Any = None) -> Any:
     return boundary_distance / distance
 
 
-def vim_scores(arrays: ViMArrays, features: Any, logits: Any = None, alpha: Any = None) -> Any:
+def vim_values(
+    logits: Any, residual: Any, alpha: float | None = None, *, overwrite: bool = False
+) -> Any:
     """Return the energy less alpha times the norm of the residual.
 
     Parameters
     ----------
-    arrays : ViMArrays
-        The fitted state, in the library and dtype of the features.
-    features : array of shape (n_samples, n_features)
-        A block of features.
-    logits : array of shape (n_samples, n_classes), default=None
-        Their logits, where they are known already. They are not changed.
+    logits : array of shape (n_samples, n_classes)
+        Logits.
+    residual : array of shape (n_samples, n_residual)
+        What the features have in the directions in which in-distribution rows vary least.
     alpha : float, default=None
         Weight of the residual; None for the numbers of each row that it is estimated from.
+    overwrite : bool
+        True if the memory of the logits may be used.
 
     Returns
     -------
     array of shape (n_samples,), or (n_samples, 3) where alpha is None
         The scores, or the largest logit, the energy and the norm of the residual.
     """
-    xp = namespace_of(features)
-    is_own = logits is None
-    if is_own:
-        logits = features @ arrays.weight.T + arrays.bias
-    residual = _row_norms(xp, features @ arrays.components.T + arrays.shift)
+    xp = namespace_of(logits)
+    norm = _row_norms(residual)
     if alpha is None:
         largest = xp.max(logits, axis=1)
-        return xp.stack([largest, SCORES["energy"](logits, overwrite=is_own), residual], axis=1)
-    return SCORES["energy"](logits, overwrite=is_own) - alpha * residual
+        return xp.stack([largest, SCORES["energy"](logits, overwrite=overwrite), norm], axis=1)
+    return SCORES["energy"](logits, overwrite=overwrite) - alpha * norm
 
 
 def geometric_engine(
-    layer: FDBDLayer | ViMLayer, dtype: np.dtype[Any], namespace: Namespace | None = None
-) -> Callable[[Any], Any]:
-    """Return the function from a block to its values.
+    group: GeometricLayers, dtype: np.dtype[Any], namespace: Namespace | None = None
+) -> Callable[[Any], list[Any]]:
+    """Return the function from a block to the values by each layer of a group.
 
     Parameters
     ----------
-    layer : FDBDLayer or ViMLayer
-        The layer that is computed.
+    group : GeometricLayers
+        The layers that are computed.
     dtype : dtype
-        Dtype in which it is computed.
+        Dtype in which they are computed.
     namespace : Namespace, default=None
         Library and device of the blocks; None for NumPy.
     """
-    scores = score_function(layer, dtype, namespace)
-
-    def compute(block: Any) -> Any:
-        with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
-            if namespace is not None:
-                block = namespace.xp.astype(block, getattr(namespace.xp, dtype.name))
-            return scores(block)
-
-    return compute
-
-
-def score_function(
-    layer: FDBDLayer | ViMLayer, dtype: np.dtype[Any], namespace: Namespace | None = None
-) -> Callable[..., Any]:
-    """Return the function from features, and their logits where these are known, to the values."""
+    layers = group.layers
+    n_classes = len(group.weight)
 
     def in_place(array: Any) -> Any:
         if not isinstance(array, np.ndarray):
@@ -198,18 +164,62 @@ def score_function(
         array = array.astype(dtype, copy=False)
         return array if namespace is None else from_numpy(array, namespace)
 
-    def pack(*arrays: FloatArray) -> FDBDArrays | ViMArrays:
-        if isinstance(layer, FDBDLayer):
-            return FDBDArrays(*map(in_place, fdbd_arrays(*arrays)))
-        return ViMArrays(*map(in_place, arrays))
+    def pack(*_: FloatArray) -> tuple[list[tuple[Any, Any]], list[Any]]:
+        factors = [(group.weight, group.bias)]
+        factors += [(each.components, each.shift) for each in layers if isinstance(each, ViMLayer)]
+        if n_classes <= MOST_STACKED_CLASSES:
+            weights, shifts = zip(*factors, strict=True)
+            factors = [(np.concatenate(weights), np.concatenate(shifts))]
+        fitted = [
+            FDBDArrays(*map(in_place, fdbd_arrays(group.weight, each.mean)))
+            if isinstance(each, FDBDLayer)
+            else None
+            for each in layers
+        ]
+        return [(in_place(weight), in_place(shift)) for weight, shift in factors], fitted
 
     place = () if namespace is None else (namespace.xp, namespace.device)
-    arrays: Any = layer.packed_as(("geometric", *place, dtype), pack)
-    if isinstance(layer, FDBDLayer):
-        return partial(fdbd_scores, arrays)
-    return partial(vim_scores, arrays, alpha=layer.alpha)
+    factors, fitted = group.packed_as(("geometric", *place, dtype), pack)
+    # The logits and the residuals of a ViM layer are consecutive columns of the products.
+    widths = [n_classes]
+    widths += [len(each.components) for each in layers if isinstance(each, ViMLayer)]
+    stops = np.cumsum(widths).tolist()
+
+    def compute(block: Any) -> list[Any]:
+        with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
+            if namespace is not None:
+                block = namespace.xp.astype(block, getattr(namespace.xp, dtype.name))
+            products = []
+            for weight, shift in factors:
+                product = block @ weight.T
+                product += shift
+                products.append(product)
+            if len(products) < len(widths):
+                products = [
+                    products[0][:, stop - width : stop]
+                    for width, stop in zip(widths, stops, strict=True)
+                ]
+            logits, *residuals = products
+            values = []
+            for n, (layer, arrays) in enumerate(zip(layers, fitted, strict=True)):
+                if isinstance(layer, ViMLayer):
+                    is_last = n == len(layers) - 1
+                    residual = residuals.pop(0)
+                    values.append(vim_values(logits, residual, layer.alpha, overwrite=is_last))
+                else:
+                    values.append(fdbd_scores(arrays, block, logits))
+            return values
+
+    return compute
 
 
-def _row_norms(xp: Any, rows: Any) -> Any:
+def _row_products(a: Any, b: Any) -> Any:
+    """Return the sum of the products of each row of two arrays."""
+    if isinstance(a, np.ndarray):
+        return np.einsum("ij,ij->i", a, b)  # without an array of the products
+    return namespace_of(a).sum(a * b, axis=1)
+
+
+def _row_norms(rows: Any) -> Any:
     """Return the norm of each row."""
-    return xp.sqrt(xp.sum(rows * rows, axis=1))
+    return namespace_of(rows).sqrt(_row_products(rows, rows))

@@ -220,6 +220,57 @@ Layer = MaskedLayer | FDBDLayer | ViMLayer
 
 
 @dataclass(frozen=True, eq=False)
+class GeometricLayers(FittedLayer):
+    """Layers of one head that also look at the features, and share the logits.
+
+    Its values are a list of those of its layers.
+
+    Parameters
+    ----------
+    layers : tuple of FDBDLayer or ViMLayer
+        The layers, which have the same weight and bias.
+    packed : PackedWeights
+        Layouts of the arrays that are kept between calls.
+    """
+
+    layers: tuple[FDBDLayer | ViMLayer, ...]
+    packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
+
+    @property
+    def weight(self) -> FloatArray:  # type: ignore[override]
+        """Weight of the head."""
+        return self.layers[0].weight
+
+    @property
+    def bias(self) -> FloatArray:  # type: ignore[override]
+        """Bias of the head."""
+        return self.layers[0].bias
+
+    @property
+    def arrays(self) -> tuple[FloatArray, ...]:
+        """The arrays of all layers, which engines convert and pack."""
+        return tuple(array for layer in self.layers for array in layer.arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class NestedLayers:
+    """Masked layers after the same shaping, the first of which holds all weights of the others.
+
+    Its values are a list of those of its layers.
+
+    Parameters
+    ----------
+    layers : tuple of MaskedLayer
+        The layers, which have the same bias.
+    pruned : tuple of MaskedLayer
+        For each layer but the first, the weights that the first has and it has not, without bias.
+    """
+
+    layers: tuple[MaskedLayer, ...]
+    pruned: tuple[MaskedLayer, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class LayerPath:
     """One linear layer under several masks, each of which holds the smaller ones.
 

@@ -493,7 +493,7 @@ def detector_module(
     if isinstance(layer, MaskedLayer):
         return _masked_module(layer, limit)
     if isinstance(layer, FDBDLayer):
-        arrays = fdbd_arrays(*layer.arrays)
+        arrays = fdbd_arrays(layer.weight, layer.mean)
         none = np.zeros((0, layer.weight.shape[1]))
         boundaries = np.zeros((0, 0)) if arrays.boundaries is None else arrays.boundaries
         centred = none if arrays.centred is None else arrays.centred

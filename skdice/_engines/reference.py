@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -63,18 +64,21 @@ class ReferenceDistribution:
         all far outliers would tie.
         """
         log_p = self.empirical_log_pvalues(scores)
-        if self.tail_mean == 0:
-            return log_p
-        at_start = self.empirical_log_pvalues(np.array([self.tail_start]))
-        below = at_start - (self.tail_start - scores) / self.tail_mean
-        return np.where(scores < self.tail_start, below, log_p)
+        is_below = scores < self.tail_start
+        if self.tail_mean and is_below.any():
+            at_start = self.empirical_log_pvalues(np.array([self.tail_start]))
+            log_p[is_below] = at_start - (self.tail_start - scores[is_below]) / self.tail_mean
+        return log_p
 
     def empirical_log_pvalues(self, scores: Float64Array) -> Float64Array:
         """Return the logarithm of the p-values that follow from the counts alone."""
-        counts = np.concatenate([[0], self.counts])
-        at_or_below = counts[np.searchsorted(self.scores, scores, side="right")]
-        log_p: Float64Array = np.log((1 + at_or_below) / (self.n_samples + 1))
+        log_p: Float64Array = self._log_table[np.searchsorted(self.scores, scores, side="right")]
         return log_p
+
+    @cached_property
+    def _log_table(self) -> Float64Array:
+        """Logarithm of the p-value of a score with no, one, two ... kept scores at or below it."""
+        return np.log((1 + np.concatenate([[0], self.counts])) / (self.n_samples + 1))
 
 
 def combine_log_pvalues(log_pvalues: Float64Array, combination: Combination) -> Float64Array:

@@ -23,7 +23,14 @@ from skdice._engines.devices import torch_device
 from skdice._engines.few import FewClassesLayer
 from skdice._engines.geometric import geometric_engine
 from skdice._engines.kernels.fused import FUSED_SCORES, FusedScore
-from skdice._engines.layer import Layer, LayerPath, MaskedLayer
+from skdice._engines.layer import (
+    FDBDLayer,
+    GeometricLayers,
+    Layer,
+    LayerPath,
+    MaskedLayer,
+    ViMLayer,
+)
 from skdice._engines.logits import score_logits
 from skdice._engines.sparse import TILE_ROWS, SparseLayer
 from skdice._rows.sources import SlicedRows, scoring_dtype
@@ -164,10 +171,17 @@ def _array_engine(layer: Layer, rows: SlicedRows, options: Options, namespace: N
     if isinstance(layer, MaskedLayer):
         compute = array_engine(layer, namespace, dtype)
     else:
-        compute = geometric_engine(layer, dtype, namespace)
+        compute = _geometric_compute(layer, dtype, namespace)
     row_size = sum(map(mul, layer.row_arrays, layer.weight.shape))
     slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     return Engine(name, compute, slices, native=True)
+
+
+def _geometric_compute(
+    layer: FDBDLayer | ViMLayer, dtype: np.dtype[Any], namespace: Namespace | None = None
+) -> Callable[[Any], Any]:
+    values = geometric_engine(GeometricLayers((layer,), layer.packed), dtype, namespace)
+    return lambda block: values(block)[0]
 
 
 def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
@@ -184,7 +198,7 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
         if isinstance(layer, MaskedLayer):
             compute = dense_engine(layer, dtype, reuses_memory=len(slices) > 1)
         else:
-            compute = geometric_engine(layer, dtype)
+            compute = _geometric_compute(layer, dtype)
         # A task of a cluster has one thread, because other tasks work beside it.
         parallel = len(slices) > 1 and rows.reads_ahead
         n_threads = block_threads(options.n_jobs) if parallel else 1

@@ -1,17 +1,27 @@
-"""Several detectors that score each block of rows together, so that every block is read once."""
+"""Several detectors that score each block of rows together, so that every block is read once.
+
+Members with the same head share what they can: the logits, the shaped features, and of a masked
+head only what it prunes is computed, where that is faster.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.arrays import to_numpy
-from skdice._engines.geometric import score_function
-from skdice._engines.layer import FDBDLayer, ViMLayer
+from skdice._engines.activations import apply_shaping
+from skdice._engines.dense import dense_engine
+from skdice._engines.geometric import geometric_engine
+from skdice._engines.layer import FDBDLayer, GeometricLayers, MaskedLayer, NestedLayers, ViMLayer
+from skdice._engines.logits import score_logits
 from skdice._engines.run import Engine, Options, choose, choose_for_cpu
 from skdice._rows.sources import SlicedRows, scoring_dtype
+
+# From a block of rows to the values by each of some members.
+Compute = Callable[[Any], list[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +46,84 @@ class Member:
     score_samples: Callable[[NDArray[Any]], Any] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Members that are computed by one function.
+
+    Parameters
+    ----------
+    places : tuple of int
+        Their places among all members.
+    layers : GeometricLayers, NestedLayers or None
+        How they share the computation; None for one member that shares nothing.
+    """
+
+    places: tuple[int, ...]
+    layers: GeometricLayers | NestedLayers | None = None
+
+
+def groups_of(members: Sequence[Member]) -> tuple[Group, ...]:
+    """Return the members in groups, each of which shares a part of the computation."""
+    groups = []
+    left = list(range(len(members)))
+    while left:
+        layer = members[left[0]].layer
+        if isinstance(layer, FDBDLayer | ViMLayer):
+            group = _geometric_group(members, left)
+        elif isinstance(layer, MaskedLayer) and layer.is_portable and layer.score is not None:
+            group = _nested_group(members, left)
+        else:
+            group = Group((left[0],))
+        groups.append(group)
+        left = [place for place in left if place not in group.places]
+    return tuple(groups)
+
+
+def _geometric_group(members: Sequence[Member], left: Sequence[int]) -> Group:
+    """Return the first member, and those that look at the logits of the same head."""
+    first = members[left[0]].layer
+    places = tuple(
+        place
+        for place in left
+        if isinstance(layer := members[place].layer, FDBDLayer | ViMLayer)
+        and _is_equal(layer.weight, first.weight)
+        and _is_equal(layer.bias, first.bias)
+    )
+    return Group(places, GeometricLayers(tuple(members[place].layer for place in places)))
+
+
+def _nested_group(members: Sequence[Member], left: Sequence[int]) -> Group:
+    """Return the first member, and those whose masked weights are nested with its own."""
+    first = members[left[0]].layer
+    alike = [
+        place
+        for place in left
+        if isinstance(layer := members[place].layer, MaskedLayer)
+        and isinstance(layer.score, str)
+        and layer.shaping == first.shaping
+        and _is_equal(layer.bias, first.bias)
+    ]
+    alike.sort(key=lambda place: -np.count_nonzero(members[place].layer.weight))
+    whole = members[alike[0]].layer.weight
+    pruned = {}
+    for place in alike:
+        layer = members[place].layer
+        is_kept = layer.weight != 0
+        if layer.weight.dtype == whole.dtype and (layer.weight == whole)[is_kept].all():
+            weight = np.where(is_kept, whole.dtype.type(0), whole)
+            pruned[place] = MaskedLayer(weight, np.zeros_like(layer.bias), score=None)
+    if left[0] not in pruned or len(pruned) == 1:
+        return Group((left[0],))
+    layers = tuple(members[place].layer for place in pruned)
+    return Group(tuple(pruned), NestedLayers(layers, tuple(pruned.values())[1:]))
+
+
+def _is_equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return one is other or (one.dtype == other.dtype and np.array_equal(one, other))
+
+
 def run_together(
-    members: Sequence[Member], options: Options, rows: SlicedRows
+    members: Sequence[Member], groups: Sequence[Group], options: Options, rows: SlicedRows
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Yield the slice of each block of rows, and the values of all members, in order.
 
@@ -45,6 +131,8 @@ def run_together(
     ----------
     members : sequence of Member
         The detectors.
+    groups : sequence of Group
+        Their groups, from `groups_of`.
     options : Options
         What the user asked for; each member has a device of its own.
     rows : SlicedRows
@@ -69,34 +157,31 @@ def run_together(
     all_known = len(known) == len(members)
     native = all_known and all(engine.native for engine in known)
     slices = known[0].slices if known else rows.slices(options.batch_size)
+    if native:
+        groups = [Group((place,)) for place in range(len(members))]
+    options = replace(options, batch_size=len(range(len(rows))[slices[0]]))
     functions = [
-        member.score_samples if engine is None else engine.compute
-        for member, engine in zip(members, engines, strict=True)
+        (group.places, _function_of(group, members, engines, rows, options)) for group in groups
     ]
-    shared = {} if native else _sharing(members, scoring_dtype(rows.dtype))
 
     def score_block(block: Any) -> NDArray[np.float64]:
         columns: list[Any] = [None] * len(members)
-        logits = None
-        for n, score in shared.items():
-            # These members need the product of the block with the same head.
-            logits = _logits(members[n].layer, block) if logits is None else logits
-            with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
-                columns[n] = score(block, logits)
-        for n, function in enumerate(functions):
-            if n not in shared:
-                columns[n] = cast(Callable[[Any], Any], function)(block)
-        return np.column_stack(
-            [
-                each if member.layer is not None else _checked(each, len(block))
-                for member, each in zip(members, map(_as_doubles, columns), strict=True)
-            ]
-        )
+        for places, function in functions:
+            for place, values in zip(places, function(block), strict=True):
+                columns[place] = np.asarray(to_numpy(values), dtype=np.float64)
+                if members[place].layer is None and columns[place].shape != (len(block),):
+                    raise ValueError(
+                        f"score_samples returned shape {columns[place].shape}, expected "
+                        f"({len(block)},)"
+                    )
+        return np.column_stack(columns)
 
     blocks = rows.map_blocks(
         score_block,
         slices,
         native=native,
+        # A feature that is not finite shows in the distance that fDBD divides by.
+        validate=not all_known or not any(isinstance(each.layer, FDBDLayer) for each in members),
         # Detectors of other libraries need not be safe to call from several threads.
         n_threads=min(engine.n_threads for engine in known) if all_known else 1,
         description="scores",
@@ -151,38 +236,57 @@ def _engines_of(
     return engines
 
 
-def _sharing(
-    members: Sequence[Member], dtype: np.dtype[Any]
-) -> dict[int, Callable[[Any, Any], Any]]:
-    """Return the functions of the members that need the logits of one unmasked head, by place.
+def _function_of(
+    group: Group,
+    members: Sequence[Member],
+    engines: Sequence[Engine | None],
+    rows: SlicedRows,
+    options: Options,
+) -> Compute:
+    """Return the function from a block to the values by each member of a group."""
+    if isinstance(group.layers, GeometricLayers):
+        return geometric_engine(group.layers, scoring_dtype(rows.dtype))
+    if isinstance(group.layers, NestedLayers):
+        return _nested_function(group.layers, rows, options)
+    (place,) = group.places
+    engine, member = engines[place], members[place]
+    function: Any = member.score_samples if engine is None else engine.compute
+    return lambda block: [function(block)]
 
-    There are none if fewer than two members need them, or their heads are different objects.
+
+def _nested_function(nested: NestedLayers, rows: SlicedRows, options: Options) -> Compute:
+    """Return the function from a NumPy block to the values by each of some nested layers.
+
+    Where the weights that a layer prunes are so few that the sparse engine computes them in less
+    time than any engine computes those that are left, they are subtracted from the logits of all
+    weights. The sums have the same terms, so the rounding stays that of the logits.
     """
-    chosen = {
-        n: member.layer
-        for n, member in enumerate(members)
-        if isinstance(member.layer, FDBDLayer | ViMLayer)
+    first, *others = nested.layers
+    engines = {
+        n: choose_for_cpu(replace(layer, shaping=None), rows, options).compute
+        for n, layer in enumerate(nested.layers)
     }
-    heads = {(id(layer.weight), id(layer.bias)) for layer in chosen.values()}
-    if len(chosen) < 2 or len(heads) > 1:
-        return {}
-    return {n: score_function(layer, dtype) for n, layer in chosen.items()}
+    removed = {}
+    for n, (layer, pruned) in enumerate(zip(others, nested.pruned, strict=True), start=1):
+        engine = choose_for_cpu(pruned, rows, options)
+        if engine.name == "sparse engine":
+            removed[n] = layer.score, engine.compute
+            del engines[n]
+    if removed:
+        del engines[0]
+        # The weights of all are dense.
+        whole = replace(first, shaping=None, score=None)
+        logits_of = dense_engine(whole, scoring_dtype(rows.dtype), reuses_memory=False)
 
+    def compute(block: NDArray[Any]) -> list[Any]:
+        shaped = apply_shaping(first.shaping, block)
+        values: dict[int, Any] = {n: function(shaped) for n, function in engines.items()}
+        if removed:
+            logits = logits_of(shaped)
+            with np.errstate(over="ignore", invalid="ignore"):  # `check_values` reports it
+                for n, (score, removed_logits) in removed.items():
+                    values[n] = score_logits(score, logits - removed_logits(shaped))
+                values[0] = score_logits(first.score, logits)
+        return [values[n] for n in range(len(nested.layers))]
 
-def _logits(layer: FDBDLayer | ViMLayer, block: NDArray[Any]) -> NDArray[Any]:
-    """Return the logits of the unmasked head of a layer."""
-    with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
-        logits: NDArray[Any] = block @ layer.weight.T.astype(block.dtype, copy=False)
-        logits += layer.bias.astype(block.dtype, copy=False)
-    return logits
-
-
-def _as_doubles(values: Any) -> NDArray[np.float64]:
-    return np.asarray(to_numpy(values), dtype=np.float64)
-
-
-def _checked(scores: NDArray[np.float64], n_rows: int) -> NDArray[np.float64]:
-    """Return the scores by a detector of another library; raise unless each row has one."""
-    if scores.shape != (n_rows,):
-        raise ValueError(f"score_samples returned shape {scores.shape}, expected ({n_rows},)")
-    return scores
+    return compute

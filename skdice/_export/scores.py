@@ -146,7 +146,7 @@ def vim(graph: Graph, layer: ViMLayer, features: str, logits: str) -> str:
 
 def fdbd(graph: Graph, layer: FDBDLayer, features: str, logits: str) -> str:
     """Mean distance to the decision boundaries over the distance to the mean."""
-    arrays = fdbd_arrays(*layer.arrays)
+    arrays = fdbd_arrays(layer.weight, layer.mean)
     # The class must not keep its axis here: it chooses rows of a table.
     predicted = graph.add("ArgMax", logits, axis=1, keepdims=0)
     if arrays.boundaries is None:
