@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -63,6 +63,9 @@ class FittedEnsemble:
     def groups(self) -> tuple[Group, ...]:
         """The members in groups that share a part of the computation."""
         return groups_of(self.members)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # without the groups
 
     def log_pvalues(self, member_scores: Float64Array) -> Float64Array:
         """Return the logarithm of the p-value of each row by each member."""

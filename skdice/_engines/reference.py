@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,9 @@ class ReferenceDistribution:
         kept = np.union1d(ordered[places.astype(np.intp)], ordered[ordered <= start][-1:])
         counts = np.searchsorted(ordered, kept, side="right").astype(np.int64)
         return cls(kept, counts, start, float(np.mean(start - below)) if len(below) else 0.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # without the table
 
     @property
     def n_samples(self) -> int:
