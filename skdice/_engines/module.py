@@ -92,18 +92,26 @@ class ThresholdModule(nn.Module):
         raise NotImplementedError
 
     @torch.jit.export
+    def decide(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the score, `is_ood` and `pvalue` of each row, all (n,), from one computation."""
+        scores: Tensor = self.forward(features)
+        sound = features.isfinite().all(1) & scores.isfinite()
+        classes = torch.zeros(0, dtype=torch.int64, device=scores.device)
+        thresholds = self.threshold.to(scores.dtype)
+        if len(self.class_thresholds) > 0:
+            classes = self.predicted(features)
+            thresholds = self.class_thresholds.to(scores.dtype)[classes]
+        is_ood = ((scores < thresholds) | ~sound) & ~self.threshold.isnan()
+        return scores, is_ood, self.pvalues_of(scores, sound, classes)
+
+    @torch.jit.export
     def is_ood(self, features: Tensor) -> Tensor:
         """Return for each row whether it is out-of-distribution: (n,), bool.
 
         A row with a feature or a score that is not finite counts as out-of-distribution. Without
         a threshold, no row does.
         """
-        scores: Tensor = self.forward(features)
-        sound = features.isfinite().all(1) & scores.isfinite()
-        thresholds = self.threshold.to(scores.dtype)
-        if len(self.class_thresholds) > 0:
-            thresholds = self.class_thresholds.to(scores.dtype)[self.predicted(features)]
-        return ((scores < thresholds) | ~sound) & ~self.threshold.isnan()
+        return self.decide(features)[1]
 
     @torch.jit.export
     def pvalue(self, features: Tensor) -> Tensor:
@@ -113,7 +121,10 @@ class ThresholdModule(nn.Module):
         that class. A row with a feature or a score that is not finite has the smallest p-value.
         Without a conformal calibration all are NaN.
         """
-        scores: Tensor = self.forward(features)
+        return self.decide(features)[2]
+
+    def pvalues_of(self, scores: Tensor, sound: Tensor, classes: Tensor) -> Tensor:
+        """Return the p-values of scores, of rows of these classes if they count."""
         n = len(self.calibration_scores)
         if n == 0:
             return torch.full_like(scores, torch.nan)
@@ -121,7 +132,6 @@ class ThresholdModule(nn.Module):
         at_or_below = torch.searchsorted(reference, scores.contiguous(), right=True)
         total = torch.full_like(at_or_below, n)
         if len(self.class_counts) > 0:
-            classes = self.predicted(features)
             # Of the scores at or below, those of the class lie between these two places.
             first = classes * (n + 1)
             stop = torch.searchsorted(self.class_places, first + at_or_below)
@@ -130,7 +140,6 @@ class ThresholdModule(nn.Module):
             at_or_below = torch.where(counts >= 0, of_class, at_or_below)
             total = torch.where(counts >= 0, counts, total)
         pvalues = (at_or_below + 1).to(scores.dtype) / (total + 1).to(scores.dtype)
-        sound = features.isfinite().all(1) & scores.isfinite()
         return torch.where(sound, pvalues, torch.full_like(pvalues, 1 / (n + 1)))
 
     def predicted(self, features: Tensor) -> Tensor:

@@ -337,7 +337,7 @@ def _add_monitor(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="count files whose contents were counted already"
     )
-    options.add_png(parser, "evidence and rate along the rows of this call")
+    options.add_png(parser, "evidence and rate along the whole stream, from the first call on")
     options.add_common(parser)
 
 

@@ -23,6 +23,14 @@ FORMAT = "skdice monitor"
 SCHEMA = 1
 # A file that was counted takes about 150 bytes of the state, so this holds a million files.
 MOST_BYTES = 1 << 28
+# The state keeps the past of the stream at so many of its rows, for the picture; a file adds some.
+MOST_POINTS = 400
+POINTS_OF_FILE = 20
+# Confidence of the band that the picture shows.
+LEVEL = 0.95
+
+# The number of rows, and after these the evidence, the share of flagged rows and its band.
+Point = list[float]
 
 
 def monitor(arguments: Namespace) -> int:
@@ -43,12 +51,13 @@ def monitor(arguments: Namespace) -> int:
     detector = load(arguments.detector).set_params(verbose=arguments.verbose)
     content = arguments.state.read_bytes() if arguments.state.exists() else None
     counted: dict[str, str] = {}
+    past: list[Point] = []
     if content is None:
         watch = _new_monitor(arguments, detector)
     else:
-        watch, counted = _read_state(arguments.state, content, detector)
+        watch, counted, past = _read_state(arguments.state, content, detector)
         _check_settings(arguments, watch)
-    files, all_flags = [], []
+    files = []
     for path in arguments.features:
         with file_name_in_errors(path):
             digest = str(digest_of_path(Path(path)).sha256)
@@ -58,18 +67,19 @@ def monitor(arguments: Namespace) -> int:
                     "out, or give --again to count it once more"
                 )
             flags = flagged_rows(detector, open_rows(path, arguments.key))
-        watch.update(flags)
+        past += _count(watch, flags)
         counted[digest] = path
         n_flagged = int(np.count_nonzero(flags))
         files.append({"file": path, "rows": len(flags), "flagged": n_flagged})
-        all_flags.append(flags)
         if not arguments.json:
             share = n_flagged / max(1, len(flags))
             print(f"{path}: {n_flagged:,} of {len(flags):,} rows flagged ({share:.1%})")
+    while len(past) > MOST_POINTS:
+        past = past[-1::-2][::-1]  # every second one, and the last
     if arguments.png is not None:
-        _draw(arguments.png, watch, np.concatenate(all_flags))
+        _draw(arguments.png, watch, past)
     # All files are counted, or none: a call that was interrupted can be repeated as it was.
-    _write_state(arguments.state, content, watch, counted)
+    _write_state(arguments.state, content, watch, counted, past)
     if arguments.json:
         facts = {
             "files": files,
@@ -78,14 +88,30 @@ def monitor(arguments: Namespace) -> int:
             "rate": watch.rate,
             "alarm": watch.alarm_,
             "alarm_row": watch.alarm_row_,
-            # JSON has no infinity.
-            "evidence": min(watch.evidence_, sys.float_info.max),
+            "evidence": _finite(watch.evidence_),
             "reading": watch.reading,
         }
         print(json.dumps(facts, allow_nan=False))
     else:
         print(watch.reading)
     return EXIT_ALARM if watch.alarm_ else 0
+
+
+def _count(watch: FlagMonitor, flags: NDArray[np.bool_]) -> list[Point]:
+    """Give a monitor the flags of a file; return its past at some of the rows."""
+    points = []
+    for part in np.array_split(flags, max(1, min(len(flags), POINTS_OF_FILE))):
+        watch.update(part)
+        if watch.n_samples_:
+            share = watch.n_flagged_ / watch.n_samples_
+            band = watch.rate_interval(LEVEL)
+            points.append([watch.n_samples_, _finite(watch.evidence_), share, *band])
+    return points
+
+
+def _finite(evidence: float) -> float:
+    """Return evidence as JSON can hold it, which has no infinity."""
+    return min(evidence, sys.float_info.max)
 
 
 def _new_monitor(arguments: Namespace, detector: Any) -> FlagMonitor:
@@ -108,8 +134,10 @@ def _check_settings(arguments: Namespace, watch: FlagMonitor) -> None:
             )
 
 
-def _read_state(path: Path, content: bytes, detector: Any) -> tuple[FlagMonitor, dict[str, str]]:
-    """Return the monitor of a state file, and the counted files by their digests.
+def _read_state(
+    path: Path, content: bytes, detector: Any
+) -> tuple[FlagMonitor, dict[str, str], list[Point]]:
+    """Return the monitor of a state file, the counted files by their digests, and its past.
 
     Raises
     ------
@@ -136,18 +164,28 @@ def _read_state(path: Path, content: bytes, detector: Any) -> tuple[FlagMonitor,
     counted = state.get("files")
     if not isinstance(counted, dict) or not all(isinstance(name, str) for name in counted.values()):
         raise ValueError(f"{reason}: files is not a mapping of digests to names")
+    past = state.get("past")
+    if not isinstance(past, list) or not all(
+        isinstance(point, list) and len(point) == 5 and all(type(x) in (int, float) for x in point)
+        for point in past
+    ):
+        raise ValueError(f"{reason}: past is not a list of lists of 5 numbers")
     try:
-        return FlagMonitor.from_json(str(state.get("monitor")), detector=detector), counted
+        return FlagMonitor.from_json(str(state.get("monitor")), detector=detector), counted, past
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def _write_state(
-    path: Path, before: bytes | None, watch: FlagMonitor, counted: dict[str, str]
+    path: Path,
+    before: bytes | None,
+    watch: FlagMonitor,
+    counted: dict[str, str],
+    past: list[Point],
 ) -> None:
     """Write the state at once or not at all; raise if another process wrote it meanwhile."""
     state: dict[str, Any] = {"format": FORMAT, "schema": SCHEMA}
-    state |= {"monitor": watch.to_json(), "files": counted}
+    state |= {"monitor": watch.to_json(), "files": counted, "past": past}
     with replacing(path) as temporary:
         text = json.dumps({**state, "sha256": _digest(state)}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -163,12 +201,26 @@ def _digest(state: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _draw(path: Path, watch: FlagMonitor, flags: NDArray[np.bool_]) -> None:
-    """Draw the evidence along the rows of this call, from their start."""
+def _draw(path: Path, watch: FlagMonitor, past: list[Point]) -> None:
+    """Draw the evidence and the rate of the whole stream."""
     from skdice.plotting import MonitorDisplay
     from skdice.plotting._style import bare_figure
 
+    if not past:
+        raise ValueError("there are no rows to draw: none of the files had any")
+    rows, evidence, flag_rate, low, high = np.array(past, dtype=np.float64).T
+    display = MonitorDisplay(
+        rows=rows.astype(np.int64),
+        evidence=evidence,
+        flag_rate=flag_rate,
+        low=low,
+        high=high,
+        rate=watch.rate,
+        alarm_level=watch.alarm_level,
+        level=LEVEL,
+        alarm_row=watch.alarm_row_,
+    )
     figure = bare_figure(7, 5)
-    MonitorDisplay.from_monitor(watch, flags, ax=figure.subplots())
+    display.plot(figure.subplots())
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -53,7 +53,7 @@ class AttachedModule(nn.Module):
         """
         output, features = self._output_and_features(inputs, keywords)
         scorer: Any = self.scorer
-        return output, scorer(features), scorer.is_ood(features), scorer.pvalue(features)
+        return output, *scorer.decide(features)
 
     def _output_and_features(
         self, inputs: tuple[Any, ...], keywords: dict[str, Any]

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.signal import fftconvolve
 from scipy.special import betaln, logsumexp
 from scipy.stats import betabinom
 
@@ -136,7 +139,7 @@ def batch_test(detector: Any, X: Any) -> BatchTest:
     calibration = calibration_of(detector)
     rank, n_calibration = calibration.rank, calibration.n_samples
     if getattr(calibration, "by", None) is not None:
-        return _test_by_class(detector, X)
+        return batch_test_by_class(detector, *flagged_rows_and_classes(detector, X))
     flags = flagged_rows(detector, X)
     n_rows, n_flagged = len(flags), int(np.count_nonzero(flags))
     return BatchTest(
@@ -149,9 +152,20 @@ def batch_test(detector: Any, X: Any) -> BatchTest:
     )
 
 
-def _test_by_class(detector: Any, X: Any) -> BatchTest:
-    """Return the test of a batch under the threshold of each predicted class."""
-    flags, classes = flagged_rows_and_classes(detector, X)
+def batch_test_by_class(
+    detector: Any, flags: NDArray[np.bool_], classes: NDArray[np.intp]
+) -> BatchTest:
+    """Return the test of a batch under the threshold of each predicted class.
+
+    Parameters
+    ----------
+    detector : detector
+        Calibrated with ``by="prediction"``.
+    flags : ndarray of shape (n_samples,), bool
+        Which rows it flags.
+    classes : ndarray of shape (n_samples,), int
+        The class that its head predicts for each row.
+    """
     ranks = ranks_of_classes(detector)
     is_tested = np.isin(classes, list(ranks))
     counts = np.bincount(classes[is_tested])
@@ -179,13 +193,39 @@ def _sum_pvalue(n_flagged: int, laws: list[tuple[int, int, int]]) -> float:
     laws : list of (n_rows, rank, n_calibration)
         The laws of the numbers.
     """
-    total = np.ones(1)
-    for n_rows, rank, n_calibration in laws:
-        flagged = np.arange(n_rows + 1)
-        law = betabinom.pmf(flagged, n_rows, rank, n_calibration + 1 - rank)
-        # Not by Fourier transforms, whose rounding would swamp small probabilities.
-        total = np.convolve(total, law)
-    return min(1.0, float(total[n_flagged:].sum()))
+    if n_flagged == 0:
+        return 1.0
+    n_rows = sum(n for n, _, _ in laws)
+    log_laws = [
+        betabinom.logpmf(np.arange(n + 1), n, rank, n_calibration + 1 - rank)
+        for n, rank, n_calibration in laws
+    ]
+
+    def tilted(tilt: float) -> tuple[list[NDArray[np.float64]], float]:
+        """Return each law times ``exp(tilt * number)``, over its sum, and the log of these sums."""
+        weighted = [each + tilt * np.arange(len(each)) for each in log_laws]
+        log_sums = [logsumexp(each) for each in weighted]
+        return [np.exp(w - s) for w, s in zip(weighted, log_sums, strict=True)], sum(log_sums)
+
+    def excess(tilt: float) -> float:
+        means = [each @ np.arange(len(each)) for each in tilted(tilt)[0]]
+        return float(sum(means) - min(n_flagged, n_rows - 0.5))
+
+    # The rounding of Fourier transforms would swamp a small probability. So the laws are tilted
+    # until `n_flagged` is their mean, where the probability is large, and the tilt is taken back.
+    tilt = 0.0
+    if excess(0) < 0:
+        high = 1.0
+        while excess(high) < 0:
+            high *= 2
+        tilt = brentq(excess, 0, high, xtol=1e-6)
+    parts, log_sum = tilted(tilt)
+    while len(parts) > 1:  # in pairs, so that short laws are not convolved with long ones
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        parts = [*(fftconvolve(*pair) for pair in pairs), *parts[len(parts) // 2 * 2 :]]
+    law = np.maximum(parts[0][n_flagged:], 0)
+    tail = law @ np.exp(-tilt * np.arange(len(law)))
+    return float(min(1.0, tail * np.exp(log_sum - tilt * n_flagged)))
 
 
 def batch_pvalue(n_flagged: int, n_rows: int, rank: int, n_calibration: int) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from skdice._base import BaseDetector
+from skdice._calibration.by_prediction import ClassScores, class_pvalues
 from skdice._engines.layer import MaskedLayer
 from skdice._engines.run import Options, run
 from skdice._passes.threshold import conformal_pvalues
@@ -19,6 +20,7 @@ from skdice.metrics._counts import metric_on_counts
 from skdice.metrics._intervals import interval_of_mean
 from skdice.metrics._rates import count_scores, labelled
 from skdice.monitoring import batch_pvalue
+from skdice.monitoring._batch import batch_test_by_class
 
 Interval = tuple[float, float]
 
@@ -90,7 +92,8 @@ class InDistribution(ScoredSet):
     """The in-distribution rows."""
 
     # Probability that rows like those of the calibration give as many flagged rows or more; None
-    # without one threshold that was calibrated.
+    # without a calibration. With a threshold for each class, rows of classes without one of their
+    # own do not count.
     pvalue: float | None
     # Empty without a head or a threshold.
     classes: tuple[ClassRow, ...]
@@ -148,9 +151,11 @@ def measure_inside(detector: BaseDetector, inside: Scored) -> InDistribution:
     """Return what is measured on the in-distribution rows."""
     record = getattr(detector, "calibration_", None)
     pvalue = None
-    if inside.flags is not None and record is not None and not hasattr(detector, "class_offsets_"):
+    if inside.flags is not None and record is not None:
         n_flagged = int(inside.flags.sum())
         pvalue = float(batch_pvalue(n_flagged, len(inside.flags), record.rank, record.n_samples))
+        if inside.classes is not None and hasattr(detector, "class_offsets_"):
+            pvalue = batch_test_by_class(detector, inside.flags, inside.classes).pvalue
     return InDistribution(
         **_scored_set(detector, inside), pvalue=pvalue, classes=_by_class(detector, inside)
     )
@@ -216,11 +221,13 @@ def _scored_set(detector: BaseDetector, scored: Scored) -> dict[str, Any]:
 def _extreme_rows(
     detector: BaseDetector, scored: Scored, rows: NDArray[np.intp]
 ) -> tuple[ExtremeRow, ...]:
-    calibration = getattr(detector, "calibration_scores_", None)
-    # With a threshold for each class, a row is compared with the rows of its class.
-    if calibration is None or hasattr(detector, "class_offsets_"):
-        pvalues = [None] * len(rows)
-    else:
+    calibration: Any = getattr(detector, "calibration_scores_", None)
+    pvalues = [None] * len(rows)
+    if hasattr(detector, "class_offsets_") and scored.classes is not None:
+        by_class = ClassScores(calibration, detector.calibration_classes_, detector.head_.n_classes)
+        references = by_class.references(detector.fallback_classes_)
+        pvalues = class_pvalues(references, scored.scores[rows], scored.classes[rows]).tolist()
+    elif calibration is not None:
         pvalues = conformal_pvalues(calibration, scored.scores[rows]).tolist()
     return tuple(
         ExtremeRow(

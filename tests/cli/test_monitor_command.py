@@ -245,3 +245,42 @@ def test_the_picture(run, tmp_path):
     code, *_ = run("a.npy", "odd.npy", "--png", tmp_path / "picture.png")
     assert code == 3
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_shows_the_stream_from_the_first_call_on(folder, run, tmp_path, monkeypatch):
+    plotting = pytest.importorskip("skdice.plotting")
+    pytest.importorskip("matplotlib")
+    drawn, plot = [], plotting.MonitorDisplay.plot
+    monkeypatch.setattr(
+        plotting.MonitorDisplay, "plot", lambda self, ax: drawn.append(self) or plot(self, ax)
+    )
+    picture = tmp_path / "picture.png"
+    run("a.npy")
+    run("odd.npy")
+    run("b.npy", "c.npy", "--png", picture)
+    (display,) = drawn
+    expected = FlagMonitor.from_detector(skdice.load(folder / "det.safetensors"))
+    ends = {}
+    for name in ("a", "odd", "b", "c"):
+        expected.update(np.load(folder / f"{name}.npy"))
+        ends[expected.n_samples_] = expected.evidence_, expected.n_flagged_ / expected.n_samples_
+    assert (np.diff(display.rows) > 0).all()
+    assert len(display.rows) == 4 * _monitor.POINTS_OF_FILE
+    shown = {
+        n: values
+        for n, *values in zip(display.rows, display.evidence, display.flag_rate, strict=True)
+    }
+    for n_rows, values in ends.items():
+        assert shown[n_rows] == pytest.approx(values, rel=1e-9)
+    assert display.alarm_row == expected.alarm_row_
+    assert ((display.low <= display.flag_rate) & (display.flag_rate <= display.high)).all()
+
+
+def test_the_past_in_the_state_is_bounded(run, monkeypatch):
+    monkeypatch.setattr(_monitor, "MOST_POINTS", 30)
+    for name in ("a.npy", "b.npy", "c.npy"):
+        run(name)
+    state = json.loads(run.state.read_text())
+    assert len(state["past"]) <= 30
+    assert state["past"][-1][0] == 1000
+    assert state["past"][0][0] < 200

@@ -100,3 +100,20 @@ def test_attach_asks_for_the_layer_where_none_has_the_head(small):
     detector = DICEDetector(head).fit(X)
     with pytest.raises(ValueError, match=r"no layer of the model has the weight .* name the"):
         attach(linear(), detector)
+
+
+def test_a_decision_scores_the_rows_once(small, monkeypatch):
+    head, X = small
+    layer = nn.Linear(12, 5, dtype=torch.float64)
+    layer.load_state_dict({"weight": torch.tensor(head.weight), "bias": torch.tensor(head.bias)})
+    detector = DICEDetector(head).fit(X).calibrate(X[:100], 0.1, method="conformal")
+    X = X[100:]  # scores that tie with the calibration would differ by their rounding
+    attached = attach(nn.Sequential(nn.Identity(), layer), detector)
+    scored, forward = [], attached.scorer.forward
+    monkeypatch.setattr(attached.scorer, "forward", lambda rows: scored.append(1) or forward(rows))
+    with torch.no_grad():
+        _, scores, is_ood, pvalues = attached.decide(torch.from_numpy(X))
+    assert len(scored) == 1
+    np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-12)
+    np.testing.assert_array_equal(is_ood, detector.predict(X) == -1)
+    np.testing.assert_allclose(pvalues, detector.pvalues(X))

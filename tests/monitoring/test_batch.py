@@ -2,11 +2,15 @@
 
 import dataclasses
 import warnings
+from fractions import Fraction
+from math import comb
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import beta, betabinom, binom
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, betabinom, binom, norm
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -14,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skdice import DICEDetector
 from skdice.monitoring import BatchTest, FlagMonitor, batch_pvalue, batch_test
-from skdice.monitoring._batch import flag_limit
+from skdice.monitoring._batch import _sum_pvalue, flag_limit
 
 # Ranks of conformal calibrations at 5 %, and of those with confidence 95 %.
 RANKS = [(100, 5), (100, 2), (500, 25), (500, 17), (5000, 250), (5000, 225)]
@@ -173,6 +177,50 @@ def test_the_law_by_class_is_that_of_the_sum_of_the_classes():
     assert (result.n_rows, result.n_flagged, result.n_untested) == (6, 3, 0)
     assert result.pvalue == pytest.approx(expected)
     assert result.expected == pytest.approx(sum(law.mean() for law in laws))
+
+
+laws = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(1, 6), st.integers(7, 60)), min_size=1, max_size=4
+)
+
+
+@given(laws, st.data())
+def test_the_sum_of_laws_is_exact_also_where_it_is_tiny(laws, data):
+    """The reference is in fractions: products of binomial numbers, and sums of all their terms."""
+    n_flagged = data.draw(st.integers(0, sum(n for n, _, _ in laws)))
+    total = [Fraction(1)]
+    for n, rank, n_calibration in laws:
+        # That k rows of the batch lie below the calibration score of a rank.
+        law = [
+            Fraction(
+                comb(rank + k - 1, k) * comb(n_calibration - rank + n - k, n - k),
+                comb(n_calibration + n, n),
+            )
+            for k in range(n + 1)
+        ]
+        assert sum(law) == 1
+        both = [Fraction(0)] * (len(total) + n)
+        for i, one in enumerate(total):
+            for k, other in enumerate(law):
+                both[i + k] += one * other
+        total = both
+    expected = float(sum(total[n_flagged:]))
+    assert _sum_pvalue(n_flagged, laws) == pytest.approx(expected, rel=1e-10, abs=0)
+
+
+@pytest.mark.parametrize("n_flagged", [0, 20, 70, 200, 900, 1000])
+def test_the_sum_of_one_law_is_the_law(n_flagged):
+    expected = batch_pvalue(n_flagged, 1000, 25, 500)
+    assert _sum_pvalue(n_flagged, [(1000, 25, 500)]) == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+def test_a_batch_of_a_million_rows_in_ten_classes():
+    """Ten times one class of its size, and a normal law with the moments of the sum."""
+    laws = [(100_000, 500, 10_000)] * 10
+    law = betabinom(100_000, 500, 9501)
+    for z in (-1.0, 0.5, 2.0):
+        n_flagged = round(10 * law.mean() + z * np.sqrt(10 * law.var()))
+        assert _sum_pvalue(n_flagged, laws) == pytest.approx(norm.sf(z), abs=0.01)
 
 
 def test_good_batches_of_any_mix_of_classes_keep_the_level():

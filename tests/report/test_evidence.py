@@ -1,6 +1,5 @@
 """The figures of a report are those of the detector and of the metrics, whatever it is given."""
 
-import dataclasses
 import hashlib
 import json
 
@@ -18,6 +17,7 @@ import skdice
 from skdice import DICEDetector, ViMDetector, sparsity_path
 from skdice.io import save_features
 from skdice.metrics import auroc, confidence_interval, fpr_at_tpr
+from skdice.monitoring import batch_test
 from skdice.report import OODReport
 
 
@@ -179,37 +179,37 @@ def test_the_rule_of_roc_curve(detector_of, rows):
     assert report.sets[0].fpr95.value == fpr_at_tpr(y, s, rule="roc_curve")
 
 
-class ByPrediction(DICEDetector):
-    """A detector with a threshold for each predicted class."""
-
-    def decision_function(self, X):
-        layer = dataclasses.replace(
-            self._layer, weight=self.head_.weight, bias=self.head_.bias, score=None
-        )
-        rows = self._open(X)
-        logits = rows.collect(self._block_values(layer), n_columns=self.head_.n_classes)
-        return self.score_samples(X) - self.class_offsets_[logits.argmax(axis=1)]
-
-
-def test_thresholds_of_predicted_classes(detector_of, rows):
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_thresholds_of_predicted_classes(fashion, rows, confidence):
     X_id, ood = rows
-    detector = ByPrediction(detector_of("conformal").head_)
-    detector.__dict__ |= vars(detector_of("conformal"))
-    detector.class_offsets_ = np.linspace(6, 9, 10)
-    detector.fallback_classes_ = np.array([3, 7])
-    record = detector.calibration_
-    detector.calibration_ = type("Record", (), {**dataclasses.asdict(record), "by": "prediction"})()
+    detector = DICEDetector(fashion.head).fit(fashion.id_train)
+    heldout = fashion.id_test[2000:3500]
+    classes = predicted_by(fashion.head, heldout)
+    # Classes 3 and 7 are left with too few rows for thresholds of their own.
+    kept = ~np.isin(classes, [3, 7]) | (np.arange(len(classes)) < 50)
+    with pytest.warns(UserWarning, match="2 of 10 predicted classes have too few"):
+        detector.calibrate(
+            heldout[kept], method="conformal", by="prediction", confidence=confidence
+        )
     report = OODReport.from_detector(detector, X_id, ood)
     assert report.inside.n_flagged == (detector.predict(X_id) == -1).sum()
     assert report.sets[0].n_flagged == (detector.predict(ood["mnist"]) == -1).sum()
-    assert report.inside.n_flagged != report.inside.n_rows
+    found, flagged = predicted_by(fashion.head, X_id), detector.predict(X_id) == -1
     for each in report.inside.classes:
         assert each.threshold == detector.class_offsets_[each.predicted]
-    assert report.inside.pvalue is None
-    assert report.inside.least_typical[0].pvalue is None
+        assert each.n_rows == (found == each.predicted).sum()
+        assert each.n_flagged == flagged[found == each.predicted].sum()
+    assert report.inside.pvalue == batch_test(detector, X_id).pvalue
+    pvalues = detector.pvalues(X_id)
+    for each in (*report.inside.least_typical, *report.inside.most_typical):
+        assert each.pvalue == pvalues[each.row]
     assert report.promise.by == "prediction"
     assert report.promise.fallback_classes == (3, 7)
     assert any("2 classes had too few calibration rows" in each for each in report.warnings)
+
+
+def predicted_by(head, X):
+    return (X.astype(np.float32) @ head.weight.T + head.bias).argmax(axis=1)
 
 
 @pytest.fixture
