@@ -69,11 +69,10 @@ class FittedEnsemble:
 
     def log_pvalues(self, member_scores: Float64Array) -> Float64Array:
         """Return the logarithm of the p-value of each row by each member."""
-        columns = [
-            reference.log_pvalues(member_scores[:, n])
-            for n, reference in enumerate(self.references)
-        ]
-        return np.stack(columns, axis=1)
+        log_pvalues = np.empty(member_scores.shape)
+        for n, reference in enumerate(self.references):
+            log_pvalues[:, n] = reference.log_pvalues(member_scores[:, n])
+        return log_pvalues
 
 
 def run_ensemble(

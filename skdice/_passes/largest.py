@@ -16,9 +16,9 @@ FloatArray = NDArray[np.floating[Any]]
 
 # Lower quantiles need so many entries that counting passes are cheaper.
 LEAST_LEVEL = 0.9
-# The entries that are kept take this much memory at most: 10 GB of float32 features at the level
-# 0.99, and a fifth of that at 0.95.
-MOST_BYTES = 128 << 20
+# The entries that are kept take this much memory at most: those of 26 GB of features at the level
+# 0.99, and of 5 GB at 0.95.
+MOST_BYTES = 256 << 20
 # The parts of a cluster keep this many times their share of the entries, because the largest
 # entries need not be spread evenly over them.
 MARGIN = 2
@@ -63,7 +63,7 @@ class Keeper:
 
     def __init__(self, n_kept: int, dtype: np.dtype[Any]) -> None:
         self._n_kept, self._n_values, self._bound = n_kept, 0, -np.inf
-        self._memory = np.empty(n_kept + max(n_kept // 4, LEAST_SPARE), dtype)
+        self._memory = np.empty(n_kept + max(n_kept // 8, LEAST_SPARE), dtype)
         # The entries fill the memory from its end, where `partition` leaves the largest.
         self._start = len(self._memory)
 
