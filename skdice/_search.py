@@ -422,6 +422,7 @@ class DICEDetectorCV(BaseDICE):
             parameters = self._detector_parameters()
             best = DICEDetector(**parameters)
             best._fit_rows(X, y, None)
+            self._forget_threshold()
             for name in vars(best).keys() - parameters.keys():
                 setattr(self, name, getattr(best, name))
         return self

@@ -407,13 +407,14 @@ def test_reports_count_the_flags_of_the_classes(fashion):
 
 
 def test_no_single_line_is_drawn_for_the_thresholds(fashion):
-    pytest.importorskip("matplotlib")
+    plt = pytest.importorskip("matplotlib.pyplot")
     from skdice.plotting import ScoreHistogramDisplay
 
     detector = DICEDetector(fashion.head).fit(fashion.id_train)
     detector.calibrate(fashion.id_test[:1500], method="conformal", by="prediction")
     display = ScoreHistogramDisplay.from_estimator(detector, fashion.id_test, fashion.ood)
     assert display.threshold is None
+    plt.close(display.figure_)
 
 
 # A pipeline
