@@ -209,7 +209,8 @@ class BaseDetector(CalibrationMixin, OnnxMixin, OutlierMixin, BaseEstimator):
         Its ``forward(features)`` returns the scores (n,). ``is_ood(features)`` is true for the
         rows that are out-of-distribution; a row that is not finite counts as out-of-distribution,
         because the module cannot refuse it. ``pvalue(features)`` returns the p-values after a
-        conformal calibration, and NaN without one. ``threshold`` is a buffer, which is NaN if the
+        conformal calibration, and NaN without one. ``decide(features)`` returns the three from one
+        computation. ``threshold`` is a buffer, which is NaN if the
         detector has no threshold; after ``calibrate(..., by="prediction")`` the buffer
         ``class_thresholds`` decides. The module can be scripted and exported to ONNX. Rows in
         double precision are scored in double precision, all others in single precision.
