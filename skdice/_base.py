@@ -236,7 +236,7 @@ class BaseDetector(CalibrationMixin, OnnxMixin, OutlierMixin, BaseEstimator):
 
     def _with_calibration(self, module: Any) -> Any:
         """Give a torch module the conformal calibration, if there is one, and return it."""
-        from skdice._engines.module import ClassModuleState
+        from skdice._engines.threshold_module import ClassModuleState
 
         if not hasattr(self, "calibration_scores_"):
             return module

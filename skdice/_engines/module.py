@@ -1,6 +1,6 @@
 """The torch module that a fitted detector becomes; importing this imports torch."""
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -10,153 +10,12 @@ from skdice._engines.activations import Clip, ScaleRows
 from skdice._engines.geometric import ROUNDINGS, fdbd_arrays
 from skdice._engines.layer import FDBDLayer, Layer, MaskedLayer
 from skdice._engines.reference import ReferenceDistribution
+from skdice._engines.threshold_module import (
+    ThresholdModule,
+    as_narrow_tensor,
+    as_tensor,
+)
 from skdice._scores import GEN_GAMMA, GEN_TOP_CLASSES
-
-# This alias stands outside of the class because TorchScript reads comments on types in functions.
-is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
-
-
-class ClassModuleState(NamedTuple):
-    """What a module needs to decide by predicted class, as NumPy arrays.
-
-    `thresholds` has a number for each class, `weight` and `bias` are those of the unmasked head,
-    `classes` holds the predicted class of each calibration score, and `fallback` the classes whose
-    rows are compared with all calibration scores.
-    """
-
-    thresholds: Any
-    weight: Any
-    bias: Any
-    classes: Any
-    fallback: Any
-
-
-class ThresholdModule(nn.Module):
-    """Base of the modules that score rows and compare the scores with a threshold.
-
-    A derived class implements `forward`. `set_calibration` adds what is known of a conformal
-    calibration.
-
-    Parameters
-    ----------
-    threshold : Tensor of shape ()
-        Rows whose score is below it are out-of-distribution; NaN where there is none.
-
-    Attributes
-    ----------
-    class_thresholds : Tensor of shape (n_classes,)
-        The threshold of each predicted class; empty where all classes have one threshold.
-    head_weight, head_bias : Tensor of shape (n_classes, n_features) and (n_classes,)
-        The unmasked head, which predicts the class; empty with `class_thresholds`.
-    calibration_scores : Tensor of shape (n_calibration,)
-        The calibration scores in ascending order; empty without a conformal calibration.
-    class_places : Tensor of shape (n_calibration,), int64
-        The number c (n_calibration + 1) + i for the i-th calibration score, whose class is c, in
-        ascending order.
-    class_counts : Tensor of shape (n_classes,), int64
-        Number of calibration scores of each class; -1 for a class that is compared with all.
-    """
-
-    threshold: Tensor
-    class_thresholds: Tensor
-    head_weight: Tensor
-    head_bias: Tensor
-    calibration_scores: Tensor
-    class_places: Tensor
-    class_counts: Tensor
-    shaping = ""
-
-    def __init__(self, threshold: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("threshold", threshold)
-        for name in ("class_thresholds", "head_bias", "calibration_scores"):
-            self.register_buffer(name, torch.zeros(0, device="cpu"))
-        self.register_buffer("head_weight", torch.zeros(0, 0, device="cpu"))
-        for name in ("class_places", "class_counts"):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.int64, device="cpu"))
-
-    def set_calibration(self, scores: Any, by_class: ClassModuleState | None) -> None:
-        """Set the buffers of a conformal calibration from NumPy arrays."""
-        self.calibration_scores = _narrow(scores)
-        if by_class is None:
-            return
-        self.class_thresholds = _narrow(by_class.thresholds)
-        self.head_weight, self.head_bias = _tensor(by_class.weight), _tensor(by_class.bias)
-        n, counts = len(scores), np.bincount(by_class.classes, minlength=len(by_class.bias))
-        self.class_places = _tensor(np.sort(by_class.classes * (n + 1) + np.arange(n)), np.int64)
-        counts[by_class.fallback] = -1
-        self.class_counts = _tensor(counts, np.int64)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the score of each row of features (n, n_features): (n,)."""
-        raise NotImplementedError
-
-    @torch.jit.export
-    def decide(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the score, `is_ood` and `pvalue` of each row, all (n,), from one computation."""
-        scores: Tensor = self.forward(features)
-        sound = features.isfinite().all(1) & scores.isfinite()
-        classes = torch.zeros(0, dtype=torch.int64, device=scores.device)
-        thresholds = self.threshold.to(scores.dtype)
-        if len(self.class_thresholds) > 0:
-            classes = self.predicted(features)
-            thresholds = self.class_thresholds.to(scores.dtype)[classes]
-        is_ood = ((scores < thresholds) | ~sound) & ~self.threshold.isnan()
-        return scores, is_ood, self.pvalues_of(scores, sound, classes)
-
-    @torch.jit.export
-    def is_ood(self, features: Tensor) -> Tensor:
-        """Return for each row whether it is out-of-distribution: (n,), bool.
-
-        A row with a feature or a score that is not finite counts as out-of-distribution. Without
-        a threshold, no row does.
-        """
-        return self.decide(features)[1]
-
-    @torch.jit.export
-    def pvalue(self, features: Tensor) -> Tensor:
-        """Return the conformal p-value of each row: (n,), in the dtype of the scores.
-
-        After a calibration by predicted class it is the p-value among the calibration rows of
-        that class. A row with a feature or a score that is not finite has the smallest p-value.
-        Without a conformal calibration all are NaN.
-        """
-        return self.decide(features)[2]
-
-    def pvalues_of(self, scores: Tensor, sound: Tensor, classes: Tensor) -> Tensor:
-        """Return the p-values of scores, of rows of these classes if they count."""
-        n = len(self.calibration_scores)
-        if n == 0:
-            return torch.full_like(scores, torch.nan)
-        reference = self.calibration_scores.to(scores.dtype)
-        at_or_below = torch.searchsorted(reference, scores.contiguous(), right=True)
-        total = torch.full_like(at_or_below, n)
-        if len(self.class_counts) > 0:
-            # Of the scores at or below, those of the class lie between these two places.
-            first = classes * (n + 1)
-            stop = torch.searchsorted(self.class_places, first + at_or_below)
-            of_class = stop - torch.searchsorted(self.class_places, first)
-            counts = self.class_counts[classes]
-            at_or_below = torch.where(counts >= 0, of_class, at_or_below)
-            total = torch.where(counts >= 0, counts, total)
-        pvalues = (at_or_below + 1).to(scores.dtype) / (total + 1).to(scores.dtype)
-        return torch.where(sound, pvalues, torch.full_like(pvalues, 1 / (n + 1)))
-
-    def predicted(self, features: Tensor) -> Tensor:
-        """Return the class with the largest logit of the unmasked head, the first of several."""
-        logits = self.linear(self.precise(features), self.head_weight, self.head_bias)
-        return logits.argmax(1)
-
-    def precise(self, features: Tensor) -> Tensor:
-        """Return features in the precision in which they are scored."""
-        return features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
-
-    def linear(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return a linear layer in the precision of the features."""
-        weight, bias = weight.to(features.dtype), bias.to(features.dtype)
-        if not is_scripting():
-            return uncast_linear(features, weight, bias)
-        return nn.functional.linear(features, weight, bias)
 
 
 class ScoringModule(ThresholdModule):
@@ -468,15 +327,6 @@ class EnsembleModule(ThresholdModule):
         return stacked.amin(1) if self.by_minimum else stacked.mean(1)
 
 
-def uncast_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the linear layer in the precision of the features, also inside autocast."""
-    kind = features.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        with torch.autocast(kind, enabled=False):
-            return nn.functional.linear(features, weight, bias)
-    return nn.functional.linear(features, weight, bias)
-
-
 def detector_module(
     layer: Layer, threshold: float = torch.nan, dtype: np.dtype[Any] | None = None
 ) -> ScoringModule:
@@ -508,17 +358,17 @@ def detector_module(
         centred = none if arrays.centred is None else arrays.centred
         squares = np.zeros(0) if arrays.squares is None else arrays.squares
         return FDBDModule(
-            _tensor(layer.weight),
-            _tensor(layer.bias),
+            as_tensor(layer.weight),
+            as_tensor(layer.bias),
             limit,
-            _tensor(arrays.mean, dtype),
-            _tensor(boundaries, dtype),
-            _tensor(centred, dtype),
-            _tensor(squares, dtype),
+            as_tensor(arrays.mean, dtype),
+            as_tensor(boundaries, dtype),
+            as_tensor(centred, dtype),
+            as_tensor(squares, dtype),
             arrays.least_distance,
         )
-    coef, intercept = map(_tensor, (layer.weight, layer.bias))
-    components, shift = (_tensor(array, dtype) for array in (layer.components, layer.shift))
+    coef, intercept = map(as_tensor, (layer.weight, layer.bias))
+    components, shift = (as_tensor(array, dtype) for array in (layer.components, layer.shift))
     alpha = torch.nan if layer.alpha is None else layer.alpha
     return ViMModule(coef, intercept, limit, components, shift, alpha)
 
@@ -559,12 +409,12 @@ def ensemble_module(
             reference.tail_mean or np.inf,
             reference.empirical_log_pvalues(np.array([reference.tail_start]))[0],
         )
-    start, mean, at_start = (_tensor(array, dtype) for array in tails)
+    start, mean, at_start = (as_tensor(array, dtype) for array in tails)
     return EnsembleModule(
         _threshold(threshold),
         [detector_module(layer) for layer in layers],
-        _tensor(kept, dtype),
-        _tensor(log_pvalues, dtype),
+        as_tensor(kept, dtype),
+        as_tensor(log_pvalues, dtype),
         start,
         mean,
         at_start,
@@ -573,19 +423,7 @@ def ensemble_module(
 
 
 def _threshold(value: float) -> Tensor:
-    return _narrow(np.array(value))
-
-
-def _narrow(array: Any) -> Tensor:
-    """Return numbers in single precision where that holds them: not every device has double."""
-    exact = _tensor(array, np.float64)
-    single = exact.float()
-    differs = bool(((single < exact) | (single > exact)).any())
-    return exact if differs else single
-
-
-def _tensor(array: Any, dtype: Any = None) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype))
+    return as_narrow_tensor(np.array(value))
 
 
 def _masked_module(layer: MaskedLayer, threshold: Tensor) -> DetectorModule:
@@ -604,5 +442,5 @@ def _masked_module(layer: MaskedLayer, threshold: Tensor) -> DetectorModule:
                 f"shaping is {other.transformer!r}: only those of skdice.shaping become a torch "
                 "module"
             )
-    coef, intercept = map(_tensor, layer.arrays)
+    coef, intercept = map(as_tensor, layer.arrays)
     return DetectorModule(coef, intercept, threshold, score, **shaping)
