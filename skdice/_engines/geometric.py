@@ -1,6 +1,7 @@
 """Scores that look at the features beside the logits: fDBD and ViM, by any array library."""
 
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -164,10 +165,14 @@ def geometric_engine(
         array = array.astype(dtype, copy=False)
         return array if namespace is None else from_numpy(array, namespace)
 
-    def pack(*_: FloatArray) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    def pack(*_: FloatArray) -> tuple[list[Any], list[tuple[int, slice]], list[Any]]:
         factors = [(group.weight, group.bias)]
         factors += [(each.components, each.shift) for each in layers if isinstance(each, ViMLayer)]
+        # The factor and the columns of its product that hold the logits, and each residual.
+        places = [(n, slice(None)) for n in range(len(factors))]
         if n_classes <= MOST_STACKED_CLASSES:
+            stops = accumulate((len(weight) for weight, _ in factors), initial=0)
+            places = [(0, slice(start, stop)) for start, stop in pairwise(stops)]
             weights, shifts = zip(*factors, strict=True)
             factors = [(np.concatenate(weights), np.concatenate(shifts))]
         fitted = [
@@ -176,14 +181,10 @@ def geometric_engine(
             else None
             for each in layers
         ]
-        return [(in_place(weight), in_place(shift)) for weight, shift in factors], fitted
+        return [(in_place(weight).T, in_place(shift)) for weight, shift in factors], places, fitted
 
-    place = () if namespace is None else (namespace.xp, namespace.device)
-    factors, fitted = group.packed_as(("geometric", *place, dtype), pack)
-    # The logits and the residuals of a ViM layer are consecutive columns of the products.
-    widths = [n_classes]
-    widths += [len(each.components) for each in layers if isinstance(each, ViMLayer)]
-    stops = np.cumsum(widths).tolist()
+    device = () if namespace is None else (namespace.xp, namespace.device)
+    factors, places, fitted = group.packed_as(("geometric", *device, dtype), pack)
 
     def compute(block: Any) -> list[Any]:
         with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
@@ -191,15 +192,10 @@ def geometric_engine(
                 block = namespace.xp.astype(block, getattr(namespace.xp, dtype.name))
             products = []
             for weight, shift in factors:
-                product = block @ weight.T
+                product = block @ weight
                 product += shift
                 products.append(product)
-            if len(products) < len(widths):
-                products = [
-                    products[0][:, stop - width : stop]
-                    for width, stop in zip(widths, stops, strict=True)
-                ]
-            logits, *residuals = products
+            logits, *residuals = (products[n][:, columns] for n, columns in places)
             values = []
             for n, (layer, arrays) in enumerate(zip(layers, fitted, strict=True)):
                 if isinstance(layer, ViMLayer):
