@@ -268,7 +268,6 @@ class BaseDetector(CalibrationMixin, OnnxMixin, OutlierMixin, BaseEstimator):
         if measured.statistics.n_samples == 0:
             raise self._no_rows(rows.shape[0], labelled=y is not None, weighted=weights is not None)
         layer = self._set_measured(head, inliers, measured)
-        measured = measured._replace(largest=None)  # the second pass needs its memory
         values = inliers.collect(self._block_values(layer), n_columns=layer.n_columns)
         self._set_threshold(inliers, self._set_values(inliers, values, measured))
         if get_config()["array_api_dispatch"]:

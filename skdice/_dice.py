@@ -25,7 +25,7 @@ from skdice._rows.door import as_source
 from skdice._rows.sources import RowSource
 from skdice._scores import SCORES
 from skdice._sparsify import contribution, threshold_masks
-from skdice.shaping import describe, fit_shaping, lowest_level
+from skdice.shaping import describe, fit_shaping, learned_levels
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -434,13 +434,13 @@ class DICEDetector(BaseDICE):
             n_rows = 0 if np.isnan(rows.shape[0]) else int(rows.shape[0])
             cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
             n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
-        level = np.inf if self.shaping is None else lowest_level(self.shaping)
-        return Wanted(n_sampled=n_sampled, level=level)
+        levels = () if self.shaping is None else learned_levels(self.shaping)
+        return Wanted(n_sampled=n_sampled, levels=levels)
 
     def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> MaskedLayer:
         shaping = self.shaping
         if shaping is not None:
-            shaping = fit_shaping(shaping, rows, self.verbose, largest=measured.largest)
+            shaping = fit_shaping(shaping, rows, self.verbose, known=measured.quantiles)
         mean_activation = measured.statistics.mean()
         contributions = contribution(head.weight, mean_activation)
         ((mask, threshold),) = threshold_masks(contributions, [self.sparsity])

@@ -431,7 +431,6 @@ class ConformalEnsemble(BaseDetector, Composition):
                 raise self._no_rows(inliers.shape[0], labelled=y is not None)
             for n, head in heads.items():
                 layers[n] = self.estimators_[n]._set_measured(head, inliers, measured)
-            measured = measured._replace(largest=None)  # the second pass needs its memory
         members = [
             _member_of(name, detector, layers.get(n))
             for n, (name, detector) in enumerate(zip(self._names, self.estimators_, strict=True))

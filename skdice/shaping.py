@@ -5,7 +5,7 @@ in a Pipeline or as the `shaping` of a `skdice.DICEDetector`. float32 features s
 precision becomes float32, and everything else becomes float64. Quantiles are fractions in [0, 1].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -23,7 +23,6 @@ from skdice._compat.arrays import (
 )
 from skdice._compat.sklearn import Interval, validate_parameters
 from skdice._engines.activations import Activation, Clip, ScaleRows, Transform, apply_shaping
-from skdice._passes.largest import LargestEntries
 from skdice._passes.quantiles import quantiles
 from skdice._rows.door import as_source, feature_names_source
 from skdice._rows.sources import RowSource, SlicedRows, scoring_dtype
@@ -152,12 +151,11 @@ def fit_shaping(
     rows: RowSource,
     verbose: int | bool = 0,
     *,
-    largest: LargestEntries | None = None,
+    known: Mapping[float, float] | None = None,
 ) -> Any:
     """Return a clone of a shaping, fitted on in-distribution rows that are known to be finite.
 
-    None stays None. The rows are not read where their largest entries, if they are given, tell
-    what the shaping learns.
+    None stays None. The rows are not read where their quantiles are known, by level.
     """
     if shaping is None:
         return None
@@ -165,16 +163,18 @@ def fit_shaping(
     if not is_described(shaping):
         return shaping.fit(np.asarray(rows), None)
     levels = shaping._checked_levels()
-    learned = None if largest is None else largest.quantiles(levels)
-    if learned is None:
-        learned = quantiles(rows, levels, verbose=verbose) if levels else []
+    known = known or {}
+    if all(level in known for level in levels):
+        learned = [known[level] for level in levels]
+    else:
+        learned = quantiles(rows, levels, verbose=verbose)
     shaping._set_learned(rows.shape[1], learned)
     return shaping
 
 
-def lowest_level(shaping: Any) -> float:
-    """Return the lowest quantile that a shaping learns; infinity if it learns none."""
-    return min(shaping._checked_levels(), default=np.inf) if is_described(shaping) else np.inf
+def learned_levels(shaping: Any) -> tuple[float, ...]:
+    """Return the levels of the quantiles that a shaping of this module learns; none of others."""
+    return tuple(shaping._checked_levels()) if is_described(shaping) else ()
 
 
 def describe(shaping: Any, n_features: int) -> Activation | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -236,7 +236,7 @@ class FeatureStatistics:
         assert self.scatter is not None
         assert other.scatter is not None
         with np.errstate(over="ignore", invalid="ignore"):
-            self.scatter = self.scatter + other.scatter
+            self.scatter += other.scatter
             if self.sum_of_weights and other.sum_of_weights:
                 distance = other.mean() - self.mean()
                 share = other.sum_of_weights / (self.sum_of_weights + other.sum_of_weights)
@@ -291,28 +291,37 @@ class Wanted:
     n_sampled : int
         Number of rows that are kept. There are up to 20 more or fewer, as their spread is not
         perfect.
-    level : float
-        The lowest quantile of all entries that is sought; 1 and above if none is.
+    levels : tuple of float
+        The levels of the quantiles of all entries that are sought.
     """
 
     second_moments: bool = False
     n_sampled: int = 0
-    level: float = np.inf
+    levels: tuple[float, ...] = ()
 
     def __or__(self, other: Wanted) -> Wanted:
         return Wanted(
             self.second_moments or other.second_moments,
             max(self.n_sampled, other.n_sampled),
-            min(self.level, other.level),
+            (*self.levels, *other.levels),
         )
 
 
 class Measured(NamedTuple):
-    """What one pass has found: the sums, the sample, and the largest entries if it kept them."""
+    """What one pass has found: the sums, the sample, and quantiles by their levels.
+
+    None stands for quantiles that take passes of their own.
+    """
 
     statistics: FeatureStatistics
     sample: RowSample | None = None
-    largest: LargestEntries | None = None
+    quantiles: Mapping[float, float] | None = None
+
+
+class _PartMeasured(NamedTuple):
+    statistics: FeatureStatistics
+    sample: RowSample
+    largest: LargestEntries | None
 
 
 def check_weights(sample_weight: ArrayLike, rows: RowSource) -> Float64Array:
@@ -372,21 +381,26 @@ def measure(
     number of the row alone: not on blocks, threads or chunks. Where the chunks of a Dask
     collection have unknown sizes, all chunks give the same number of rows.
     """
+    level = min(wanted.levels, default=np.inf)
     n_rows, n_sampled = rows.shape[0], wanted.n_sampled
     if np.isnan(n_rows):
         n_sampled = math.ceil(n_sampled / max(1, rows.n_parts))
-    return rows.reduce(
+    statistics, sample, largest = rows.reduce(
         partial(
             _measure_part,
             wanted=replace(wanted, n_sampled=n_sampled),
             n_rows=n_rows,
-            margin=margin_of(rows, wanted.level) if wanted.level <= 1 else None,
+            margin=margin_of(rows, level) if wanted.levels else None,
             batch_size=batch_size,
             n_jobs=n_jobs,
             verbose=verbose,
         ),
         _merged,
     )
+    found = None if largest is None else largest.quantiles(wanted.levels)
+    if found is None:
+        return Measured(statistics, sample)
+    return Measured(statistics, sample, dict(zip(wanted.levels, found, strict=True)))
 
 
 def _measure_part(
@@ -397,13 +411,13 @@ def _measure_part(
     batch_size: int | None,
     n_jobs: int | None,
     verbose: int | bool,
-) -> Measured:
+) -> _PartMeasured:
     statistics = FeatureStatistics(rows.shape[1], second_moments=wanted.second_moments)
     share = wanted.n_sampled / max(1, rows.shape[0] if np.isnan(n_rows) else n_rows)
     limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
     kept = [np.empty((0, rows.shape[1]), scoring_dtype(rows.dtype))]
     kept_weights = [np.empty(0)]
-    largest = None if margin is None else keeper(rows, wanted.level, margin)
+    largest = None if margin is None else keeper(rows, min(wanted.levels), margin)
     native = rows.weights is None and rows.namespace is not None and is_accelerator(rows.namespace)
     # Adding up the products of a block takes as long as some hundred rows of it.
     min_rows = PRODUCT_ROWS if wanted.second_moments else MIN_BLOCK_ROWS
@@ -442,7 +456,7 @@ def _measure_part(
             kept_weights.append(weights[chosen])
         if largest is not None:
             largest.add(block)
-    return Measured(
+    return _PartMeasured(
         statistics,
         # The first array is in the dtype of the others, unless these were tensors of another one.
         RowSample(np.concatenate(kept, dtype=kept[0].dtype), np.concatenate(kept_weights)),
@@ -496,10 +510,10 @@ def _weights_of_part(rows: SlicedRows) -> Float64Array:
     return rows.weights
 
 
-def _merged(parts: list[Measured]) -> Measured:
+def _merged(parts: list[_PartMeasured]) -> _PartMeasured:
     of_parts, samples, largest = zip(*parts, strict=True)
     whole = FeatureStatistics(second_moments=of_parts[0].second_moments)
     for part in of_parts:
         whole.merge(part)
     rows, weights = map(np.concatenate, zip(*samples, strict=True))
-    return Measured(whole, RowSample(rows, weights), merged_largest(largest))
+    return _PartMeasured(whole, RowSample(rows, weights), merged_largest(largest))

@@ -23,9 +23,9 @@ levels = st.floats(0.9, 1)
 
 @given(matrices, levels, st.integers(1, 7))
 def test_quantiles_of_one_pass_equal_numpy(X, level, batch_size):
-    found = measure(as_source(X), Wanted(level=level), batch_size=batch_size).largest
-    expected = [float(np.quantile(X, each)) for each in (level, 1.0)]
-    assert found.quantiles([level, 1.0]) == expected
+    wanted = Wanted(levels=(level, 1.0))
+    found = measure(as_source(X), wanted, batch_size=batch_size).quantiles
+    assert found == {each: float(np.quantile(X, each)) for each in (level, 1.0)}
 
 
 @given(matrices, levels, st.integers(1, 250), st.integers(1, 9), st.data())
@@ -49,22 +49,29 @@ def test_merged_parts_give_the_quantile_of_all_or_none(X, level, n_kept, spare, 
 
 def test_more_entries_than_the_memory_holds_drop_the_smallest(monkeypatch):
     X = np.random.default_rng(0).normal(size=(40_000, 10)).astype(np.float32)
-    found = measure(as_source(X), Wanted(level=0.99), batch_size=300).largest
+    keeper = Keeper(4001, X.dtype)
+    for start in range(0, len(X), 300):
+        keeper.add(X[start : start + 300])
+    found = keeper.largest()
     assert len(found.entries) < X.size / 2
     assert found.quantiles([0.99, 0.995]) == [float(np.quantile(X, q)) for q in (0.99, 0.995)]
     assert found.quantiles([0.5]) is None
+    wanted = Wanted(levels=(0.99,))
+    assert measure(as_source(X), wanted).quantiles == {0.99: float(np.quantile(X, 0.99))}
     monkeypatch.setattr(largest, "MOST_BYTES", 1000)
-    assert measure(as_source(X), Wanted(level=0.99)).largest is None
+    assert not measure(as_source(X), wanted).quantiles
 
 
 def test_what_is_not_asked_for_is_not_kept():
     X = np.ones((10, 2))
-    assert measure(as_source(X), Wanted()).largest is None
-    assert measure(as_source(X), Wanted(level=0.5)).largest is None  # counting passes are cheaper
+    assert not measure(as_source(X), Wanted()).quantiles
+    counted = Wanted(levels=(0.5, 0.99))  # passes that count are cheaper for the lower one
+    assert not measure(as_source(X), counted).quantiles
     weighted = as_source(X).inliers(None, np.ones(10))
-    assert measure(weighted, Wanted(level=0.99)).largest is None
+    assert not measure(weighted, Wanted(levels=(0.99,))).quantiles
 
 
 def test_a_part_without_entries_makes_the_whole_unknown():
-    one = measure(as_source(np.ones((10, 2))), Wanted(level=0.99)).largest
-    assert merged_largest([one, None]) is None
+    keeper = Keeper(3, np.dtype("f4"))
+    keeper.add(np.ones((10, 2), "f4"))
+    assert merged_largest([keeper.largest(), None]) is None
