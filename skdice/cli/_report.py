@@ -20,6 +20,7 @@ def report(arguments: Namespace) -> None:
         evidence.to_markdown(output)
     else:
         evidence.to_html(output)
+    n_warnings = len(evidence.warnings)
     facts = {
         "output": str(output),
         "id_flagged": evidence.inside.flagged,
@@ -32,5 +33,5 @@ def report(arguments: Namespace) -> None:
         arguments,
         facts,
         f"mean FPR95 {evidence.fpr95.value:.1%}, mean AUROC {evidence.auroc.value:.1%}, "
-        f"{len(evidence.warnings)} warnings; wrote {{output}}",
+        f"{n_warnings} warning{'s' * (n_warnings != 1)}; wrote {{output}}",
     )

@@ -248,8 +248,9 @@ def test_the_picture(run, tmp_path):
 
 
 def test_the_picture_shows_the_stream_from_the_first_call_on(folder, run, tmp_path, monkeypatch):
-    plotting = pytest.importorskip("skdice.plotting")
     pytest.importorskip("matplotlib")
+    from skdice import plotting
+
     drawn, plot = [], plotting.MonitorDisplay.plot
     monkeypatch.setattr(
         plotting.MonitorDisplay, "plot", lambda self, ax: drawn.append(self) or plot(self, ax)
