@@ -90,9 +90,26 @@ def test_contents_that_were_counted_are_refused_under_another_name_too(folder, r
     assert "from 'b.npy'" in err
 
 
+def resealed(**changes):
+    """A function from a state to another one with a digest that matches."""
+
+    def change(text):
+        state = json.loads(text) | changes
+        del state["sha256"]
+        return json.dumps({**state, "sha256": _monitor._digest(state)})
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (resealed(past="long ago"), "past is not a list of lists of 5 numbers"),
+        (resealed(past=[[1, 2, 3, 4]]), "past is not a list of lists of 5 numbers"),
+        (resealed(past=[[1, 2, 3, 4, None]]), "past is not a list of lists of 5 numbers"),
+        (resealed(past=[[1, 2, 3, 4, True]]), "past is not a list of lists of 5 numbers"),
+        (resealed(files=["a.npy"]), "files is not a mapping of digests to names"),
+        (resealed(monitor=5), "not a state of a FlagMonitor|monitor"),
         (lambda text: text[:100], "not JSON, or cut short"),
         (lambda text: text.replace('"schema": 1', '"schema": 2', 1), "newer version of skdice"),
         (lambda text: text.replace("a.npy", "b.npy"), "its digest does not match"),
