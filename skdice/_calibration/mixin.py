@@ -24,7 +24,7 @@ from skdice._passes.threshold import (
     Calibration,
     conformal_pvalues,
     conformal_rank,
-    digest_of_scores,
+    digest_of_blocks,
     rows_below,
     score_threshold,
     weighted_threshold,
@@ -155,7 +155,7 @@ class CalibrationMixin:
             scores = to_numpy(scores)
         blocks = in_order(scores) if is_dask(scores) else iter([scores])
         sizes: list[int] = []
-        digest = digest_of_scores(_counted(blocks, sizes))
+        digest = digest_of_blocks(_counted(blocks, sizes))
         n_rows = sum(sizes)
         if n_rows == 0:  # chunks of unknown sizes may all be empty
             raise self._no_rows(0, labelled=False)

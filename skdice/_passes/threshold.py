@@ -294,8 +294,8 @@ def conformal_pvalues(calibration: FloatArray, scores: FloatArray) -> NDArray[np
     return values
 
 
-def digest_of_scores(blocks: Iterable[FloatArray]) -> str:
-    """Return the SHA-256 of scores that come in blocks, which does not depend on the blocks."""
+def digest_of_blocks(blocks: Iterable[FloatArray]) -> str:
+    """Return the SHA-256 of numbers that come in blocks, which does not depend on the blocks."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)

@@ -12,7 +12,7 @@ from skdice._compat.arrays import to_numpy
 from skdice._dice import BaseDICE
 from skdice._ensemble import ConformalEnsemble
 from skdice._head import LinearHead
-from skdice._passes.threshold import digest_of_scores as digest_of_blocks
+from skdice._passes.threshold import digest_of_blocks
 from skdice._persistence.encode import encode
 from skdice._persistence.files import digest_of_document, read_document
 from skdice._version import __version__

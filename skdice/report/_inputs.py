@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skdice._compat.arrays import is_dask
-from skdice._passes.threshold import digest_of_scores as digest_of_blocks
+from skdice._passes.threshold import digest_of_blocks
 from skdice._rows.sources import RowSource, SlicedRows
 from skdice.io import open_features
 from skdice.io._archive import to_path

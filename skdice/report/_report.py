@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
-from skdice._passes.threshold import digest_of_scores
+from skdice._passes.threshold import digest_of_blocks
 from skdice._persistence.files import load
 from skdice._rows.sources import RowSource
 from skdice.io._archive import to_path
@@ -202,7 +202,7 @@ class OODReport:
                 sets,
                 {each.name: each.digest.sha256 for each in data},
                 rate=promise.rate,
-                is_calibration=digest_of_scores(iter([inside.scores])) == promise.digest,
+                is_calibration=digest_of_blocks(iter([inside.scores])) == promise.digest,
             ),
             *warnings_about_detector(fitted),
         ]
