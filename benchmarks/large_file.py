@@ -22,7 +22,8 @@ from skdice import ConformalEnsemble, DICEDetector, LinearHead, make_ensemble
 from skdice.io import open_features, save_scores
 from skdice.shaping import ReAct
 
-LIMIT_MIB = 600
+# The ensemble also holds second moments, the largest activations, and the scores of all members.
+LIMIT_MIB = {"dice": 600, "ensemble": 700}
 
 
 def peak_mib() -> float:
@@ -83,8 +84,9 @@ def main() -> None:
         scores = Path(folder) / "scores.npy"
         measured("score to a file", lambda: save_scores(scores, detector, rows))
     beyond = peak_mib() - baseline
-    print(f"peak memory beyond the interpreter's: {beyond:.0f} MiB, limit {LIMIT_MIB} MiB")
-    if beyond > LIMIT_MIB:
+    limit = LIMIT_MIB[arguments.detector]
+    print(f"peak memory beyond the interpreter's: {beyond:.0f} MiB, limit {limit} MiB")
+    if beyond > limit:
         sys.exit(1)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg.blas import dger
 from sklearn.utils import column_or_1d
 
 from skdice._compat.arrays import is_accelerator, namespace_of, to_host, to_numpy
@@ -240,7 +241,11 @@ class FeatureStatistics:
             if self.sum_of_weights and other.sum_of_weights:
                 distance = other.mean() - self.mean()
                 share = other.sum_of_weights / (self.sum_of_weights + other.sum_of_weights)
-                self.scatter += np.outer(distance, (self.sum_of_weights * share) * distance)
+                # In place, because the outer product would take as much memory as the scatter.
+                whole = dger(
+                    self.sum_of_weights * share, distance, distance, a=self.scatter.T, overwrite_a=1
+                )
+                self.scatter = whole.T
 
     def _add_sums(self, n_samples: int, sums: Float64Array, sum_of_weights: float) -> None:
         """Add the `column_sums` (2, n_features) of some rows."""
@@ -483,7 +488,8 @@ def _taken(block: Any, chosen: NDArray[np.intp]) -> NDArray[Any]:
 def _block_products(block: Any, weights: Float64Array | None) -> FeatureStatistics:
     """Return the statistics of one block with second moments, computed where the block lies."""
     xp = namespace_of(block)
-    part = FeatureStatistics(int(block.shape[1]), second_moments=True)
+    part = FeatureStatistics(int(block.shape[1]))
+    part.second_moments = True
     if isinstance(block, np.ndarray):
         sums = column_sums(block if weights is None else block * weights[:, np.newaxis])
         centred = block.astype(np.float64)
