@@ -7,7 +7,7 @@ DICEDetector(head='identity', sparsity=0)
 
 from importlib import import_module
 
-from skdice._version import __version__ as __version__
+from skdice._compat.version import __version__ as __version__
 
 # Type checkers take this name for typing.TYPE_CHECKING. Importing typing takes longer than
 # importing the rest of this module.

@@ -70,7 +70,7 @@ def imported_module(parent: str, name: str) -> str:
     if f"{parent}.{name}" in MODULES:
         return f"{parent}.{name}"
     if parent == "skdice":
-        return DEFINED_IN.get(name, "skdice._version" if name == "__version__" else "skdice")
+        return DEFINED_IN.get(name, "skdice._compat.version" if name == "__version__" else "skdice")
     return parent
 
 

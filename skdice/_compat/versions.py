@@ -5,7 +5,7 @@ import re
 import sys
 from importlib import metadata
 
-from skdice._version import __version__
+from skdice._compat.version import __version__
 
 
 def show_versions() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 from onnx import TensorProto
 from onnx.helper import make_model, make_opsetid, set_model_props
 
+from skdice._compat.version import __version__
 from skdice._export.decision import decide, scores_of
 from skdice._export.description import FittedDetector
 from skdice._export.graph import Graph
-from skdice._version import __version__
 from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
 

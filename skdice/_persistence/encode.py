@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
+from skdice._compat.version import __version__
 from skdice._dice import BaseDICE
 from skdice._ensemble import ConformalEnsemble
 from skdice._fdbd import FDBDDetector
@@ -20,7 +21,6 @@ from skdice._persistence.values import (
     encode_shaping,
     encode_value,
 )
-from skdice._version import __version__
 from skdice._vim import ViMDetector
 
 

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from skdice._base import BaseDetector
+from skdice._compat.version import __version__
 from skdice._persistence.decode import build
 from skdice._persistence.encode import encode
 from skdice._persistence.schema import KINDS, SCHEMA, VERSIONS
 from skdice._persistence.values import Arrays
 from skdice._rows.door import wrap
-from skdice._version import __version__
 from skdice.io import _safetensors
 from skdice.io._archive import clean_errors, require_file, to_path
 from skdice.io._atomic import replacing

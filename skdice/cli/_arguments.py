@@ -6,7 +6,7 @@ This module imports the standard library only: see `skdice.cli._main`.
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from skdice._version import __version__
+from skdice._compat.version import __version__
 from skdice.cli import _argument_types as types
 from skdice.cli import _options as options
 from skdice.cli._parser import Parser, PrintCompletion

@@ -9,13 +9,13 @@ from typing import Any
 
 from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
+from skdice._compat.version import __version__
 from skdice._dice import BaseDICE
 from skdice._ensemble import ConformalEnsemble
 from skdice._head import LinearHead
 from skdice._passes.threshold import digest_of_blocks
 from skdice._persistence.encode import encode
 from skdice._persistence.files import digest_of_document, read_document
-from skdice._version import __version__
 from skdice._vim import ViMDetector
 from skdice.report._inputs import Digest, digest_of_path
 from skdice.report._numbers import percent
