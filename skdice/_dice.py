@@ -47,7 +47,7 @@ TOLERATED_SHARE = 0.01
 class BaseDICE(BaseDetector):
     """The fitted state of a detector that prunes its head.
 
-    A derived class has the parameters `shaping` and `score_func`.
+    A derived class has the parameters `shaping` and `score_func`, and calls `_fit_rows` in `fit`.
     """
 
     shaping: Any
@@ -76,7 +76,7 @@ class BaseDICE(BaseDetector):
         array of the kind of X, of shape (n_samples, n_classes), float32 or float64
         """
         rows, layer = self._open(X, "logits"), self._logits_layer()
-        return rows.collect(self._block_values(layer), n_columns=layer.n_columns)
+        return rows.collect(self._block_values(layer), n_columns=len(layer.weight))
 
     def _detector_parameters(self) -> dict[str, Any]:
         """Return the parameters of the `DICEDetector` that is fitted to the same state."""
@@ -86,6 +86,78 @@ class BaseDICE(BaseDetector):
     def _logits_layer(self) -> MaskedLayer:
         """Return the fitted layer without its score."""
         return replace(self._layer, score=None)
+
+    @property
+    def _pruning(self) -> tuple[float, Any]:
+        """The sparsity and the unfitted shaping of the fit."""
+        raise NotImplementedError
+
+    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
+        sparsity, shaping = self._pruning
+        n_sampled = 0
+        if sparsity > 0:
+            n_rows = 0 if np.isnan(rows.shape[0]) else int(rows.shape[0])
+            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
+            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
+        levels = () if shaping is None else learned_levels(shaping)
+        return Wanted(n_sampled=n_sampled, levels=levels)
+
+    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> MaskedLayer:
+        sparsity, shaping = self._pruning
+        if shaping is not None:
+            shaping = fit_shaping(shaping, rows, self.verbose, known=measured.quantiles)
+        mean_activation = measured.statistics.mean()
+        contributions = contribution(head.weight, mean_activation)
+        ((mask, threshold),) = threshold_masks(contributions, [sparsity])
+        empty = np.flatnonzero(~mask.any(axis=1))
+        if len(empty):
+            warnings.warn(
+                f"{len(empty)} of {len(mask)} classes are left without any weight at "
+                f"sparsity={sparsity:g} (the first is class {empty[0]}): their logit is the "
+                "bias alone. A lower sparsity keeps more of them.",
+                UserWarning,
+                stacklevel=4,
+            )
+        n_pruned = mask.size - int(np.count_nonzero(mask))
+        if n_pruned - sparsity * mask.size > TOLERATED_SHARE * mask.size:
+            _warn_of_ties(contributions, head, threshold, n_pruned, sparsity)
+        self._set_fitted(head, measured.statistics, mean_activation, mask, threshold, shaping)
+        return self._layer
+
+    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
+        """Set the share of sampled rows that both heads give one class; warn if it is low."""
+        sparsity, _ = self._pruning
+        self.head_agreement_ = 1.0
+        if sparsity == 0:
+            return values
+        assert measured.sample is not None
+        sampled, weights = measured.sample
+        dtype, n_rows = sampled.dtype, len(sampled)
+        full = self.head_.weight.astype(dtype, copy=False).T
+        pruned = self.coef_.astype(dtype, copy=False).T
+        bias = self.head_.bias.astype(dtype, copy=False)
+        is_equal = np.empty(n_rows, np.bool_)
+        with np.errstate(over="ignore", invalid="ignore"):  # the scores have been checked
+            for start in range(0, n_rows, LEAST_SAMPLED):
+                block = sampled[start : start + LEAST_SAMPLED]
+                classes = np.argmax(block @ full + bias, axis=1)
+                is_equal[start : start + LEAST_SAMPLED] = (
+                    np.argmax(block @ pruned + bias, axis=1) == classes
+                )
+        self.head_agreement_ = float(np.average(is_equal, weights=weights))
+        if self.head_agreement_ < LEAST_AGREEMENT:
+            warnings.warn(
+                f"at sparsity={sparsity:g} the pruned head gives only "
+                f"{self.head_agreement_:.1%} of {n_rows:,} rows of the fit the class that the full "
+                f"head gives (head_agreement_, expected {LEAST_AGREEMENT:.0%} at least): DICE "
+                "prunes evidence that this head needs, as happens with few or signed features, and "
+                "then it mostly detects worse than without pruning. Lower the sparsity (0 prunes "
+                "nothing), or take make_ensemble(head). In an ensemble nothing has to be done: its "
+                "other members do not prune.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return values
 
     def _set_fitted(
         self,
@@ -350,6 +422,10 @@ class DICEDetector(BaseDICE):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
+    @property
+    def _pruning(self) -> tuple[float, Any]:
+        return self.sparsity, self.shaping
+
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -427,68 +503,3 @@ class DICEDetector(BaseDICE):
             if get_config()["array_api_dispatch"]:
                 self._follow(X)
         return self
-
-    def _wanted(self, head: LinearHead, rows: RowSource) -> Wanted:
-        n_sampled = 0
-        if self.sparsity > 0:
-            n_rows = 0 if np.isnan(rows.shape[0]) else int(rows.shape[0])
-            cheap = min(n_rows // SMALL_SAMPLED_SHARE, SAMPLED_PRODUCTS // head.weight.size)
-            n_sampled = min(max(n_rows // SAMPLED_SHARE, cheap, LEAST_SAMPLED), MOST_SAMPLED)
-        levels = () if self.shaping is None else learned_levels(self.shaping)
-        return Wanted(n_sampled=n_sampled, levels=levels)
-
-    def _set_measured(self, head: LinearHead, rows: RowSource, measured: Measured) -> MaskedLayer:
-        shaping = self.shaping
-        if shaping is not None:
-            shaping = fit_shaping(shaping, rows, self.verbose, known=measured.quantiles)
-        mean_activation = measured.statistics.mean()
-        contributions = contribution(head.weight, mean_activation)
-        ((mask, threshold),) = threshold_masks(contributions, [self.sparsity])
-        empty = np.flatnonzero(~mask.any(axis=1))
-        if len(empty):
-            warnings.warn(
-                f"{len(empty)} of {len(mask)} classes are left without any weight at "
-                f"sparsity={self.sparsity:g} (the first is class {empty[0]}): their logit is the "
-                "bias alone. A lower sparsity keeps more of them.",
-                UserWarning,
-                stacklevel=4,
-            )
-        n_pruned = mask.size - int(np.count_nonzero(mask))
-        if n_pruned - self.sparsity * mask.size > TOLERATED_SHARE * mask.size:
-            _warn_of_ties(contributions, head, threshold, n_pruned, self.sparsity)
-        self._set_fitted(head, measured.statistics, mean_activation, mask, threshold, shaping)
-        return self._layer
-
-    def _set_values(self, rows: RowSource, values: Any, measured: Measured) -> Any:
-        """Set the share of sampled rows that both heads give one class; warn if it is low."""
-        self.head_agreement_ = 1.0
-        if self.sparsity == 0:
-            return values
-        assert measured.sample is not None
-        sampled, weights = measured.sample
-        dtype, n_rows = sampled.dtype, len(sampled)
-        full = self.head_.weight.astype(dtype, copy=False).T
-        pruned = self.coef_.astype(dtype, copy=False).T
-        bias = self.head_.bias.astype(dtype, copy=False)
-        is_equal = np.empty(n_rows, np.bool_)
-        with np.errstate(over="ignore", invalid="ignore"):  # the scores have been checked
-            for start in range(0, n_rows, LEAST_SAMPLED):
-                block = sampled[start : start + LEAST_SAMPLED]
-                classes = np.argmax(block @ full + bias, axis=1)
-                is_equal[start : start + LEAST_SAMPLED] = (
-                    np.argmax(block @ pruned + bias, axis=1) == classes
-                )
-        self.head_agreement_ = float(np.average(is_equal, weights=weights))
-        if self.head_agreement_ < LEAST_AGREEMENT:
-            warnings.warn(
-                f"at sparsity={self.sparsity:g} the pruned head gives only "
-                f"{self.head_agreement_:.1%} of {n_rows:,} rows of the fit the class that the full "
-                f"head gives (head_agreement_, expected {LEAST_AGREEMENT:.0%} at least): DICE "
-                "prunes evidence that this head needs, as happens with few or signed features, and "
-                "then it mostly detects worse than without pruning. Lower the sparsity (0 prunes "
-                "nothing), or take make_ensemble(head). In an ensemble nothing has to be done: its "
-                "other members do not prune.",
-                UserWarning,
-                stacklevel=4,
-            )
-        return values

@@ -419,13 +419,12 @@ class DICEDetectorCV(BaseDICE):
             self.n_splits_ = len(folds)
             candidates = list(product(shapings, sparsities))
             self.best_shaping_, self.sparsity_ = candidates[self.best_index_]
-            parameters = self._detector_parameters()
-            best = DICEDetector(**parameters)
-            best._fit_rows(X, y, None)
-            self._forget_threshold()
-            for name in vars(best).keys() - parameters.keys():
-                setattr(self, name, getattr(best, name))
+            self._fit_rows(X, y, None)
         return self
+
+    @property
+    def _pruning(self) -> tuple[float, Any]:
+        return self.sparsity_, self.best_shaping_
 
     def _detector_parameters(self) -> dict[str, Any]:
         parameters = self.get_params(deep=False)

@@ -73,11 +73,8 @@ class FittedLayer:
     packed: PackedWeights
     # While a row is processed, it takes this many arrays of n_classes and of n_features numbers.
     row_arrays: ClassVar[tuple[int, int]] = (1, 1)
-
-    @property
-    def n_columns(self) -> int | None:
-        """Number of values of a row; None for one value without a column of its own."""
-        return None
+    # Number of values of a row; None for one value without a column of its own.
+    n_columns: ClassVar[int | None] = None
 
     @property
     def arrays(self) -> tuple[FloatArray, ...]:
@@ -118,11 +115,6 @@ class MaskedLayer(FittedLayer):
     shaping: Activation | None = None
     score: Score = "energy"
     packed: PackedWeights = field(default_factory=PackedWeights, repr=False)
-
-    @property
-    def n_columns(self) -> int | None:
-        """Number of values of a row; None for one value without a column of its own."""
-        return len(self.weight) if self.score is None else None
 
     @property
     def is_portable(self) -> bool:
@@ -206,7 +198,7 @@ class ViMLayer(FittedLayer):
         return self.weight, self.bias, self.components, self.shift
 
     @property
-    def n_columns(self) -> int | None:
+    def n_columns(self) -> int | None:  # type: ignore[override]
         """Number of values of a row; None for one value without a column of its own."""
         return 3 if self.alpha is None else None
 
