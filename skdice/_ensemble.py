@@ -419,7 +419,7 @@ class ConformalEnsemble(BaseDetector, Composition):
                 detector._validate_parameters(X)
                 detector._open(X, reset=True)
                 head = as_linear_head(detector.head, inliers.shape[1])
-                # Members with one object as their head share its product with the rows.
+                # Equal heads become one object, which is stored and compared once.
                 heads[n] = next((other for other in heads.values() if other == head), head)
                 wanted |= detector._wanted(heads[n], inliers)
             elif isinstance(detector, BaseDetector):
