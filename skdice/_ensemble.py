@@ -17,7 +17,7 @@ from skdice._compat.arrays import is_dask, keeps_namespace, namespace_name, to_h
 from skdice._compat.extras import import_extra
 from skdice._compat.sklearn import Composition, Interval, StrOptions, VisualBlock
 from skdice._dice import DICEDetector
-from skdice._engines.ensemble import FittedEnsemble, run_ensemble
+from skdice._engines.combination import FittedEnsemble, run_ensemble
 from skdice._engines.reference import (
     Combination,
     ReferenceDistribution,

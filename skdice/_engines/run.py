@@ -1,6 +1,8 @@
 """How the rows of one detector are computed: `choose` decides on an engine, and `run` loops.
 
 An `Engine` is one callable from a block of rows to their logits or scores, and its conditions.
+A new engine is returned from `choose`. If it packs the weights for the CPU, it gets a name in
+`CPUEngine`, its class in `PACKED_LAYERS`, and its costs in `skdice._engines.costs`.
 The detectors of an ensemble share each block in a loop of their own, `skdice._engines.together`.
 """
 
@@ -37,6 +39,12 @@ from skdice._rows.sources import SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
 CPUEngine = Literal["dense", "sparse", "few"]
+# The class of each engine of the CPU that packs the masked weight in a form of its own. The dense
+# engine needs none, and computes whatever the others do not.
+PACKED_LAYERS: dict[CPUEngine, type[SparseLayer | FewClassesLayer]] = {
+    "sparse": SparseLayer,
+    "few": FewClassesLayer,
+}
 
 # This many rows or fewer are computed in less time than the choice of an engine would take.
 SMALL_BATCH_ROWS = 16
@@ -203,10 +211,9 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
         parallel = len(slices) > 1 and rows.reads_ahead
         n_threads = block_threads(options.n_jobs) if parallel else 1
         return Engine("dense engine", compute, slices, n_threads)
-    packers: dict[str, Any] = {"sparse": SparseLayer, "few": FewClassesLayer}
     packed: SparseLayer | FewClassesLayer = layer.packed_as(
         (name, dtype),
-        lambda weight, bias: packers[name](weight.astype(dtype, copy=False), bias),
+        lambda weight, bias: PACKED_LAYERS[name](weight.astype(dtype, copy=False), bias),
     )
     is_fused = layer.score in FUSED_SCORES
 

@@ -1,7 +1,9 @@
 """Several detectors that score each block of rows together, so that every block is read once.
 
 Members with the same head share what they can: the logits, the shaped features, and of a masked
-head only what it prunes is computed, where that is faster.
+head only what it prunes is computed, where that is faster. They share only the block, and nothing
+of the computation, where all engines take arrays of another library or on a GPU as they are. The
+same holds for the torch module of an ensemble, `skdice._engines.module.EnsembleModule`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

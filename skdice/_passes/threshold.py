@@ -1,4 +1,8 @@
-"""The threshold on the scores, from in-distribution scores and contamination."""
+"""The threshold on the scores, from in-distribution scores and contamination.
+
+A fitted detector keeps this threshold as `offset_`. `contribution_threshold_` of DICE and
+`threshold_` of ReAct are thresholds on other numbers, and do not come from here.
+"""
 
 import hashlib
 import re

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from skdice._base import BaseDetector
 from skdice._compat.sklearn import validate_parameters
 from skdice._dice import DICEDetector
-from skdice._engines.ensemble import FittedEnsemble
+from skdice._engines.combination import FittedEnsemble
 from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
 from skdice._ensemble import ConformalEnsemble
 from skdice._fdbd import FDBDDetector

@@ -53,6 +53,7 @@ def as_source(X: Any, name: str = "X") -> RowSource:
         return check_shape_and_dtype(wrap(X), name)
     if isinstance(X, np.ndarray) and is_narrow_float(X.dtype):
         return check_shape_and_dtype(wrap(X), name)  # scikit-learn takes it for bytes
+    # NaN is not looked for here, because `read_block` checks each block as it is read.
     # check_array returns a memmap of a suitable dtype as it is, without reading it.
     array = check_array(X, dtype="numeric", ensure_all_finite=False, input_name=name)
     return wrap(X if isinstance(X, np.memmap) and X.dtype == array.dtype else array)

@@ -19,7 +19,8 @@ SHAPINGS = {
     "scale": ("quantile",),
     "vra": ("lower_quantile", "upper_quantile", "alpha", "beta"),
 }
-# The endings of the formats that are written, as in `skdice.io`.
+# The endings of the formats that are written are repeated for the same reason. A test compares them
+# with `skdice.io`.
 FEATURE_ENDINGS = (
     *(".npy", ".npz", ".safetensors", ".h5", ".hdf5"),
     *(".zarr", ".parquet", ".csv", ".pt", ".pth"),

@@ -11,7 +11,9 @@ from skdice.io import _csv, _hdf5, _npy, _npz, _parquet, _safetensors, _torch, _
 from skdice.io._archive import Archive, clean_errors, require_file, to_path
 from skdice.io._shards import ShardedRows
 
-# The module of each format has a function `read`, and a function `write` for `save_features`.
+# The module of each format has a function `read`, and a function `write` for `save_features`
+# (`skdice.io._save`). The command repeats the endings that are written in
+# `skdice.cli._argument_types`, and a test compares them.
 FORMATS: dict[str, Any] = {
     ".npy": _npy,
     ".npz": _npz,

@@ -277,8 +277,8 @@ def test_weights_are_packed_once_and_anew_after_a_fit(engine, monkeypatch):
     head, X = problem(np.float32)
     packed = []
     pack = engine_run.SparseLayer
-    monkeypatch.setattr(
-        engine_run, "SparseLayer", lambda *arrays: packed.append(1) or pack(*arrays)
+    monkeypatch.setitem(
+        engine_run.PACKED_LAYERS, "sparse", lambda *arrays: packed.append(1) or pack(*arrays)
     )
     engine("sparse")
     detector = DICEDetector(head).fit(X)

@@ -1,4 +1,7 @@
-"""A fitted ensemble, and how its rows are computed: the scores of its members, combined."""
+"""The scores of the members of a fitted ensemble, combined into one score.
+
+`skdice._ensemble` has the estimator. This module knows its fitted numbers only.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
