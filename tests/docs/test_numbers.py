@@ -64,5 +64,5 @@ def test_shares_of_flagged_rows(words, fashion):
     found_by_usual = share(usual, fashion.ood["mnist"])
     assert f"probability, mnist: {found_by_usual:.1%} flagged" in text
     if "own confidence" in words:
-        assert f"ensemble flags {100 * found:.0f} % of the digits" in words
+        assert f"Of the digits in the example, the ensemble flags {100 * found:.0f} %" in words
         assert f"own confidence flags {100 * found_by_usual:.0f} %" in words
