@@ -96,6 +96,12 @@ def cheapest_for_path(
     return "sparse" if sparse < CLEARLY_LESS * dense else "dense"
 
 
+def pays_to_compile(n_rows: int, n_features: int, n_classes: int, dtype: np.dtype[Any]) -> bool:
+    """Return whether the rows of a problem cost more than the import of numba."""
+    counts = dense_counts(n_rows, n_features, n_classes, 1)
+    return bool(np.dot(DENSE[dtype.itemsize], counts) >= LEAST_DENSE_NANOSECONDS)
+
+
 def cheapest(
     n_rows: int,
     n_features: int,
@@ -118,7 +124,7 @@ def cheapest(
         Number of threads that any engine would use.
     """
     size, shape = dtype.itemsize, (n_rows, n_features, n_classes)
-    if np.dot(DENSE[size], dense_counts(*shape, 1)) < LEAST_DENSE_NANOSECONDS:
+    if not pays_to_compile(*shape, dtype):
         return "dense"
     dense = np.dot(DENSE[size], dense_counts(*shape, n_threads))
     sparse = np.dot(SPARSE[size], sparse_counts(*shape, n_kept, n_threads))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +104,14 @@ def fdbd_scores(arrays: FDBDArrays, features: Any, logits: Any) -> Any:
     else:
         inverse = xp.take(arrays.boundaries, predicted, axis=0)
     margins = xp.max(logits, axis=1, keepdims=True) - logits
-    boundary_distance = _row_products(margins, inverse)
     distance = _row_norms(features - arrays.mean)
-    least = xp.full_like(distance, arrays.least_distance)
+    return over_distance(_row_products(margins, inverse), distance, arrays.least_distance)
+
+
+def over_distance(boundary_distance: Any, distance: Any, least_distance: float) -> Any:
+    """Return the distance to the boundaries over the distance to the mean."""
+    xp = namespace_of(distance)
+    least = xp.full_like(distance, least_distance)
     distance = xp.where(distance < least, least, distance)
     # An overflow of the distance must not look like a score of zero.
     distance = xp.where(xp.isfinite(distance), distance, xp.full_like(distance, xp.nan))
@@ -142,6 +147,55 @@ def vim_values(
     return SCORES["energy"](logits, overwrite=overwrite) - alpha * norm
 
 
+class PackedGeometry(NamedTuple):
+    """The fitted arrays of a group of layers, in one dtype on one device.
+
+    `factors` are transposed matrices that the features are multiplied by, with the vectors that are
+    added. `places` are the number of the factor and the columns of its product that hold the
+    logits, and then the same for the residual of each `ViMLayer`. `arrays` has an item for each
+    layer, None for a `ViMLayer`.
+    """
+
+    factors: list[tuple[Any, Any]]
+    places: list[tuple[int, slice]]
+    arrays: list[FDBDArrays | None]
+
+
+def packed_geometry(
+    group: GeometricLayers, dtype: np.dtype[Any], namespace: Namespace | None = None
+) -> PackedGeometry:
+    """Return the fitted arrays of a group of layers, which are packed once."""
+
+    def in_place(array: Any) -> Any:
+        if not isinstance(array, np.ndarray):
+            return array
+        array = array.astype(dtype, copy=False)
+        return array if namespace is None else from_numpy(array, namespace)
+
+    def pack(*_: FloatArray) -> PackedGeometry:
+        factors = [(group.weight, group.bias)]
+        factors += [
+            (each.components, each.shift) for each in group.layers if isinstance(each, ViMLayer)
+        ]
+        places = [(n, slice(0, len(weight))) for n, (weight, _) in enumerate(factors)]
+        if len(group.weight) <= MOST_STACKED_CLASSES:
+            stops = accumulate((len(weight) for weight, _ in factors), initial=0)
+            places = [(0, slice(start, stop)) for start, stop in pairwise(stops)]
+            weights, shifts = zip(*factors, strict=True)
+            factors = [(np.concatenate(weights), np.concatenate(shifts))]
+        arrays = [
+            FDBDArrays(*map(in_place, fdbd_arrays(group.weight, each.mean)))
+            if isinstance(each, FDBDLayer)
+            else None
+            for each in group.layers
+        ]
+        transposed = [(in_place(weight).T, in_place(shift)) for weight, shift in factors]
+        return PackedGeometry(transposed, places, arrays)
+
+    device = () if namespace is None else (namespace.xp, namespace.device)
+    return group.packed_as(("geometric", *device, dtype), pack)
+
+
 def geometric_engine(
     group: GeometricLayers, dtype: np.dtype[Any], namespace: Namespace | None = None
 ) -> Callable[[Any], list[Any]]:
@@ -157,34 +211,7 @@ def geometric_engine(
         Library and device of the blocks; None for NumPy.
     """
     layers = group.layers
-    n_classes = len(group.weight)
-
-    def in_place(array: Any) -> Any:
-        if not isinstance(array, np.ndarray):
-            return array
-        array = array.astype(dtype, copy=False)
-        return array if namespace is None else from_numpy(array, namespace)
-
-    def pack(*_: FloatArray) -> tuple[list[Any], list[tuple[int, slice]], list[Any]]:
-        factors = [(group.weight, group.bias)]
-        factors += [(each.components, each.shift) for each in layers if isinstance(each, ViMLayer)]
-        # The factor and the columns of its product that hold the logits, and each residual.
-        places = [(n, slice(None)) for n in range(len(factors))]
-        if n_classes <= MOST_STACKED_CLASSES:
-            stops = accumulate((len(weight) for weight, _ in factors), initial=0)
-            places = [(0, slice(start, stop)) for start, stop in pairwise(stops)]
-            weights, shifts = zip(*factors, strict=True)
-            factors = [(np.concatenate(weights), np.concatenate(shifts))]
-        fitted = [
-            FDBDArrays(*map(in_place, fdbd_arrays(group.weight, each.mean)))
-            if isinstance(each, FDBDLayer)
-            else None
-            for each in layers
-        ]
-        return [(in_place(weight).T, in_place(shift)) for weight, shift in factors], places, fitted
-
-    device = () if namespace is None else (namespace.xp, namespace.device)
-    factors, places, fitted = group.packed_as(("geometric", *device, dtype), pack)
+    factors, places, fitted = packed_geometry(group, dtype, namespace)
 
     def compute(block: Any) -> list[Any]:
         with np.errstate(all="ignore"):  # `check_values` reports an overflow with its row
@@ -203,7 +230,7 @@ def geometric_engine(
                     residual = residuals.pop(0)
                     values.append(vim_values(logits, residual, layer.alpha, overwrite=is_last))
                 else:
-                    values.append(fdbd_scores(arrays, block, logits))
+                    values.append(fdbd_scores(cast(FDBDArrays, arrays), block, logits))
             return values
 
     return compute

@@ -263,6 +263,25 @@ class NestedLayers:
 
 
 @dataclass(frozen=True, eq=False)
+class HeadLayers:
+    """Layers of one head: some look at the features, and some are nested after clipping them.
+
+    Its values are a list of those of the layers of `geometric`, and then those of `nested`.
+
+    Parameters
+    ----------
+    geometric : GeometricLayers
+        Layers with the weight of the head.
+    nested : NestedLayers
+        Masked layers, of which the first has the same weight, and the shaping only clips large
+        features.
+    """
+
+    geometric: GeometricLayers
+    nested: NestedLayers
+
+
+@dataclass(frozen=True, eq=False)
 class LayerPath:
     """One linear layer under several masks, each of which holds the smaller ones.
 

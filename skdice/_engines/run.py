@@ -19,7 +19,7 @@ from skdice._compat.arrays import Namespace, namespace_of, to_numpy
 from skdice._compat.extras import has_numba
 from skdice._compat.threads import available_threads, block_threads
 from skdice._engines.activations import apply_shaping
-from skdice._engines.costs import cheapest, cheapest_for_path
+from skdice._engines.costs import cheapest, cheapest_for_path, pays_to_compile
 from skdice._engines.dense import array_engine, dense_engine, dense_path_engine
 from skdice._engines.devices import torch_device
 from skdice._engines.few import FewClassesLayer
@@ -27,6 +27,7 @@ from skdice._engines.geometric import geometric_engine
 from skdice._engines.kernels.fused import FUSED_SCORES, FusedScore
 from skdice._engines.layer import (
     FDBDLayer,
+    FittedLayer,
     GeometricLayers,
     Layer,
     LayerPath,
@@ -35,6 +36,8 @@ from skdice._engines.layer import (
 )
 from skdice._engines.logits import score_logits
 from skdice._engines.sparse import TILE_ROWS, SparseLayer
+from skdice._engines.summaries import RowSummaries
+from skdice._engines.summarized import geometric_function
 from skdice._rows.sources import SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
@@ -179,17 +182,31 @@ def _array_engine(layer: Layer, rows: SlicedRows, options: Options, namespace: N
     if isinstance(layer, MaskedLayer):
         compute = array_engine(layer, namespace, dtype)
     else:
-        compute = _geometric_compute(layer, dtype, namespace)
+        compute = _first(geometric_engine(_alone(layer), dtype, namespace))
     row_size = sum(map(mul, layer.row_arrays, layer.weight.shape))
     slices = rows.slices(options.batch_size, row_size * dtype.itemsize)
     return Engine(name, compute, slices, native=True)
 
 
-def _geometric_compute(
-    layer: FDBDLayer | ViMLayer, dtype: np.dtype[Any], namespace: Namespace | None = None
-) -> Callable[[Any], Any]:
-    values = geometric_engine(GeometricLayers((layer,), layer.packed), dtype, namespace)
-    return lambda block: values(block)[0]
+def _alone(layer: FDBDLayer | ViMLayer) -> GeometricLayers:
+    return GeometricLayers((layer,), layer.packed)
+
+
+def _first(function: Callable[[Any], list[Any]]) -> Callable[[Any], Any]:
+    return lambda block: function(block)[0]
+
+
+def summaries_for(layer: FittedLayer, rows: SlicedRows) -> RowSummaries | None:
+    """Return the compiled summaries of rows; None if NumPy is to make them."""
+    n_rows, dtype = rows.shape[0], scoring_dtype(rows.dtype)
+    n_classes, n_features = layer.weight.shape
+    if _forced:
+        is_wanted = _forced[-1] != "dense"
+    else:
+        is_wanted = n_rows > SMALL_BATCH_ROWS and pays_to_compile(
+            n_rows, n_features, n_classes, dtype
+        )
+    return RowSummaries(dtype) if is_wanted and has_numba() else None
 
 
 def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
@@ -206,7 +223,8 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
         if isinstance(layer, MaskedLayer):
             compute = dense_engine(layer, dtype, reuses_memory=len(slices) > 1)
         else:
-            compute = _geometric_compute(layer, dtype)
+            summaries = summaries_for(layer, rows)
+            compute = _first(geometric_function(_alone(layer), dtype, summaries))
         # A task of a cluster has one thread, because other tasks work beside it.
         parallel = len(slices) > 1 and rows.reads_ahead
         n_threads = block_threads(options.n_jobs) if parallel else 1
@@ -246,7 +264,7 @@ def _cheapest_for_cpu(
     problem = (rows.shape[0], n_features, n_classes)
     dtype = scoring_dtype(rows.dtype)
     # Most calls have too few rows for any other engine, even if the head kept no weight at all.
-    if not _forced and cheapest(*problem, 0, dtype, 1) == "dense":
+    if not _forced and not pays_to_compile(*problem, dtype):
         return "dense"
     if not has_numba() or (options.batch_size or TILE_ROWS) < TILE_ROWS:
         return "dense"

@@ -8,18 +8,25 @@ same holds for the torch module of an ensemble, `skdice._engines.module.Ensemble
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdice._compat.arrays import to_numpy
-from skdice._engines.activations import apply_shaping
-from skdice._engines.dense import dense_engine
-from skdice._engines.geometric import geometric_engine
-from skdice._engines.layer import FDBDLayer, GeometricLayers, MaskedLayer, NestedLayers, ViMLayer
+from skdice._engines.activations import Clip, apply_shaping
+from skdice._engines.kernels.fused import FUSED_SCORES, FusedScore, fused_scores
+from skdice._engines.layer import (
+    FDBDLayer,
+    GeometricLayers,
+    HeadLayers,
+    MaskedLayer,
+    NestedLayers,
+    ViMLayer,
+)
 from skdice._engines.logits import score_logits
-from skdice._engines.run import Engine, Options, choose, choose_for_cpu
+from skdice._engines.run import Engine, Options, choose, choose_for_cpu, summaries_for
+from skdice._engines.summarized import SummarizedGeometry, geometric_function
 from skdice._rows.sources import SlicedRows, scoring_dtype
 
 # From a block of rows to the values by each of some members.
@@ -56,12 +63,12 @@ class Group:
     ----------
     places : tuple of int
         Their places among all members.
-    layers : GeometricLayers, NestedLayers or None
+    layers : GeometricLayers, NestedLayers, HeadLayers or None
         How they share the computation; None for one member that shares nothing.
     """
 
     places: tuple[int, ...]
-    layers: GeometricLayers | NestedLayers | None = None
+    layers: GeometricLayers | NestedLayers | HeadLayers | None = None
 
 
 def groups_of(members: Sequence[Member]) -> tuple[Group, ...]:
@@ -78,6 +85,21 @@ def groups_of(members: Sequence[Member]) -> tuple[Group, ...]:
             group = Group((left[0],))
         groups.append(group)
         left = [place for place in left if place not in group.places]
+    return _joined(groups)
+
+
+def _joined(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """Return the groups, of which two that multiply by the same weight are joined."""
+    for one in groups:
+        for other in groups:
+            geometric, nested = one.layers, other.layers
+            if not isinstance(geometric, GeometricLayers) or not isinstance(nested, NestedLayers):
+                continue
+            first = nested.layers[0]
+            clips = isinstance(first.shaping, Clip) and first.shaping.low == -np.inf
+            if clips and _is_equal(first.weight, geometric.weight):
+                joined = Group(one.places + other.places, HeadLayers(geometric, nested))
+                return (joined, *(group for group in groups if group not in (one, other)))
     return tuple(groups)
 
 
@@ -246,49 +268,104 @@ def _function_of(
     options: Options,
 ) -> Compute:
     """Return the function from a block to the values by each member of a group."""
-    if isinstance(group.layers, GeometricLayers):
-        return geometric_engine(group.layers, scoring_dtype(rows.dtype))
-    if isinstance(group.layers, NestedLayers):
-        return _nested_function(group.layers, rows, options)
+    layers = group.layers
+    if isinstance(layers, GeometricLayers):
+        dtype = scoring_dtype(rows.dtype)
+        return geometric_function(layers, dtype, summaries_for(layers, rows))
+    if isinstance(layers, NestedLayers):
+        return NestedFunction(layers, rows, options)
+    if isinstance(layers, HeadLayers):
+        return _head_function(layers, rows, options)
     (place,) = group.places
     engine, member = engines[place], members[place]
     function: Any = member.score_samples if engine is None else engine.compute
     return lambda block: [function(block)]
 
 
-def _nested_function(nested: NestedLayers, rows: SlicedRows, options: Options) -> Compute:
-    """Return the function from a NumPy block to the values by each of some nested layers.
+def _head_function(layers: HeadLayers, rows: SlicedRows, options: Options) -> Compute:
+    """Return the function from a NumPy block to the values by all layers of one head.
+
+    The logits of the clipped features come from those of the features, where that is faster.
+    """
+    summaries = summaries_for(layers.geometric, rows)
+    geometric = geometric_function(layers.geometric, scoring_dtype(rows.dtype), summaries)
+    nested = NestedFunction(layers.nested, rows, options)
+    first = layers.nested.layers[0]
+    if summaries is None or not isinstance(geometric, SummarizedGeometry):
+        return lambda block: [*geometric(block), *nested(block)]
+    dtype, high = summaries.dtype, cast(Clip, first.shaping).high
+    transposed = first.packed_as(
+        ("transposed", dtype), lambda weight, _: np.ascontiguousarray(weight.T, dtype)
+    )
+
+    def compute(block: NDArray[Any]) -> list[Any]:
+        products = geometric.products(block)
+        values = geometric.values(block, products)
+        clipped, logits = summaries.clipped(block, high, transposed, products[0])
+        return [*values, *nested.values(clipped, logits)]
+
+    return compute
+
+
+class NestedFunction:
+    """A function from a NumPy block to the values by each of some nested layers.
 
     Where the weights that a layer prunes are so few that the sparse engine computes them in less
     time than any engine computes those that are left, they are subtracted from the logits of all
     weights. The sums have the same terms, so the rounding stays that of the logits.
+
+    Parameters
+    ----------
+    nested : NestedLayers
+        The layers.
+    rows : SlicedRows
+        The rows that will be scored.
+    options : Options
+        What the user asked for.
     """
-    first, *others = nested.layers
-    engines = {
-        n: choose_for_cpu(replace(layer, shaping=None), rows, options).compute
-        for n, layer in enumerate(nested.layers)
-    }
-    removed = {}
-    for n, (layer, pruned) in enumerate(zip(others, nested.pruned, strict=True), start=1):
-        engine = choose_for_cpu(pruned, rows, options)
-        if engine.name == "sparse engine":
-            removed[n] = layer.score, engine.compute
-            del engines[n]
-    if removed:
-        del engines[0]
-        # The weights of all are dense.
-        whole = replace(first, shaping=None, score=None)
-        logits_of = dense_engine(whole, scoring_dtype(rows.dtype), reuses_memory=False)
 
-    def compute(block: NDArray[Any]) -> list[Any]:
-        shaped = apply_shaping(first.shaping, block)
-        values: dict[int, Any] = {n: function(shaped) for n, function in engines.items()}
-        if removed:
-            logits = logits_of(shaped)
-            with np.errstate(over="ignore", invalid="ignore"):  # `check_values` reports it
-                for n, (score, removed_logits) in removed.items():
-                    values[n] = score_logits(score, logits - removed_logits(shaped))
-                values[0] = score_logits(first.score, logits)
-        return [values[n] for n in range(len(nested.layers))]
+    def __init__(self, nested: NestedLayers, rows: SlicedRows, options: Options) -> None:
+        dtype = scoring_dtype(rows.dtype)
+        self._layers = nested.layers
+        self._summaries = summaries_for(nested.layers[0], rows)
+        first = nested.layers[0]
+        self._weight = first.weight.astype(dtype, copy=False)
+        self._bias = first.bias.astype(dtype, copy=False)
+        # Each function is from a block of shaped features to scores, or to the logits that the
+        # pruned weights would add.
+        self._functions = [
+            choose_for_cpu(replace(layer, shaping=None), rows, options).compute
+            for layer in nested.layers
+        ]
+        self._pruned: dict[int, Callable[[Any], Any]] = {}
+        for n, layer in enumerate(nested.pruned, start=1):
+            engine = choose_for_cpu(layer, rows, options)
+            if engine.name == "sparse engine":
+                self._pruned[n] = engine.compute
 
-    return compute
+    def __call__(self, block: NDArray[Any]) -> list[Any]:
+        shaped = apply_shaping(self._layers[0].shaping, block)
+        if not self._pruned:
+            return [function(shaped) for function in self._functions]
+        with np.errstate(over="ignore", invalid="ignore"):  # `check_values` reports it
+            return self.values(shaped, shaped @ self._weight.T)
+
+    def values(self, shaped: NDArray[Any], logits: NDArray[Any]) -> list[Any]:
+        """Return the values from shaped features and the logits of all weights without bias."""
+        values = [self._score(0, logits, None)]
+        for n in range(1, len(self._layers)):
+            if n in self._pruned:
+                values.append(self._score(n, logits, self._pruned[n](shaped)))
+            else:
+                values.append(self._functions[n](shaped))
+        return values
+
+    def _score(self, n: int, logits: NDArray[Any], subtracted: NDArray[Any] | None) -> Any:
+        score = self._layers[n].score
+        if self._summaries is not None and score in FUSED_SCORES:
+            summary = self._summaries.of_logits(logits, self._bias, subtracted=subtracted)
+            return fused_scores(cast(FusedScore, score), summary.maxima, summary.totals)
+        logits = logits + self._bias
+        if subtracted is not None:
+            logits -= subtracted
+        return score_logits(score, logits)

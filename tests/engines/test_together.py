@@ -9,7 +9,7 @@ import pytest
 from skdice import ConformalEnsemble, DICEDetector, FDBDDetector, LinearHead, ViMDetector
 from skdice._compat.extras import has_numba
 from skdice._engines import sparse
-from skdice._engines.layer import GeometricLayers, NestedLayers
+from skdice._engines.layer import GeometricLayers, HeadLayers, NestedLayers
 from skdice._engines.run import forced_engine
 from skdice._engines.together import Member, groups_of
 from skdice.shaping import ReAct, Scale
@@ -29,6 +29,8 @@ MEMBERS = {
     "vim": ViMDetector(HEAD),
     "fdbd again": FDBDDetector(HEAD),
 }
+
+OTHERS = {"dice": MEMBERS["dice"], "no shaping": DICEDetector(HEAD, sparsity=0)}
 
 
 def features(dtype, n_rows=700):
@@ -66,12 +68,16 @@ def test_each_member_scores_as_it_does_alone(dtype, engine):
 def test_what_is_shared():
     ensemble = ConformalEnsemble(list(MEMBERS.items())).fit(features(np.float64))
     assert layers_of(ensemble) == [
-        (NestedLayers, {"energy", "dice", "half"}),
+        (HeadLayers, {"energy", "dice", "half", "fdbd", "vim", "fdbd again"}),
         (type(None), {"plain"}),
         (type(None), {"scaled"}),
         (type(None), {"function"}),
-        (GeometricLayers, {"fdbd", "vim", "fdbd again"}),
     ]
+    # Nested layers without all weights of the head, or after another shaping, have other logits.
+    for name, first in (("half", "dice"), ("plain", "no shaping")):
+        few = [("fdbd", MEMBERS["fdbd"]), (name, MEMBERS[name]), (first, OTHERS[first])]
+        ensemble = ConformalEnsemble(few).fit(features(np.float64))
+        assert layers_of(ensemble) == [(GeometricLayers, {"fdbd"}), (NestedLayers, {name, first})]
 
 
 def test_the_weights_of_nested_layers_are_those_of_the_first_and_what_it_prunes():

@@ -125,7 +125,7 @@ def raise_maxima(typing: Any, logits: Any, n_classes: Any, maxima: Any) -> Any:
     return signature, generate
 
 
-def _exponential(builder: Any, x: Any) -> Any:
+def exponential(builder: Any, x: Any) -> Any:
     """Return exp(x) for x <= 0: 0 if exp(x) is below the smallest normal number, NaN for NaN.
 
     The function uses ``exp(x) = 2**n * exp(r)`` with a whole n and r = x - n log 2, and a
@@ -194,7 +194,7 @@ def add_exponentials(
             with cgutils.for_range_slice(builder, args[1], args[2], index(1), INDEX) as (i, _):
                 offset = builder.add(builder.mul(i, index(COLUMN_BYTES)), index(part))
                 below = builder.fsub(load(builder, logits, offset, vector), shift)
-                value = builder.fadd(builder.load(total), _exponential(builder, below))
+                value = builder.fadd(builder.load(total), exponential(builder, below))
                 builder.store(value, total)
             value = builder.fadd(load(builder, totals, index(part), vector), builder.load(total))
             store(builder, value, totals, index(part))
