@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from skdice._compat.extras import import_extra
 from skdice._persistence.files import load
+from skdice._rows.sources import Sliceable
 from skdice.cli._files import file_name_in_errors, open_rows, refuse_overwriting
 from skdice.io._atomic import replacing
 from skdice.monitoring import FlagMonitor
@@ -58,6 +59,7 @@ def monitor(arguments: Namespace) -> int:
         watch, counted, past = _read_state(arguments.state, content, detector)
         _check_settings(arguments, watch)
     files = []
+    first_rows: dict[str, int] = {}
     for path in arguments.features:
         with file_name_in_errors(path):
             digest = str(digest_of_path(Path(path)).sha256)
@@ -66,7 +68,8 @@ def monitor(arguments: Namespace) -> int:
                     f"these rows were counted already, from {counted[digest]!r}: leave the file "
                     "out, or give --again to count it once more"
                 )
-            flags = flagged_rows(detector, open_rows(path, arguments.key))
+            flags = _flags(detector, open_rows(path, arguments.key))
+        first_rows[path] = watch.n_samples_
         past += _count(watch, flags)
         counted[digest] = path
         n_flagged = int(np.count_nonzero(flags))
@@ -88,13 +91,28 @@ def monitor(arguments: Namespace) -> int:
             "rate": watch.rate,
             "alarm": watch.alarm_,
             "alarm_row": watch.alarm_row_,
+            "change_row": watch.change_row_,
             "evidence": _finite(watch.evidence_),
             "reading": watch.reading,
         }
         print(json.dumps(facts, allow_nan=False))
     else:
         print(watch.reading)
+        if watch.alarm_row_ is not None:
+            print(_next_step(watch, first_rows, arguments.state))
     return EXIT_ALARM if watch.alarm_ else 0
+
+
+def _flags(detector: Any, rows: Sliceable) -> NDArray[np.bool_]:
+    """Return the flags of the rows of a file, which may have none: a day may be empty."""
+    if len(rows.shape) == 2 and rows.shape[0] == 0:
+        if rows.shape[1] != detector.n_features_in_:
+            raise ValueError(
+                f"the file has {rows.shape[1]} features, but {type(detector).__name__} is "
+                f"expecting {detector.n_features_in_} features as input"
+            )
+        return np.empty(0, np.bool_)
+    return flagged_rows(detector, rows)
 
 
 def _count(watch: FlagMonitor, flags: NDArray[np.bool_]) -> list[Point]:
@@ -109,6 +127,21 @@ def _count(watch: FlagMonitor, flags: NDArray[np.bool_]) -> list[Point]:
     return points
 
 
+def _next_step(watch: FlagMonitor, first_rows: dict[str, int], state: Path) -> str:
+    """Tell where the rows of the alarm are, and what to do."""
+    places = []
+    for event, row in (("the alarm", watch.alarm_row_), ("the rise", watch.change_row_)):
+        files = [path for path, first in first_rows.items() if row is not None and first <= row]
+        # Rows of an earlier call are not in these files.
+        if files and row is not None:
+            places.append(f"{event} is row {row - first_rows[files[-1]]} of {files[-1]}")
+    found = f"Counted from 0, {' and '.join(places)}. " if places else ""
+    return (
+        f"{found}Look at the flagged inputs (skdice score tells which), and mend the cause. Then "
+        f"begin another state file in place of {state}; this one keeps the alarm."
+    )
+
+
 def _finite(evidence: float) -> float:
     """Return evidence as JSON can hold it, which has no infinity."""
     return min(evidence, sys.float_info.max)
@@ -120,6 +153,12 @@ def _new_monitor(arguments: Namespace, detector: Any) -> FlagMonitor:
         for name in ("false_alarm", "run_length")
         if getattr(arguments, name) is not None
     }
+    if not hasattr(detector, "calibration_"):
+        raise ValueError(
+            f"{arguments.detector}: the detector is not calibrated, so nothing is promised about "
+            f"the rate of its false alarms. First run: skdice calibrate {arguments.detector} "
+            "HELDOUT.npy --method conformal"
+        )
     return FlagMonitor.from_detector(detector, **settings)
 
 

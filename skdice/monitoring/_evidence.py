@@ -217,6 +217,53 @@ class ShiryaevRoberts:
         return first
 
 
+class ChangePoint:
+    """The row before which the rate of flags most likely was at most the promised one.
+
+    It is the maximum-likelihood estimate for a change from the promised rate to twice that rate,
+    or halfway to 1 where that is less: the last row at which the log-likelihood ratio of all rows
+    so far is least.
+
+    Parameters
+    ----------
+    rate : float
+        The promised rate.
+    row : int
+        Number of rows before the change.
+    n_flagged : int
+        Number of flagged rows among them.
+    """
+
+    def __init__(self, rate: float, row: int = 0, n_flagged: int = 0) -> None:
+        changed = min(2 * rate, (1 + rate) / 2)
+        self._log_flagged = log(changed / rate)
+        self._log_good = log1p(-changed) - log1p(-rate)
+        self.row, self.n_flagged = row, n_flagged
+        self._least = self._log_ratio(row, n_flagged)
+
+    def _log_ratio(self, n_samples: Any, n_flagged: Any) -> Any:
+        # The counts are exact, so the result does not depend on how the rows were split.
+        return n_flagged * self._log_flagged + (n_samples - n_flagged) * self._log_good
+
+    def add_one(self, n_samples: int, n_flagged: int) -> None:
+        """Take one row, after which there are so many rows and flagged rows."""
+        value = self._log_ratio(n_samples, n_flagged)
+        if value <= self._least:
+            self.row, self.n_flagged, self._least = n_samples, n_flagged, value
+
+    def add_block(self, flags: NDArray[np.bool_], n_samples: int, n_flagged: int) -> None:
+        """Take rows, before which there were so many rows and flagged rows."""
+        if not len(flags):
+            return
+        rows = n_samples + np.arange(1, len(flags) + 1)
+        flagged = n_flagged + np.cumsum(flags)
+        values = self._log_ratio(rows, flagged)
+        last = len(values) - 1 - int(np.argmin(values[::-1]))
+        if values[last] <= self._least:
+            self.row, self.n_flagged = int(rows[last]), int(flagged[last])
+            self._least = float(values[last])
+
+
 def rate_bounds(n_samples: int, n_flagged: int, b: float, level: float) -> tuple[float, float]:
     """Return a confidence interval of the rate of flags that holds at all times together.
 

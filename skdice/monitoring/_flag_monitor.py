@@ -1,8 +1,6 @@
 """A monitor of a stream of flags."""
 
-import hashlib
-import json
-from math import exp, isfinite
+from math import exp
 from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -14,6 +12,7 @@ from scipy.special import betaincinv
 from skdice.io._atomic import replacing
 from skdice.monitoring._evidence import (
     LARGEST_EXPONENT,
+    ChangePoint,
     MixtureEvidence,
     ShiryaevRoberts,
     prior_of,
@@ -28,12 +27,10 @@ from skdice.monitoring._flags import (
     last_step,
     ranks_of_classes,
 )
+from skdice.monitoring._state import MOST_CHARACTERS, check_state, read_sealed, sealed
 
-FORMAT, SCHEMA = "skdice.monitoring.FlagMonitor", 1
 # Flags are taken in blocks of this size, so that the memory does not grow with an update.
 BLOCK_ROWS = 1 << 16
-# A state has a few hundred characters; a longer text is something else.
-MOST_CHARACTERS = 10_000
 
 
 class FlagMonitor:
@@ -60,6 +57,9 @@ class FlagMonitor:
         Whether an alarm was raised. It stays, and the monitor goes on counting, until `reset`.
     alarm_row_ : int or None
         The row, counted from 0, that raised the alarm.
+    change_row_ : int or None
+        The row, counted from 0, at which the rate most likely rose, as of the alarm; None without
+        an alarm. It is the maximum-likelihood estimate for a change to twice the promised rate.
     evidence_ : float
         Evidence after the last row that the rate is above the promised one. The alarm is raised
         where it reaches 1 / `false_alarm`, or `run_length`. Infinite above 1e304.
@@ -117,6 +117,9 @@ class FlagMonitor:
     n_flagged_: int
     alarm_row_: int | None
     _evidence: MixtureEvidence | ShiryaevRoberts
+    # It is left as it is from the alarm on, with the number of flagged rows until the alarm.
+    _change: ChangePoint
+    _n_flagged_at_alarm: int
 
     def __init__(
         self, rate: float, *, false_alarm: float = 0.01, run_length: float | None = None
@@ -248,8 +251,12 @@ class FlagMonitor:
         for start in range(0, len(flags), BLOCK_ROWS):
             block = flags[start : start + BLOCK_ROWS]
             row = self._evidence.add_block(block, self.n_samples_, self.n_flagged_)
-            if self.alarm_row_ is None and row is not None:
-                self.alarm_row_ = self.n_samples_ + row
+            if self.alarm_row_ is None:
+                before_alarm = block if row is None else block[: row + 1]
+                self._change.add_block(before_alarm, self.n_samples_, self.n_flagged_)
+                if row is not None:
+                    self.alarm_row_ = self.n_samples_ + row
+                    self._n_flagged_at_alarm = self.n_flagged_ + int(before_alarm.sum())
             self.n_samples_ += len(block)
             self.n_flagged_ += int(np.count_nonzero(block))
         return self
@@ -264,8 +271,9 @@ class FlagMonitor:
         -------
         self
         """
-        self.n_samples_ = self.n_flagged_ = 0
+        self.n_samples_ = self.n_flagged_ = self._n_flagged_at_alarm = 0
         self.alarm_row_ = None
+        self._change = ChangePoint(self.rate)
         self._evidence = self._new_evidence()
         return self
 
@@ -323,6 +331,11 @@ class FlagMonitor:
         return self.alarm_row_ is not None
 
     @property
+    def change_row_(self) -> int | None:
+        """The row at which the rate most likely rose, as of the alarm."""
+        return None if self.alarm_row_ is None else self._change.row
+
+    @property
     def evidence_(self) -> float:
         """Evidence after the last row that the rate is above the promised one."""
         value = self._evidence.log_value(self.n_samples_, self.n_flagged_)
@@ -349,10 +362,9 @@ class FlagMonitor:
         if not self.n_samples_:
             return f"No rows yet; at most {self.rate:.3g} of good rows are flagged."
         low, high = self.rate_interval()
-        counted = (
-            f"{self.n_flagged_} of {self.n_samples_} rows are flagged, a rate between {low:.2%} "
-            f"and {high:.2%} with 95 % confidence, where at most {self.rate:.2%} is promised"
-        )
+        counted = f"{self.n_flagged_} of {self.n_samples_} rows are flagged"
+        bounds = f"a rate between {low:.2%} and {high:.2%} with 95 % confidence"
+        promised = f"where at most {self.rate:.2%} is promised"
         if self.run_length is None:
             chance = self.false_alarm + (1 - self.confidence if self.confidence else 0)
             promise = f"a false alarm has probability {chance:.3g} at most"
@@ -363,10 +375,16 @@ class FlagMonitor:
             if self.confidence is not None:
                 promise += f", if the promised rate holds (confidence {self.confidence:g})"
         if self.alarm_row_ is None:
-            return f"No alarm: {counted} ({promise})."
+            return f"No alarm: {counted}, {bounds}, {promised} ({promise})."
+        n_recent = self.alarm_row_ + 1 - self._change.row
+        n_flagged = self._n_flagged_at_alarm - self._change.n_flagged
+        # After a long good time the rate of the whole stream says nothing about the change.
+        whole = f"{counted}, {bounds}" if self.run_length is None else counted
         return (
-            f"Alarm, raised by row {self.alarm_row_}: {counted} ({promise}). Counting went on for "
-            f"{self.n_samples_ - 1 - self.alarm_row_} rows after the alarm; reset starts anew."
+            f"Alarm, raised by row {self.alarm_row_}: the rate most likely rose at row "
+            f"{self._change.row}, and {n_flagged} of the {n_recent} rows from there to the alarm "
+            f"are flagged, {promised} ({promise}). Of the whole stream, {whole}. Counting went on "
+            f"for {self.n_samples_ - 1 - self.alarm_row_} rows after the alarm."
         )
 
     def __str__(self) -> str:
@@ -395,9 +413,10 @@ class FlagMonitor:
         >>> FlagMonitor.from_json(monitor.to_json()).n_flagged_
         2
         """
-        content = {
-            "format": FORMAT,
-            "schema": SCHEMA,
+        return sealed(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "rate": self.rate,
             "false_alarm": self.false_alarm,
             "run_length": self.run_length,
@@ -406,9 +425,10 @@ class FlagMonitor:
             "n_samples": self.n_samples_,
             "n_flagged": self.n_flagged_,
             "alarm_row": self.alarm_row_,
+            "n_flagged_at_alarm": self._n_flagged_at_alarm,
+            "change": [self._change.row, self._change.n_flagged],
             "evidence": self._evidence.state,
         }
-        return json.dumps({**content, "sha256": _digest(content)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, *, detector: Any = None) -> Self:
@@ -432,7 +452,7 @@ class FlagMonitor:
             The text is not the whole and unaltered state of a monitor, was written by a newer
             version of skdice, or belongs to another calibration of the detector.
         """
-        content = _read_content(text)
+        content = read_sealed(text, list(cls(0.5)._content()))
         try:
             monitor = cls(
                 content["rate"],
@@ -447,7 +467,11 @@ class FlagMonitor:
             if content["alarm_row"] is not None:
                 row = check_count(content["alarm_row"], "alarm_row", least=0, most=n - 1)
                 monitor.alarm_row_ = row
-            state = _check_state(content["evidence"], len(monitor._evidence.state))
+            monitor._change = _change_of(content["change"], monitor)
+            monitor._n_flagged_at_alarm = check_count(
+                content["n_flagged_at_alarm"], "n_flagged_at_alarm", least=0, most=n
+            )
+            state = check_state(content["evidence"], len(monitor._evidence.state))
             monitor._evidence = monitor._new_evidence(state)
             calibration = content["calibration"]
             if not isinstance(calibration, str | None):
@@ -522,15 +546,18 @@ class FlagMonitor:
             raise ValueError(
                 f"the monitor belongs to the calibration {self._calibration}, but the detector "
                 f"has the calibration {given}: the counts of one say nothing about the other. "
-                "Make a new monitor by FlagMonitor.from_detector"
+                "Begin a new monitor"
             )
 
     def _add_one(self, flagged: bool) -> None:
         self.n_samples_ += 1
         self.n_flagged_ += flagged
         reached = self._evidence.add_one(flagged, self.n_samples_, self.n_flagged_)
-        if reached and self.alarm_row_ is None:
-            self.alarm_row_ = self.n_samples_ - 1
+        if self.alarm_row_ is None:
+            self._change.add_one(self.n_samples_, self.n_flagged_)
+            if reached:
+                self.alarm_row_ = self.n_samples_ - 1
+                self._n_flagged_at_alarm = self.n_flagged_
 
     def _new_evidence(self, state: list[float] | None = None) -> MixtureEvidence | ShiryaevRoberts:
         if self.run_length is None:
@@ -562,45 +589,10 @@ def _identity(detector: Any) -> str:
     return f"{calibration.digest}:{calibration.rank}" + (f":{by}" if by else "")
 
 
-def _digest(content: dict[str, Any]) -> str:
-    """Return a digest of the content that does not depend on order or white space."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read_content(text: Any) -> dict[str, Any]:
-    """Return the content of a state whose format, version and digest are right."""
-    reason = "not the state of a FlagMonitor"
-    if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
-        raise ValueError(f"{reason}: expected text of at most {MOST_CHARACTERS} characters")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{reason}: not JSON, or cut short") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{reason}: it does not name the format {FORMAT!r}")
-    schema = content.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise ValueError(
-            f"the state has schema {schema}, written by a newer version of skdice; this version "
-            f"reads schema {SCHEMA}: update skdice"
-        )
-    digest = content.pop("sha256", None)
-    # No version writes a schema below 1, so another schema here is an alteration.
-    if schema != SCHEMA or digest != _digest(content):
-        raise ValueError(f"{reason}: it was altered, because its digest does not match")
-    names = set(json.loads(FlagMonitor(0.5).to_json())) - {"sha256"}
-    if set(content) != names:
-        raise ValueError(f"{reason}: it has other entries than {', '.join(sorted(names))}")
-    return content
-
-
-def _check_state(values: Any, n_values: int) -> list[float]:
-    """Return so many finite numbers of at least 0, or raise."""
-    if (
-        not isinstance(values, list)
-        or len(values) != n_values
-        or not all(isinstance(value, float) and isfinite(value) and value >= 0 for value in values)
-    ):
-        raise ValueError(f"evidence is {values!r}, expected {n_values} numbers of at least 0")
-    return values
+def _change_of(counts: Any, monitor: FlagMonitor) -> ChangePoint:
+    """Return the change point from its numbers of rows and of flagged rows, or raise."""
+    if not isinstance(counts, list) or len(counts) != 2:
+        raise ValueError(f"change is {counts!r}, expected two numbers of rows")
+    row = check_count(counts[0], "change", least=0, most=monitor.n_samples_)
+    n_flagged = check_count(counts[1], "change", least=0, most=min(row, monitor.n_flagged_))
+    return ChangePoint(monitor.rate, row, n_flagged)

@@ -73,6 +73,29 @@ def test_an_alarm_gives_code_3_also_in_later_calls(run):
     code, out, _ = run("b.npy")
     assert code == 3
     assert "Counting went on" in out
+    assert "begin another state file" in out
+    assert "the alarm is row" not in out  # it lies in a file of the earlier call
+
+
+def test_the_row_of_the_alarm_is_that_of_its_file(folder, run):
+    code, out, _ = run("a.npy", "odd.npy", "b.npy", "--run-length", "5000")
+    assert code == 3
+    watch = FlagMonitor.from_detector(skdice.load(folder / "det.safetensors"), run_length=5000)
+    watch.update(np.load(folder / "a.npy")).update(np.load(folder / "odd.npy"))
+    assert watch.change_row_ >= 380
+    assert f"the alarm is row {watch.alarm_row_ - 400} of odd.npy" in out
+
+
+def test_a_file_without_rows_counts_nothing(folder, run):
+    """A job that runs every day may find a day on which there was nothing."""
+    np.save(folder / "empty.npy", np.empty((0, np.load(folder / "a.npy").shape[1])))
+    code, out, err = run("a.npy", "empty.npy")
+    assert (code, err) == (0, "")
+    assert "empty.npy: 0 of 0 rows flagged (0.0%)" in out
+    np.save(folder / "narrow.npy", np.empty((0, 3)))
+    code, _, err = run("narrow.npy")
+    assert code == 2
+    assert "has 3 features" in err
 
 
 def test_contents_that_were_counted_are_refused_under_another_name_too(folder, run, tmp_path):

@@ -18,7 +18,7 @@ from sklearn.svm import OneClassSVM
 
 from skdice.monitoring import FlagMonitor
 from skdice.monitoring._evidence import RATE_RATIOS, MixtureEvidence
-from skdice.monitoring._flag_monitor import _digest
+from skdice.monitoring._state import digest_of
 
 RATE = 0.05
 KINDS = [{}, {"run_length": 5000}]
@@ -391,10 +391,48 @@ def test_after_an_alarm_the_stream_goes_on_counting_and_says_so(options):
     monitor.update([False] * 80)
     assert (monitor.n_samples_, monitor.n_flagged_, monitor.alarm_row_) == (100, 20, row)
     assert monitor.evidence_ < evidence
-    assert monitor.reading.startswith(f"Alarm, raised by row {row}: 20 of 100 rows are flagged")
+    n = row + 1
+    assert monitor.reading.startswith(
+        f"Alarm, raised by row {row}: the rate most likely rose at row 0, and {n} of the {n} rows "
+    )
+    assert "Of the whole stream, 20 of 100 rows are flagged" in monitor.reading
     assert f"Counting went on for {99 - row} rows after the alarm" in str(monitor)
     assert monitor.reset().to_json() == FlagMonitor(RATE, **options).to_json()
     assert monitor.reading == "No rows yet; at most 0.05 of good rows are flagged."
+
+
+def likeliest_change(flags, rate):
+    """The start of the rows whose likelihood at twice the rate is largest against the rate."""
+    ratios = np.where(flags, np.log(2), np.log((1 - 2 * rate) / (1 - rate)))
+    return max(range(len(flags), -1, -1), key=lambda start: ratios[start:].sum())
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_the_change_is_where_the_likelihood_says(options):
+    """It is estimated at the alarm, and later rows change nothing about it."""
+    distances = []
+    for seed in range(20):
+        (good,) = streams(1, 600, RATE, seed)
+        (bad,) = streams(1, 400, 0.4, 100 + seed)
+        flags = np.concatenate([good, bad])
+        monitor = FlagMonitor(RATE, **options)
+        assert monitor.update(flags[:50]).change_row_ is None
+        monitor.update(flags[50:])
+        seen = flags[: monitor.alarm_row_ + 1]
+        assert monitor.change_row_ == likeliest_change(seen, RATE)
+        n_recent = int(seen[monitor.change_row_ :].sum())
+        assert f"{n_recent} of the {len(seen) - monitor.change_row_} rows" in monitor.reading
+        distances.append(abs(monitor.change_row_ - 600))
+    assert np.median(distances) < 10
+
+
+def test_after_a_long_good_time_the_reading_tells_of_the_change():
+    """The rate of the whole stream may lie below the promised one while the alarm is right."""
+    (good,) = streams(1, 3000, 0.02)
+    monitor = FlagMonitor(RATE, run_length=5000).update(good)
+    monitor.update(([True] + [False] * 2) * 100)
+    assert "with 95 % confidence" not in monitor.reading
+    assert abs(monitor.change_row_ - 3000) < 30
 
 
 def test_the_reading_of_a_quiet_stream():
@@ -471,7 +509,7 @@ def resealed(**changes):
     """Return a state with other values and a digest that fits them."""
     content = json.loads(FlagMonitor(RATE).update([True, False]).to_json()) | changes
     del content["sha256"]
-    return json.dumps(content | {"sha256": _digest(content)})
+    return json.dumps(content | {"sha256": digest_of(content)})
 
 
 @pytest.mark.parametrize(
@@ -494,6 +532,10 @@ def resealed(**changes):
         (resealed(n_samples=-1), "n_samples is -1"),
         (resealed(n_samples=1e300), "n_samples is 1e[+]300"),
         (resealed(alarm_row=2), "alarm_row is 2, expected a whole number from 0 to 1"),
+        (resealed(change=3), "change is 3, expected two numbers"),
+        (resealed(change=[3, 0]), "change is 3, expected a whole number from 0 to 2"),
+        (resealed(change=[1, 2]), "change is 2, expected a whole number from 0 to 1"),
+        (resealed(n_flagged_at_alarm=3), "n_flagged_at_alarm is 3"),
         (resealed(evidence=[]), "evidence"),
         (resealed(evidence=[1.0, 2.0]), "evidence"),
         (resealed(evidence=[-1.0]), "evidence is"),
