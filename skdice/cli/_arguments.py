@@ -349,6 +349,13 @@ def _add_evaluate(parser: ArgumentParser) -> None:
 
 def _add_report(parser: ArgumentParser) -> None:
     options.add_measurement(parser)
+    for name, rows in (("calibration", "calibrated"), ("training", "fitted")):
+        parser.add_argument(
+            f"--{name}",
+            type=types.not_empty,
+            metavar="FILE",
+            help=f"the rows that the detector was {rows} on, which the report checks and names",
+        )
     options.add_output(
         parser,
         types.REPORT_ENDINGS,

@@ -12,9 +12,11 @@ def report(arguments: Namespace) -> None:
     # A missing library must be found before the scores are computed.
     import_extra("jinja2", "report")
     output = arguments.output
-    refuse_overwriting(output, arguments.detector, arguments.id, *arguments.ood.values())
+    seen = {name: getattr(arguments, name) for name in ("calibration", "training")}
+    inputs = arguments.id, *arguments.ood.values(), *filter(None, seen.values())
+    refuse_overwriting(output, arguments.detector, *inputs)
     evidence = OODReport.from_detector(
-        arguments.detector, arguments.id, arguments.ood, key=arguments.key
+        arguments.detector, arguments.id, arguments.ood, **seen, key=arguments.key
     )
     if output.suffix == ".md":
         evidence.to_markdown(output)
@@ -24,6 +26,7 @@ def report(arguments: Namespace) -> None:
     facts = {
         "output": str(output),
         "id_flagged": evidence.inside.flagged,
+        "ood_flagged": {each.name: each.flagged for each in evidence.sets},
         "fpr95": evidence.fpr95.value,
         "auroc": evidence.auroc.value,
         "warnings": list(evidence.warnings),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
 from skdice._base import BaseDetector
@@ -70,6 +71,14 @@ class ScoredSet:
     def flagged(self) -> float | None:
         """Share of the rows that the detector flags."""
         return None if self.n_flagged is None else self.n_flagged / self.n_rows
+
+    @property
+    def flagged_interval(self) -> Interval | None:
+        """Interval of this share at 95 %, by Clopper and Pearson."""
+        if self.n_flagged is None:
+            return None
+        found = binomtest(self.n_flagged, self.n_rows).proportion_ci(0.95, "exact")
+        return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)

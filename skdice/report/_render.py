@@ -11,6 +11,7 @@ from skdice._compat.extras import import_extra
 from skdice.metrics._counts import RULES, fpr_name
 from skdice.report import _charts, _numbers
 from skdice.report._measures import OPERATING_RATES
+from skdice.report._seen import CALIBRATION, TRAINING
 
 # A page with the classes of a very large head would be too large to read, to print and to send.
 MOST_CLASSES = 200
@@ -93,6 +94,23 @@ def _threshold_of(report: Any) -> float | None:
     return None if report.promise.by is not None else report.promise.threshold
 
 
+def _passing(report: Any) -> float | None:
+    """Return the share of outliers that pass at the detector's threshold, the mean of the sets."""
+    shares = [each.flagged for each in report.sets]
+    return None if None in shares else 1 - sum(shares) / len(shares)
+
+
+def _checked(report: Any) -> str:
+    """Tell with which seen rows the in-distribution rows were compared."""
+    given = {each.name for each in report.data}
+    names = [TRAINING] if TRAINING in given else []
+    if CALIBRATION in given or report.promise.method == "conformal":
+        names.append("the calibration")
+    if not names:
+        return "The report had no rows of fit or of the calibration to compare them with."
+    return f"The report compared them with the rows of {' and of '.join(names)}."
+
+
 def _context(report: Any, file_name: str) -> dict[str, Any]:
     """Return what both templates take."""
     by_share = sorted(
@@ -110,6 +128,8 @@ def _context(report: Any, file_name: str) -> dict[str, Any]:
         "inside": report.inside,
         "all_sets": (report.inside, *report.sets),
         "threshold": _threshold_of(report),
+        "passing": _passing(report),
+        "checked": _checked(report),
         "fpr_name": fpr_name(0.95, report.rule),
         "rule_name": f"the {RULES[report.rule]}" if report.rule == "paper" else RULES[report.rule],
         "rates": OPERATING_RATES,

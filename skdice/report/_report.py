@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
+from skdice._compat.arrays import to_numpy
 from skdice._passes.threshold import digest_of_blocks
 from skdice._persistence.files import load
 from skdice._rows.sources import RowSource
@@ -36,6 +37,7 @@ from skdice.report._measures import (
 from skdice.report._path import SparsityPath, measure_path
 from skdice.report._promise import Promise, describe_promise
 from skdice.report._render import render_html, render_markdown
+from skdice.report._seen import CALIBRATION, TRAINING, check_seen, repeated_rows
 from skdice.report._warnings import (
     warnings_about_detector,
     warnings_about_promise,
@@ -66,14 +68,16 @@ class OODReport:
         `method`, `rate`, `confidence`, `n_rows`, `rank`, `date`, `digest`, `by` and
         `fallback_classes`.
     data : tuple of DataSet
-        The rows, those of the in-distribution rows first: `name`, `source`, `n_rows`,
-        `n_features`, `dtype` and `digest`.
+        The rows, those of the in-distribution rows first, and those of the calibration and of
+        fit last if they were given: `name`, `source`, `n_rows`, `n_features`, `dtype` and `digest`.
     inside : InDistribution
-        The in-distribution rows: `n_rows`, `n_flagged`, `flagged` (their share), `pvalue` (the
+        The in-distribution rows: `n_rows`, `n_flagged`, `flagged` (their share),
+        `flagged_interval` (its interval at 95 % by Clopper and Pearson), `pvalue` (the
         probability of so many flags among rows like those of the calibration), `classes` (the
         numbers of each predicted class), `least_typical` and `most_typical`.
     sets : tuple of OutlierSet
-        The sets of out-of-distribution rows: `name`, `n_rows`, `n_flagged`, `flagged`, `fpr95`,
+        The sets of out-of-distribution rows: `name`, `n_rows`, `n_flagged`, `flagged`,
+        `flagged_interval`, `passing`, `fpr95`,
         `auroc`, `histogram`, `roc`, `operating`, `least_typical` and `most_typical`.
     fpr95, auroc : Metric
         The means over the sets: `value`, and `interval` at 95 %, as fractions.
@@ -129,6 +133,8 @@ class OODReport:
         X_id: Any,
         ood: Mapping[str, Any],
         *,
+        calibration: Any = None,
+        training: Any = None,
         key: str | None = None,
         rule: str = "paper",
     ) -> Self:
@@ -147,8 +153,15 @@ class OODReport:
             its calibration has seen.
         ood : mapping of str to array-like, source of rows or path
             Features of out-of-distribution sets by name.
+        calibration : array-like, source of rows or path, default=None
+            The rows that the detector was calibrated on. The report checks that they are, and names
+            them by their digest.
+        training : array-like, source of rows or path, default=None
+            The rows that the detector was fitted on. The report compares their number, and names
+            them by their digest. With `calibration` or `training`, the report warns of rows of
+            `X_id` that are among them.
         key : str, default=None
-            Name of the array in the files that X_id and `ood` name by their paths.
+            Name of the array in the files that the other parameters name by their paths.
         rule : {"paper", "roc_curve"}, default="paper"
             The rule of the FPR95 (see `skdice.metrics.fpr_at_tpr`).
 
@@ -162,8 +175,9 @@ class OODReport:
         TypeError
             `detector` is not a detector of skdice.
         ValueError
-            No set is given, a set has the name "in-distribution" or "mean", widths do not match,
-            a value is not finite, or the rule is unknown.
+            No set is given, a set has the name "in-distribution", "mean", "calibration" or "fit",
+            widths do not match, a value is not finite, the rule is unknown, or `calibration` or
+            `training` has other rows than those that the detector has seen.
         sklearn.exceptions.NotFittedError
             The detector is not fitted.
         FileNotFoundError
@@ -177,6 +191,8 @@ class OODReport:
         path = to_path(detector) if is_path(detector) else None
         fitted = _fitted_detector(detector if path is None else load(path))
         inputs = {ID_NAME: X_id, **ood}
+        seen = {CALIBRATION: calibration, TRAINING: training}
+        inputs |= {name: X for name, X in seen.items() if X is not None}
         opened = {name: open_rows(X, key) for name, X in inputs.items()}
         shown = {name: X if is_path(X) else name for name, X in inputs.items()}
         sources, scored = {}, {}
@@ -187,6 +203,12 @@ class OODReport:
             with error_prefix(shown[name]):
                 scored[name] = _score(fitted, name, opened[name], source)
         inside, outside = scored[ID_NAME], [scored[name] for name in ood]
+        seen_scores = {name: scored[name].scores for name in seen if name in scored}
+        for name, scores in seen_scores.items():
+            with error_prefix(shown[name]):
+                check_seen(fitted, name, scores)
+        if hasattr(fitted, "calibration_scores_"):
+            seen_scores.setdefault(CALIBRATION, to_numpy(fitted.calibration_scores_))
         data = tuple(
             describe_rows(name, inputs[name], source, len(scored[name].scores))
             for name, source in sources.items()
@@ -203,6 +225,7 @@ class OODReport:
                 {each.name: each.digest.sha256 for each in data},
                 rate=promise.rate,
                 is_calibration=digest_of_blocks(iter([inside.scores])) == promise.digest,
+                repeated=repeated_rows(inside.scores, seen_scores),
             ),
             *warnings_about_detector(fitted),
         ]
@@ -307,9 +330,10 @@ def _check_arguments(ood: Any, rule: str) -> None:
             f"ood is {reprlib.repr(ood)}, expected a mapping of names to rows with at least one set"
         )
     for name in ood:
-        if not isinstance(name, str) or name in (ID_NAME, MEAN):
+        if not isinstance(name, str) or name in (ID_NAME, MEAN, CALIBRATION, TRAINING):
             raise ValueError(
-                f"an OOD set is named {name!r}, expected text other than {ID_NAME!r} and {MEAN!r}"
+                f"an OOD set is named {name!r}, expected text other than {ID_NAME!r}, {MEAN!r}, "
+                f"{CALIBRATION!r} and {TRAINING!r}"
             )
     metric_on_counts("fpr_at_tpr", rule=rule)  # raises before any work if the rule is unknown
 
@@ -346,6 +370,8 @@ def _command(
     if path is None or not all(map(is_path, inputs.values())) or rule != "paper":
         return None
     words = ["skdice", "report", str(path)]
+    options = {ID_NAME: "--id", CALIBRATION: "--calibration", TRAINING: "--training"}
     for name, file in inputs.items():
-        words += ["--id", str(file)] if name == ID_NAME else ["--ood", f"{name}={file}"]
+        option = options.get(name)
+        words += ["--ood", f"{name}={file}"] if option is None else [option, str(file)]
     return tuple(words if key is None else [*words, "--key", key])

@@ -11,6 +11,7 @@ from skdice.report._detector import members_of
 from skdice.report._measures import InDistribution, OutlierSet
 from skdice.report._numbers import percent, rate_percent
 from skdice.report._promise import Promise, range_of_share
+from skdice.report._seen import CALIBRATION
 
 # Intervals of sets with fewer rows are too wide for most decisions: at an AUROC of 90 % and with
 # many in-distribution rows, 100 outliers give an interval 6 points wide.
@@ -58,16 +59,26 @@ def warnings_about_rows(
     *,
     rate: float | None,
     is_calibration: bool,
+    repeated: Mapping[str, int],
 ) -> Iterator[str]:
     """Yield a sentence for each thing about the rows that a reader should know.
 
     `digests` are those of the sets, by name. `is_calibration` says whether the in-distribution rows
-    are exactly those of the calibration.
+    are exactly those of the calibration, and `repeated` how many of them have the score of a row of
+    the calibration or of fit.
     """
     if is_calibration:
         yield (
             "The in-distribution rows of this report are the rows of the calibration. The share "
             "of them that is flagged is no evidence, because the threshold was set by them."
+        )
+    for name, n_repeated in repeated.items():
+        if name == CALIBRATION and is_calibration:
+            continue
+        yield (
+            f"{n_repeated:,} of the {inside.n_rows:,} in-distribution rows of this report have the "
+            f"score of a row of {name}, so they are probably rows that the detector has seen. The "
+            "figures of this report hold for unseen rows only."
         )
     first: dict[str, str] = {}
     for name, digest in digests.items():
@@ -120,8 +131,9 @@ def warnings_about_detector(detector: BaseDetector) -> Iterator[str]:
         if n_dead:
             yield (
                 f"{n_dead:,} of {len(means[0]):,} features have a mean of exactly 0 over the rows "
-                "of fit. These units are dead: no row of fit has shown how the scores change if "
-                "an outlier excites them."
+                "of fit: dead units, which are usual for networks with ReLU. An outlier may excite "
+                "them, and no row of fit has shown how the score then changes. Nothing has to be "
+                "done if the outliers of this report that matter to you are flagged."
             )
 
 

@@ -67,6 +67,7 @@ def test_the_result_as_json(folder, capsys):
         "output": "report.html",
         "promise": report.promise.statement,
         "id_flagged": report.inside.flagged,
+        "ood_flagged": {each.name: each.flagged for each in report.sets},
         "fpr95": report.fpr95.value,
         "auroc": report.auroc.value,
         "warnings": list(report.warnings),

@@ -168,6 +168,7 @@ def test_every_figure_is_that_of_the_report(kind, report_of, page_of):
             in_percent(measured.auroc.value),
             between(measured.auroc.interval),
             flagged(measured),
+            "\N{EN DASH}" if measured.flagged is None else between(measured.flagged_interval),
         ]
     fpr95, auroc = report.fpr95, report.auroc
     assert mean == [
@@ -178,13 +179,16 @@ def test_every_figure_is_that_of_the_report(kind, report_of, page_of):
         in_percent(auroc.value),
         between(auroc.interval),
         "",
+        "",
     ]
     for line, measured in zip(operating.cells()[1:], report.sets, strict=True):
         assert line[1:] == [in_percent(share) for share in measured.operating]
     tiles = [each.text for each in page.find("header").find_all("dd")]
-    assert tiles[4] == f"{in_percent(fpr95.value)} %"
-    assert tiles[6] == f"{in_percent(auroc.value)} %"
+    assert tiles[6] == f"{in_percent(fpr95.value)} %"
+    assert tiles[8] == f"{in_percent(auroc.value)} %"
     if report.inside.flagged is not None:
+        passing = np.mean([1 - each.flagged for each in report.sets])
+        assert tiles[4] == f"{in_percent(passing)} %"
         assert tiles[2] == f"{in_percent(report.inside.flagged)} %"
         assert tiles[3] == f"{report.inside.n_flagged} of {report.inside.n_rows}"
 

@@ -35,8 +35,8 @@ def test_every_figure_is_that_of_the_report(kind, report_of):
     assert text.endswith("\n")
     assert "\n\n\n\n" not in text
     assert re.findall(r"^#+ .*$", text, re.MULTILINE)[:2] == [
+        "### Warnings",
         "### What was deployed",
-        "### Threshold and promise",
     ]
     assert report.promise.statement in text.replace("\\", "")
     for table in tables(text):
@@ -52,6 +52,8 @@ def test_every_figure_is_that_of_the_report(kind, report_of):
         assert line[4] == f"{100 * measured.auroc.value:.1f}"
         if measured.flagged is not None:
             assert line[6] == f"{100 * measured.flagged:.1f}"
+            low, high = measured.flagged_interval
+            assert line[7] == f"{100 * low:.1f} to {100 * high:.1f}"
     assert results[-1][0] == "**mean**"
     assert results[-1][4] == f"{100 * report.auroc.value:.1f}"
     assert results[3][0] == ESCAPED
