@@ -19,7 +19,8 @@ def import_extra(module: str, extra: str) -> Any:
         if error.name not in (module, module.partition(".")[0]):
             raise
         raise ImportError(
-            f"{module.partition('.')[0]} is not installed: run pip install 'skdice[{extra}]'."
+            f"{module.partition('.')[0]} is not installed: run pip install 'skdice[{extra}]', or "
+            f"in a clone of skdice pip install -e '.[{extra}]'."
         ) from error
 
 

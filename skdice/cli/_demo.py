@@ -69,14 +69,14 @@ def pruning_verdict(report: MetricsTable) -> str:
     if gain >= CLEAR_GAIN:
         verdict = "helps"
     elif gain > -CLEAR_GAIN:
-        verdict = f"moves the mean AUROC by less than {100 * CLEAR_GAIN} points at best"
+        verdict = f"changes the mean AUROC by less than {100 * CLEAR_GAIN} points at its best"
     else:
         verdict = "hurts"
     heavy = SPARSITIES[-1]
     return (
         f"Pruning alone {verdict} here: mean FPR95 / AUROC {percent(unpruned)} with nothing "
-        f"pruned, {percent(quality_at[best])} at sparsity {best:g} (its best), "
-        f"{percent(quality_at[heavy])} at {heavy:g}."
+        f"pruned, {percent(quality_at[best])} at sparsity {best:g} (its best), and "
+        f"{percent(quality_at[heavy])} at {heavy:g}, which prunes too much."
     )
 
 
@@ -88,9 +88,10 @@ def choice_verdict(report: MetricsTable, best: str, worst: str) -> str:
     return (
         f"Without outliers you cannot tell which score that is. The worst single choice, {worst}, "
         f"would have given {percent(means[worst])}. The ensemble of energy, DICE, FDBD and ViM "
-        f"needs no choice and gives {percent(means[ENSEMBLE])}: {abs(to_best):.1f} points of "
-        f"AUROC {'above' if to_best >= 0 else 'below'} the best single choice, "
-        f"{abs(to_worst):.1f} points {'above' if to_worst >= 0 else 'below'} the worst."
+        f"needs no choice and gives {percent(means[ENSEMBLE])}, where {best} gives "
+        f"{percent(means[best])}: its AUROC is {abs(to_best):.1f} points "
+        f"{'above' if to_best >= 0 else 'below'} that of the best single choice, and "
+        f"{abs(to_worst):.1f} points {'above' if to_worst >= 0 else 'below'} that of the worst."
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skdice._base import BaseDetector
 from skdice._compat.arrays import to_numpy
-from skdice._dice import DICEDetector
 from skdice._head import LinearHead
 from skdice.extraction._find import expected_logits, verify
 from skdice.extraction._layers import (
@@ -60,7 +60,10 @@ class AttachedModule(nn.Module):
     ) -> tuple[Any, Tensor]:
         self._watch.start()
         output, features, call = self._watch.take(self.model(*inputs, **keywords))
-        if not (self._is_verified or _is_recorded() or features.is_meta):
+        if self._is_verified or _is_recorded() or features.is_meta:
+            return output, features
+        # A service must answer an input with a NaN also if it comes first. A later batch is verified.
+        if bool(torch.isfinite(features).all()):
 
             def call_again() -> Any:
                 self._watch.start()
@@ -73,7 +76,7 @@ class AttachedModule(nn.Module):
         return output, features
 
 
-def attached(model: Any, detector: DICEDetector, layer: str | None) -> AttachedModule:
+def attached(model: Any, detector: BaseDetector, layer: str | None) -> AttachedModule:
     """Join a copy of a model with a detector; see `skdice.extraction.attach`."""
     model = unwrap(model)
     is_program = isinstance(model, ProgramClassifier | torch.jit.ScriptModule)

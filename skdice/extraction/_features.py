@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from tqdm import tqdm
 
+from skdice._base import BaseDetector
 from skdice._compat.extras import import_extra
-from skdice._dice import DICEDetector
 from skdice._head import LinearHead
 from skdice._rows.sources import Sliceable
 from skdice.extraction._store import PartialStore, hash_of
@@ -219,7 +219,7 @@ def load_program(path: str | Path, *, layer: str | None = None, device: Any = No
     return _program.load(Path(path), layer, device)
 
 
-def attach(model: Any, detector: DICEDetector, *, layer: str | None = None) -> Any:
+def attach(model: Any, detector: BaseDetector, *, layer: str | None = None) -> Any:
     """Return a module that gives logits and OOD score in one forward pass.
 
     Parameters
@@ -227,8 +227,9 @@ def attach(model: Any, detector: DICEDetector, *, layer: str | None = None) -> A
     model : torch.nn.Module or skorch net
         The classifier, built by its Python code, not by `load_program`. It is not changed;
         the module holds a copy of it, uncompiled.
-    detector : DICEDetector
-        Fitted on the features that enter the classification layer.
+    detector : detector of skdice
+        Fitted on the features that enter the classification layer. An ensemble is one, too, if
+        all its members are detectors of skdice.
     layer : str, default=None
         Name of the classification layer, as in `extract_features`; its weight is then not compared
         with the detector's head. None finds the Linear or 1x1 Conv2d, perhaps adapted by PEFT,
@@ -245,8 +246,9 @@ def attach(model: Any, detector: DICEDetector, *, layer: str | None = None) -> A
     Raises
     ------
     ValueError
-        No layer has the detector's head. At the first call outside of tracing and export: the
-        layer does not give the output of the model, as in `extract_features`.
+        No layer has the detector's head. At the first call with finite features outside of
+        tracing and export: the layer does not give the output of the model, as in
+        `extract_features`.
     TypeError
         The model is not a torch module, or is a program.
 

@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -19,6 +20,7 @@ from skdice._base import BaseDetector
 from skdice._compat.arrays import is_dask, to_host, to_numpy
 from skdice._dice import LEAST_AGREEMENT, BaseDICE
 from skdice._engines.layer import MaskedLayer
+from skdice._engines.run import Options, run
 from skdice._rows.door import as_source
 from skdice._rows.sources import FloatArray, RowSource
 from skdice.metrics._counts import METRICS, fpr_name, metric_on_counts
@@ -54,7 +56,7 @@ class DetectorResult:
     # The share of the in-distribution rows below the threshold; None without a threshold.
     id_flagged: float | None
     # The shares of the in-distribution rows whose largest logit is that of their label, with the
-    # full and with the masked layer; None without labels.
+    # full and with the masked layer; None without labels, or without a mask.
     accuracy: float | None = None
     masked_accuracy: float | None = None
     # The `head_agreement_` of a DICE detector; None for others and after `partial_fit`.
@@ -240,7 +242,8 @@ def evaluate(
         Features of out-of-distribution sets by name.
     y_id : array-like of shape (n_samples,), default=None
         Classes of the in-distribution inputs, as places among the head's rows from 0. With
-        them the report has the accuracy of the full and of the masked layer.
+        them the report has the accuracy of the full head, and of the masked one where a detector
+        masks it. The detector needs a head: DICE, fDBD, ViM, or an ensemble of these.
     rule : {"paper", "roc_curve"}, default="paper"
         The rule of the FPR95 (see `fpr_at_tpr`).
 
@@ -288,7 +291,8 @@ def compare(
         Features of out-of-distribution sets by name.
     y_id : array-like of shape (n_samples,), default=None
         Classes of the in-distribution inputs, as places among the head's rows from 0. With
-        them the report has the accuracy of the full and of the masked layer.
+        them the report has the accuracy of the full head, and of the masked one where a detector
+        masks it. The detector needs a head: DICE, fDBD, ViM, or an ensemble of these.
     rule : {"paper", "roc_curve"}, default="paper"
         The rule of the FPR95 (see `fpr_at_tpr`).
 
@@ -351,14 +355,20 @@ def _measure(
     result = measure_detector(detector, X_id, id_scores, ood, ood_scores, rule=rule)
     if y_id is None:
         return result
-    if not isinstance(detector, BaseDICE):
-        raise ValueError(f"y_id is given, but {detector!r} has no classes; leave it out")
+    head = getattr(detector, "head_", None)
+    if not isinstance(detector, BaseDetector) or head is None:
+        raise ValueError(
+            f"y_id is given, but this {type(detector).__name__} has no head that could predict a "
+            "class; leave it out"
+        )
     rows = as_source(X_id)
-    labels = _class_labels(y_id, rows, len(detector.mask_))
-    full = MaskedLayer(detector.head_.weight, detector.head_.bias, None, None)
-    layers = (full, detector._logits_layer())
-    full_accuracy, masked = (_accuracy(detector, layer, rows, labels) for layer in layers)
-    return replace(result, accuracy=full_accuracy, masked_accuracy=masked)
+    labels = _class_labels(y_id, rows, head.n_classes)
+    full = MaskedLayer(head.weight, head.bias, None, None)
+    result = replace(result, accuracy=_accuracy(detector, full, rows, labels))
+    if isinstance(detector, BaseDICE):
+        masked = _accuracy(detector, detector._logits_layer(), rows, labels)
+        result = replace(result, masked_accuracy=masked)
+    return result
 
 
 def measure_detector(
@@ -426,10 +436,11 @@ def _class_labels(y_id: ArrayLike, rows: RowSource, n_classes: int) -> NDArray[n
 
 
 def _accuracy(
-    detector: BaseDICE, layer: MaskedLayer, rows: RowSource, labels: NDArray[np.intp]
+    detector: BaseDetector, layer: MaskedLayer, rows: RowSource, labels: NDArray[np.intp]
 ) -> float:
     right = 0
-    blocks = rows.iterate_values(detector._block_values(layer), n_columns=len(layer.weight))
+    options = Options(detector.device, detector.batch_size, detector.n_jobs, detector.verbose)
+    blocks = rows.iterate_values(partial(run, layer, options=options), n_columns=len(layer.weight))
     for row_slice, logits in blocks:
         right += int((logits.argmax(axis=1) == labels[row_slice]).sum())
     return right / len(labels)

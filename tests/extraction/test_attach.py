@@ -69,6 +69,25 @@ def test_attached_gives_logits_and_score_in_one_pass(build, tmp_path):
     np.testing.assert_allclose(in_onnx[1], scores.numpy(), rtol=1e-5)
 
 
+def test_an_input_with_nan_may_come_first(small):
+    """It gets a NaN score, and the first finite batch is verified."""
+    head, X = small
+    layer = nn.Linear(12, 5, dtype=torch.float64)
+    layer.load_state_dict({"weight": torch.tensor(head.weight), "bias": torch.tensor(head.bias)})
+    for wrong in (False, True):
+        model = nn.Sequential(layer, nn.Softmax(dim=1) if wrong else nn.Identity())
+        service = attach(model, DICEDetector(head).fit(X))
+        broken = torch.tensor(X[:2])
+        broken[0, 3] = torch.nan
+        _, scores = service(broken)
+        assert torch.isnan(scores).tolist() == [True, False]
+        if wrong:
+            with pytest.raises(ValueError, match="output"):
+                service(torch.tensor(X[:2]))
+        else:
+            service(torch.tensor(X[:2]))
+
+
 def test_threads_share_an_attached_model(small):
     head, X = small
     layer = nn.Linear(12, 5, dtype=torch.float64)

@@ -11,7 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skdice import DICEDetector, DICEDetectorCV, LinearHead, metrics
+from skdice import (
+    DICEDetector,
+    DICEDetectorCV,
+    FDBDDetector,
+    LinearHead,
+    ViMDetector,
+    make_ensemble,
+    metrics,
+)
 from skdice.io import open_features
 from skdice.metrics import compare, evaluate, fpr_at_tpr
 from skdice.metrics._rates import labelled
@@ -148,5 +156,16 @@ def test_a_report_on_nothing(problem, change, reason):
 
 def test_labels_for_a_detector_without_classes(problem):
     _, train, test, labels, ood, _ = problem
-    with pytest.raises(ValueError, match="has no classes"):
+    with pytest.raises(ValueError, match="this IsolationForest has no head"):
         evaluate(IsolationForest(random_state=0).fit(train), test, ood, y_id=labels)
+
+
+@pytest.mark.parametrize("make", [FDBDDetector, ViMDetector, make_ensemble])
+def test_the_accuracy_is_that_of_the_full_head(problem, make):
+    head, train, test, labels, ood, _ = problem
+    detector = make(head).fit(train)
+    (result,) = evaluate(detector, test, ood, y_id=labels).results.values()
+    predicted = (test @ head.weight.T + head.bias).argmax(axis=1)
+    assert result.accuracy == np.mean(predicted == labels)
+    assert result.masked_accuracy is None
+    assert "accuracy" in str(compare({"this": detector}, test, ood, y_id=labels))
