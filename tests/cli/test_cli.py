@@ -71,8 +71,9 @@ def test_demo_compares_the_ensemble_with_the_best_and_the_worst_choice(demo):
     assert aurocs[worst] < ensemble
     measured = {name: auroc for name, _, auroc in re.findall(row, on_test, re.MULTILINE)}
     sentence = re.search(
-        r"the ensemble of .* gives [\d.]+ / ([\d.]+): ([\d.]+) points of AUROC (above|below) the "
-        r"best single choice, ([\d.]+) points above the worst",
+        r"the ensemble of .* gives [\d.]+ / ([\d.]+), where .* gives [\d.]+ / [\d.]+: its AUROC is "
+        r"([\d.]+) points (above|below) that of the best single choice, and ([\d.]+) points above "
+        r"that of the worst",
         on_test,
         re.IGNORECASE,
     )

@@ -75,7 +75,7 @@ def test_an_input_with_nan_may_come_first(small):
     layer = nn.Linear(12, 5, dtype=torch.float64)
     layer.load_state_dict({"weight": torch.tensor(head.weight), "bias": torch.tensor(head.bias)})
     for wrong in (False, True):
-        model = nn.Sequential(layer, nn.Softmax(dim=1) if wrong else nn.Identity())
+        model = nn.Sequential(layer, nn.Linear(5, 5).double() if wrong else nn.Identity())
         service = attach(model, DICEDetector(head).fit(X))
         broken = torch.tensor(X[:2])
         broken[0, 3] = torch.nan
