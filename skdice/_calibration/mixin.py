@@ -1,8 +1,10 @@
 """Calibration: the threshold of a fitted detector, its record, and its p-values."""
 
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
+from math import isclose
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -114,7 +116,8 @@ class CalibrationMixin:
         Warns
         -----
         UserWarning
-            With ``by="prediction"``, some classes have fewer rows than that.
+            With ``by="prediction"``, some classes have fewer rows than that. Or X are probably the
+            rows of `fit`: as many, with scores that give the threshold that `fit` set.
 
         References
         ----------
@@ -159,6 +162,7 @@ class CalibrationMixin:
         n_rows = sum(sizes)
         if n_rows == 0:  # chunks of unknown sizes may all be empty
             raise self._no_rows(0, labelled=False)
+        self._warn_of_fitted_rows(n_rows, scores)
         if method == "conformal":
             rank = conformal_rank(n_rows, share, confidence)
             # Equal scores are in the order of their rows, so that their classes are, too.
@@ -188,6 +192,21 @@ class CalibrationMixin:
                 self.fallback_classes_, self.head_.n_classes, self.contamination_, confidence
             )
         return self
+
+    def _warn_of_fitted_rows(self, n_rows: int, scores: Any) -> None:
+        """Warn if rows are probably those of `fit`: as many, and with the threshold that it set."""
+        is_fresh = hasattr(self, "offset_") and not hasattr(self, "calibration_")
+        if not is_fresh or n_rows != getattr(self, "n_samples_seen_", None):
+            return
+        if isclose(score_threshold(scores, self.contamination_), self.offset_, rel_tol=1e-6):
+            warnings.warn(
+                f"the {n_rows:,} rows given to calibrate are probably the rows of fit: they are as "
+                "many, and their scores give the same threshold. A network is surer of its "
+                "training rows than of others, so more good rows will be flagged than the "
+                f"contamination of {self.contamination_:g}. Calibrate with rows that neither the "
+                "network nor fit has seen.",
+                stacklevel=3,
+            )
 
     def _scores_and_classes(self, rows: RowSource) -> tuple[FloatArray, NDArray[np.intp]]:
         """Return the score and the predicted class of each row as NumPy arrays."""

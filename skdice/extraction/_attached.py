@@ -62,7 +62,7 @@ class AttachedModule(nn.Module):
         output, features, call = self._watch.take(self.model(*inputs, **keywords))
         if self._is_verified or _is_recorded() or features.is_meta:
             return output, features
-        # A service must answer an input with a NaN that comes first, too; a later batch is verified.
+        # An input with a NaN must be answered, also if it comes first. A later batch is verified.
         if bool(torch.isfinite(features).all()):
 
             def call_again() -> Any:

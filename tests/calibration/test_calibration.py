@@ -1,6 +1,7 @@
 """Calibration: the threshold, its guarantee for future rows, its record, and p-values."""
 
 import pickle
+import warnings
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -280,3 +281,20 @@ def test_scores_in_single_precision_have_a_digest_of_their_own(detector):
     rows = np.arange(30, dtype=np.float32)[:, None]
     record = detector.calibrate(rows).calibration_
     assert record.digest == sha256(rows.astype("<f4").tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["array", "dask"])
+@pytest.mark.parametrize("make", [DICEDetector, ViMDetector, make_ensemble])
+@pytest.mark.parametrize("method", ["quantile", "conformal"])
+def test_rows_of_fit_are_no_calibration(fashion, make, method, kind):
+    """The warning comes once a threshold of fit is replaced by that of the same rows."""
+    given = {"rows of fit": fashion.id_train[:1500], "other rows": fashion.id_test[:1500]}
+    if kind == "dask":
+        da = pytest.importorskip("dask.array")
+        given = {name: da.from_array(X, chunks=(500, -1)) for name, X in given.items()}
+    detector = make(fashion.head).fit(given["rows of fit"])
+    with pytest.warns(UserWarning, match="the 1,500 rows given to calibrate are probably the rows"):
+        detector.calibrate(given["rows of fit"], 0.1, method=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(fashion.head).fit(given["rows of fit"]).calibrate(given["other rows"], method=method)
