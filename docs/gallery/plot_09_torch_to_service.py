@@ -68,7 +68,7 @@ with torch.no_grad():
         "noise": torch.rand(200, 1, 8, 8),
     }.items():
         logits, score = service(batch)
-        print(f"{name:<23} {(score < detector.offset_).float().mean():6.1%} flagged")
+        print(f"{name:<23} {(~(score >= detector.offset_)).float().mean():6.1%} flagged")
 
 # %%
 # The plot shows the answers of the service. The digits 8 and 9 resemble the known digits, and many
@@ -79,6 +79,6 @@ with torch.no_grad():
 figure, axes = plt.subplots(2, 6, figsize=(8, 3.4), layout="constrained")
 for ax, image, guess, value in zip(axes.flat, shown, logits.argmax(1), score, strict=True):
     ax.imshow(image[0], cmap="binary")
-    is_ood = float(value) < detector.offset_
+    is_ood = not float(value) >= detector.offset_  # a NaN score counts as OOD
     ax.set_title("unknown" if is_ood else f"a {guess}", color="C3" if is_ood else "black")
     ax.set_axis_off()
