@@ -15,7 +15,7 @@ from skdice.monitoring import FlagMonitor, batch_pvalue
 
 RATE = 0.05
 N_STREAMS, N_ROWS = 1000, 20_000
-RUN_LENGTH = 5000
+RUN_LENGTH, LONG_RUN_LENGTH = 5000, 50_000
 
 
 def alarms(monitor, make_flags, n_streams=N_STREAMS):
@@ -81,11 +81,13 @@ def main():
     print("\nrows to the alarm, median (90 % of the streams)")
     print(
         "flagged  false_alarm=0.01, from the start  after 2,000 good  run_length=5000, after 2,000"
+        "  run_length=50000"
     )
     late = FlagMonitor(RATE, run_length=RUN_LENGTH)
+    latest = FlagMonitor(RATE, run_length=LONG_RUN_LENGTH)
     for rate in (0.06, 0.08, 0.1, 0.2, 0.5):
         shown = []
-        for watch, n_good in ((monitor, 0), (monitor, 2000), (late, 2000)):
+        for watch, n_good in ((monitor, 0), (monitor, 2000), (late, 2000), (latest, 2000)):
 
             def make(rng, rate=rate, n_good=n_good):
                 return np.concatenate([good(rng, n_good), rng.random(60_000) < rate])
