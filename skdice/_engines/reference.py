@@ -69,8 +69,7 @@ class ReferenceDistribution:
         log_p = self.empirical_log_pvalues(scores)
         is_below = scores < self.tail_start
         if self.tail_mean and is_below.any():
-            at_start = self.empirical_log_pvalues(np.array([self.tail_start]))
-            log_p[is_below] = at_start - (self.tail_start - scores[is_below]) / self.tail_mean
+            log_p[is_below] = self._log_p_at_tail - (self.tail_start - scores[is_below]) / self.tail_mean
         return log_p
 
     def empirical_log_pvalues(self, scores: Float64Array) -> Float64Array:
@@ -81,6 +80,11 @@ class ReferenceDistribution:
         places = np.searchsorted(self.scores, scores[order], side="right")
         log_p[order] = self._log_table[places]
         return log_p
+
+    @cached_property
+    def _log_p_at_tail(self) -> float:
+        """Logarithm of the p-value at `tail_start`."""
+        return float(self.empirical_log_pvalues(np.array([self.tail_start]))[0])
 
     @cached_property
     def _log_table(self) -> Float64Array:
