@@ -69,7 +69,9 @@ class ReferenceDistribution:
         log_p = self.empirical_log_pvalues(scores)
         is_below = scores < self.tail_start
         if self.tail_mean and is_below.any():
-            log_p[is_below] = self._log_p_at_tail - (self.tail_start - scores[is_below]) / self.tail_mean
+            log_p[is_below] = (
+                self._log_p_at_tail - (self.tail_start - scores[is_below]) / self.tail_mean
+            )
         return log_p
 
     def empirical_log_pvalues(self, scores: Float64Array) -> Float64Array:

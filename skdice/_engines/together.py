@@ -299,10 +299,11 @@ def _head_function(layers: HeadLayers, rows: SlicedRows, options: Options) -> Co
     )
 
     def compute(block: NDArray[Any]) -> list[Any]:
-        products = geometric.products(block)
-        values = geometric.values(block, products)
-        clipped, logits = summaries.clipped(block, high, transposed, products[0])
-        return [*values, *nested.values(clipped, logits)]
+        with np.errstate(over="ignore", invalid="ignore"):  # `check_values` reports it
+            products = geometric.products(block)
+            values = geometric.values(block, products)
+            clipped, logits = summaries.clipped(block, high, transposed, products[0])
+            return [*values, *nested.values(clipped, logits)]
 
     return compute
 
@@ -331,22 +332,25 @@ class NestedFunction:
         first = nested.layers[0]
         self._weight = first.weight.astype(dtype, copy=False)
         self._bias = first.bias.astype(dtype, copy=False)
-        # Each function is from a block of shaped features to scores, or to the logits that the
-        # pruned weights would add.
-        self._functions = [
-            choose_for_cpu(replace(layer, shaping=None), rows, options).compute
-            for layer in nested.layers
-        ]
+        # From a block of shaped features to the logits that the pruned weights would add, by the
+        # number of the layer.
         self._pruned: dict[int, Callable[[Any], Any]] = {}
         for n, layer in enumerate(nested.pruned, start=1):
             engine = choose_for_cpu(layer, rows, options)
             if engine.name == "sparse engine":
                 self._pruned[n] = engine.compute
+        # From a block of shaped features to the scores, for the other layers. The first one is
+        # computed from the logits if any is.
+        self._functions = {
+            n: choose_for_cpu(replace(layer, shaping=None), rows, options).compute
+            for n, layer in enumerate(nested.layers)
+            if n not in self._pruned and (n > 0 or not self._pruned)
+        }
 
     def __call__(self, block: NDArray[Any]) -> list[Any]:
         shaped = apply_shaping(self._layers[0].shaping, block)
         if not self._pruned:
-            return [function(shaped) for function in self._functions]
+            return [function(shaped) for function in self._functions.values()]
         with np.errstate(over="ignore", invalid="ignore"):  # `check_values` reports it
             return self.values(shaped, shaped @ self._weight.T)
 
