@@ -354,6 +354,19 @@ class ConformalEnsemble(BaseDetector, Composition):
         scores = combined.astype(scoring_dtype(rows.dtype))
         return scores, dict(zip(names, members.T, strict=True))
 
+    def _has_threshold_of_fit(self, X: Any, scores: Any) -> bool:
+        """Return whether scores give the thresholds that `fit` set to this and to a member."""
+        if not super()._has_threshold_of_fit(X, scores):
+            return False
+        # The scores of an ensemble come from a grid of p-values, which other rows share.
+        for n, detector in enumerate(self.estimators_):
+            if isinstance(detector, BaseDetector) and hasattr(detector, "offset_"):
+                values = self.member_scores(X)
+                values = values.compute() if is_dask(values) else np.asarray(to_host(values))
+                own = values[:, n].astype(scoring_dtype(self._open(X).dtype))
+                return detector._has_threshold_of_fit(X, own)
+        return False
+
     def _judgements(self) -> tuple[BlockValues, tuple[str, ...]]:
         return self._block_values(values="judgements"), tuple(self.named_estimators_)
 

@@ -49,6 +49,7 @@ class CalibrationMixin:
     contamination_: float
     calibration_: Calibration
     calibration_scores_: FloatArray
+    n_samples_seen_: int
     # These three exist only after ``calibrate(..., by="prediction")``.
     class_offsets_: NDArray[np.float64]
     fallback_classes_: NDArray[np.intp]
@@ -162,7 +163,7 @@ class CalibrationMixin:
         n_rows = sum(sizes)
         if n_rows == 0:  # chunks of unknown sizes may all be empty
             raise self._no_rows(0, labelled=False)
-        self._warn_of_fitted_rows(n_rows, scores)
+        self._warn_of_fitted_rows(X, n_rows, scores, share)
         if method == "conformal":
             rank = conformal_rank(n_rows, share, confidence)
             # Equal scores are in the order of their rows, so that their classes are, too.
@@ -193,20 +194,25 @@ class CalibrationMixin:
             )
         return self
 
-    def _warn_of_fitted_rows(self, n_rows: int, scores: Any) -> None:
+    def _warn_of_fitted_rows(self, X: Any, n_rows: int, scores: Any, share: float) -> None:
         """Warn if rows are probably those of `fit`: as many, and with the threshold that it set."""
         is_fresh = hasattr(self, "offset_") and not hasattr(self, "calibration_")
-        if not is_fresh or n_rows != getattr(self, "n_samples_seen_", None):
-            return
-        if isclose(score_threshold(scores, self.contamination_), self.offset_, rel_tol=1e-6):
+        if is_fresh and n_rows == self.n_samples_seen_ and self._has_threshold_of_fit(X, scores):
             warnings.warn(
                 f"the {n_rows:,} rows given to calibrate are probably the rows of fit: they are as "
                 "many, and their scores give the same threshold. A network is surer of its "
                 "training rows than of others, so more good rows will be flagged than the "
-                f"contamination of {self.contamination_:g}. Calibrate with rows that neither the "
-                "network nor fit has seen.",
+                f"contamination of {share:g}. Calibrate with rows that neither the network nor fit "
+                "has seen.",
                 stacklevel=3,
             )
+
+    def _has_threshold_of_fit(self, X: Any, scores: Any) -> bool:
+        """Return whether scores give the threshold that `fit` set, which no two of them share."""
+        # A score that many rows have, such as a saturated probability, tells nothing about them.
+        threshold = score_threshold(scores, self.contamination_)
+        is_equal = isclose(threshold, self.offset_, rel_tol=1e-6)
+        return is_equal and int((scores == threshold).sum()) == 1
 
     def _scores_and_classes(self, rows: RowSource) -> tuple[FloatArray, NDArray[np.intp]]:
         """Return the score and the predicted class of each row as NumPy arrays."""

@@ -105,7 +105,8 @@ class RowSummaries:
         """Return rows clipped at `high`, and the products of the clipped rows with a weight.
 
         Few features are cut off, so the products of the whole rows less the products of these
-        parts take a fraction of the time. A row of which much is cut off is multiplied anew.
+        parts take a fraction of the time. A row of which much is cut off is multiplied anew,
+        because the rounding errors of such parts would be larger than those of what is left.
 
         Parameters
         ----------

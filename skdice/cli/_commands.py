@@ -150,6 +150,8 @@ def calibrate(arguments: Namespace) -> None:
 def threshold_sentence(facts: dict[str, Any]) -> str:
     """Return the words for what `describe_threshold` returns."""
     sentence = "threshold {threshold:.6g} ({method}, contamination {contamination:g}"
+    if facts["confidence"] is not None:
+        sentence += ", confidence {confidence:g}"
     if facts["by"] is not None:
         sentence += ", by {by}"
     return sentence.format(**facts) + ")"

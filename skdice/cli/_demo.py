@@ -115,8 +115,8 @@ def demo(arguments: Namespace) -> None:
     print(
         f"The detectors are fitted on {len(data.id_train):,} training rows of "
         f"{data.head.n_features} features, {data.head.n_classes} classes.\n\n"
-        "ID flagged is the share of in-distribution rows below a threshold that is set at 5 %\n"
-        "of the training rows, which the network knows. The validation half gives:\n"
+        "ID and OOD flagged are the shares of rows below a threshold that is set at 5 % of the\n"
+        "training rows, which the network knows. The validation half gives:\n"
     )
     detectors = {
         name: detector.fit(data.id_train) for name, detector in candidates(data.head).items()

@@ -59,7 +59,7 @@ def monitor(arguments: Namespace) -> int:
         watch, counted, past = _read_state(arguments.state, content, detector)
         _check_settings(arguments, watch)
     files = []
-    first_rows: dict[str, int] = {}
+    first_rows: list[tuple[int, str]] = []
     for path in arguments.features:
         with file_name_in_errors(path):
             digest = str(digest_of_path(Path(path)).sha256)
@@ -69,7 +69,7 @@ def monitor(arguments: Namespace) -> int:
                     "out, or give --again to count it once more"
                 )
             flags = _flags(detector, open_rows(path, arguments.key))
-        first_rows[path] = watch.n_samples_
+        first_rows.append((watch.n_samples_, path))
         past += _count(watch, flags)
         counted[digest] = path
         n_flagged = int(np.count_nonzero(flags))
@@ -127,14 +127,18 @@ def _count(watch: FlagMonitor, flags: NDArray[np.bool_]) -> list[Point]:
     return points
 
 
-def _next_step(watch: FlagMonitor, first_rows: dict[str, int], state: Path) -> str:
-    """Tell where the rows of the alarm are, and what to do."""
+def _next_step(watch: FlagMonitor, first_rows: list[tuple[int, str]], state: Path) -> str:
+    """Tell where the rows of the alarm are, and what to do.
+
+    `first_rows` are the numbers of the first row of each file of this call, and its path.
+    """
     places = []
     for event, row in (("the alarm", watch.alarm_row_), ("the rise", watch.change_row_)):
-        files = [path for path, first in first_rows.items() if row is not None and first <= row]
-        # Rows of an earlier call are not in these files.
-        if files and row is not None:
-            places.append(f"{event} is row {row - first_rows[files[-1]]} of {files[-1]}")
+        before = [(first, path) for first, path in first_rows if row is not None and first <= row]
+        # A row of an earlier call is in none of these files.
+        if before and row is not None:
+            first, path = before[-1]
+            places.append(f"{event} is row {row - first} of {path}")
     found = f"Counted from 0, {' and '.join(places)}. " if places else ""
     return (
         f"{found}Look at the flagged inputs (skdice score tells which), and mend the cause. Then "

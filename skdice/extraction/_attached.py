@@ -63,7 +63,7 @@ class AttachedModule(nn.Module):
         if self._is_verified or _is_recorded() or features.is_meta:
             return output, features
         # An input with a NaN must be answered, also if it comes first. A later batch is verified.
-        if bool(torch.isfinite(features).all()):
+        if features.numel() and bool(torch.isfinite(features).all()):
 
             def call_again() -> Any:
                 self._watch.start()

@@ -72,6 +72,11 @@ class DetectorResult:
         }
         return SetResult(**means)
 
+    @property
+    def ood_flagged(self) -> float | None:
+        """Share of the OOD rows below the threshold, a mean over the sets; None without one."""
+        return self.mean.flagged
+
 
 @dataclass(frozen=True, repr=False)
 class MetricsTable:
@@ -201,7 +206,12 @@ class MetricsTable:
     def _table(self) -> list[list[str]]:
         """Return the cells of the table, row by row, the header first."""
         first = next(iter(self.results.values()))
-        optional = {"ID flagged": "id_flagged", "accuracy": "accuracy", "masked": "masked_accuracy"}
+        optional = {
+            "ID flagged": "id_flagged",
+            "OOD flagged": "ood_flagged",
+            "accuracy": "accuracy",
+            "masked": "masked_accuracy",
+        }
         shown = {
             title: name
             for title, name in optional.items()

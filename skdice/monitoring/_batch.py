@@ -64,8 +64,10 @@ class BatchTest:
     @property
     def reading(self) -> str:
         """The result as one sentence; a p-value below 0.01 is called odder than promised."""
-        is_odd = self.pvalue < 0.01
-        verdict = "so the batch is odder than promised" if is_odd else "no sign of a change"
+        if self.pvalue < 0.01:
+            verdict = "so the batch is odder than promised"
+        else:
+            verdict = "a weak sign of a change" if self.pvalue < 0.05 else "no sign of a change"
         return (
             f"{self.n_flagged} of {self.n_rows} rows are flagged, where good rows give "
             f"{self.expected:.1f} on average; good rows give as many or more with probability "

@@ -5,7 +5,7 @@ alarm, `ShiryaevRoberts` the average number of rows between false alarms. Everyt
 logarithms, because the evidence of a stream that has changed grows beyond any float.
 """
 
-from math import exp, inf, lgamma, log, log1p
+from math import exp, inf, lgamma, log, log1p, nextafter
 from operator import add
 from typing import Any
 
@@ -235,7 +235,8 @@ class ChangePoint:
     """
 
     def __init__(self, rate: float, row: int = 0, n_flagged: int = 0) -> None:
-        changed = min(2 * rate, (1 + rate) / 2)
+        # (1 + rate) / 2 may round to 1.
+        changed = min(2 * rate, (1 + rate) / 2, nextafter(1, 0))
         self._log_flagged = log(changed / rate)
         self._log_good = log1p(-changed) - log1p(-rate)
         self.row, self.n_flagged = row, n_flagged

@@ -252,11 +252,11 @@ class FlagMonitor:
             block = flags[start : start + BLOCK_ROWS]
             row = self._evidence.add_block(block, self.n_samples_, self.n_flagged_)
             if self.alarm_row_ is None:
-                before_alarm = block if row is None else block[: row + 1]
-                self._change.add_block(before_alarm, self.n_samples_, self.n_flagged_)
+                # The row of the alarm does not count, so that the change is not after it.
+                self._change.add_block(block[:row], self.n_samples_, self.n_flagged_)
                 if row is not None:
                     self.alarm_row_ = self.n_samples_ + row
-                    self._n_flagged_at_alarm = self.n_flagged_ + int(before_alarm.sum())
+                    self._n_flagged_at_alarm = self.n_flagged_ + int(block[: row + 1].sum())
             self.n_samples_ += len(block)
             self.n_flagged_ += int(np.count_nonzero(block))
         return self
@@ -363,7 +363,9 @@ class FlagMonitor:
             return f"No rows yet; at most {self.rate:.3g} of good rows are flagged."
         low, high = self.rate_interval()
         counted = f"{self.n_flagged_} of {self.n_samples_} rows are flagged"
-        bounds = f"a rate between {low:.2%} and {high:.2%} with 95 % confidence"
+        bounds = (
+            f"a rate between {low:.2%} and {high:.2%} with 95 % confidence if it did not change"
+        )
         promised = f"where at most {self.rate:.2%} is promised"
         if self.run_length is None:
             chance = self.false_alarm + (1 - self.confidence if self.confidence else 0)
@@ -554,10 +556,11 @@ class FlagMonitor:
         self.n_flagged_ += flagged
         reached = self._evidence.add_one(flagged, self.n_samples_, self.n_flagged_)
         if self.alarm_row_ is None:
-            self._change.add_one(self.n_samples_, self.n_flagged_)
             if reached:
                 self.alarm_row_ = self.n_samples_ - 1
                 self._n_flagged_at_alarm = self.n_flagged_
+            else:
+                self._change.add_one(self.n_samples_, self.n_flagged_)
 
     def _new_evidence(self, state: list[float] | None = None) -> MixtureEvidence | ShiryaevRoberts:
         if self.run_length is None:

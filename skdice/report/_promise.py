@@ -7,6 +7,7 @@ from typing import Any
 from scipy.stats import beta
 
 from skdice._base import BaseDetector
+from skdice.monitoring._flags import ranks_of_classes
 from skdice.report._numbers import percent, rate_percent
 
 _HELD_OUT = (
@@ -50,6 +51,8 @@ class Promise:
     by: str | None
     # Classes with too few calibration rows, which have the threshold of all rows.
     fallback_classes: tuple[int, ...]
+    # Number of calibration rows that are probably rows of fit. With any, there is no promise.
+    n_fitted: int
     statement: str
     # The condition under which the statement holds.
     assumption: str
@@ -57,14 +60,25 @@ class Promise:
     details: tuple[str, ...]
 
 
-def describe_promise(detector: BaseDetector) -> Promise:
-    """Return how the threshold of a fitted detector was set, and what it promises."""
+def describe_promise(detector: BaseDetector, n_fitted: int = 0) -> Promise:
+    """Return how the threshold of a fitted detector was set, and what it promises.
+
+    `n_fitted` is the number of calibration rows that are probably rows of fit.
+    """
     threshold = getattr(detector, "offset_", None)
     record = getattr(detector, "calibration_", None)
     by = getattr(record, "by", None)
     fallback = tuple(map(int, getattr(detector, "fallback_classes_", ())))
     statement, assumption, details = _words(detector, threshold, record, by, fallback)
+    if record is not None and by is not None and record.confidence is None:
+        details = [_of_smallest_class(detector), *details]
     method = "fit" if record is None else record.method
+    if n_fitted and record is not None:
+        statement = (
+            f"Nothing is promised: {n_fitted:,} of the {record.n_samples:,} calibration rows are "
+            "probably rows of fit, of which a network is surer than of others."
+        )
+        assumption = f"The following assumption is not met. {assumption}"
     return Promise(
         threshold=None if threshold is None else float(threshold),
         method="none" if threshold is None else method,
@@ -73,6 +87,7 @@ def describe_promise(detector: BaseDetector) -> Promise:
         by=by,
         **{name: getattr(record, name, None) for name in ("confidence", "rank", "date", "digest")},
         fallback_classes=fallback,
+        n_fitted=n_fitted,
         statement=statement,
         assumption=assumption,
         details=tuple(details),
@@ -135,6 +150,11 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
             f"The threshold is the score of rank {record.rank:,} among the scores of the "
             f"{record.n_samples:,} calibration rows, counted from the lowest."
         )
+        if record.method == "conformal":
+            yield (
+                "A row is flagged if its p-value is at most "
+                f"{record.rank / (record.n_samples + 1):.2g}."
+            )
         if record.method == "conformal" and record.confidence is None:
             low, high = range_of_share(record.rank, record.n_samples)
             yield (
@@ -160,6 +180,18 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
     if record.method == "conformal" and record.confidence is not None:
         yield "The probability is over the draw of the calibration rows."
     yield from (_ABOUT_OUTLIERS, _ABOUT_CHANGE)
+
+
+def _of_smallest_class(detector: BaseDetector) -> str:
+    """Tell by how much the share of the class with the fewest calibration rows may differ."""
+    rank, n_rows = min(ranks_of_classes(detector).values(), key=lambda counts: counts[1])
+    low, high = range_of_share(rank, n_rows)
+    return (
+        f"The class with the fewest calibration rows has {n_rows:,}. In 95 of 100 cases, a single "
+        f"calibration with so many rows flags between {percent(low)} and {percent(high)} of the "
+        "future in-distribution rows of the class, if the rows are independent and the scores have "
+        "no ties. A monitor takes a rate that all classes keep at once, which is above the rate."
+    )
 
 
 def range_of_share(rank: int, n_rows: int) -> tuple[float, float]:

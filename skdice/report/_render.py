@@ -11,7 +11,7 @@ from skdice._compat.extras import import_extra
 from skdice.metrics._counts import RULES, fpr_name
 from skdice.report import _charts, _numbers
 from skdice.report._measures import OPERATING_RATES
-from skdice.report._seen import CALIBRATION, TRAINING
+from skdice.report._seen import CALIBRATION, REPEATED, TRAINING
 
 # A page with the classes of a very large head would be too large to read, to print and to send.
 MOST_CLASSES = 200
@@ -108,7 +108,10 @@ def _checked(report: Any) -> str:
         names.append("the calibration")
     if not names:
         return "The report had no rows of fit or of the calibration to compare them with."
-    return f"The report compared them with the rows of {' and of '.join(names)}."
+    compared = f"The report compared their scores with those of {' and of '.join(names)}"
+    if any(REPEATED in warning for warning in report.warnings):
+        return f"{compared}, and some are the same: see the warnings."
+    return f"{compared}: no more of them agree than chance explains."
 
 
 def _context(report: Any, file_name: str) -> dict[str, Any]:
@@ -131,7 +134,9 @@ def _context(report: Any, file_name: str) -> dict[str, Any]:
         "passing": _passing(report),
         "checked": _checked(report),
         "fpr_name": fpr_name(0.95, report.rule),
-        "rule_name": f"the {RULES[report.rule]}" if report.rule == "paper" else RULES[report.rule],
+        "rule_name": "the rule of Sun & Li (ECCV 2022)"
+        if report.rule == "paper"
+        else RULES[report.rule],
         "rates": OPERATING_RATES,
         "classes": shown,
         "n_classes_left_out": len(by_share) - len(shown),

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
-from skdice._compat.arrays import to_numpy
+from skdice._compat.arrays import is_dask, to_host, to_numpy
+from skdice._ensemble import ConformalEnsemble
 from skdice._passes.threshold import digest_of_blocks
 from skdice._persistence.files import load
-from skdice._rows.sources import RowSource
+from skdice._rows.sources import FloatArray, RowSource
 from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
 from skdice.metrics._counts import metric_on_counts
@@ -37,7 +38,7 @@ from skdice.report._measures import (
 from skdice.report._path import SparsityPath, measure_path
 from skdice.report._promise import Promise, describe_promise
 from skdice.report._render import render_html, render_markdown
-from skdice.report._seen import CALIBRATION, TRAINING, check_seen, repeated_rows
+from skdice.report._seen import CALIBRATION, TRAINING, check_seen, n_repeated
 from skdice.report._warnings import (
     warnings_about_detector,
     warnings_about_promise,
@@ -66,7 +67,7 @@ class OODReport:
     promise : Promise
         The threshold: `statement`, `assumption` and `details` in words, and `threshold`,
         `method`, `rate`, `confidence`, `n_rows`, `rank`, `date`, `digest`, `by` and
-        `fallback_classes`.
+        `fallback_classes`, and `n_fitted`, the number of calibration rows among those of fit.
     data : tuple of DataSet
         The rows, those of the in-distribution rows first, and those of the calibration and of
         fit last if they were given: `name`, `source`, `n_rows`, `n_features`, `dtype` and `digest`.
@@ -154,12 +155,13 @@ class OODReport:
         ood : mapping of str to array-like, source of rows or path
             Features of out-of-distribution sets by name.
         calibration : array-like, source of rows or path, default=None
-            The rows that the detector was calibrated on. The report checks that they are, and names
-            them by their digest.
+            The rows that the detector was calibrated on. The report names them by their digest, and
+            compares their scores with those of the calibration, or only the threshold if the
+            detector keeps no scores (``method="quantile"``).
         training : array-like, source of rows or path, default=None
-            The rows that the detector was fitted on. The report compares their number, and names
-            them by their digest. With `calibration` or `training`, the report warns of rows of
-            `X_id` that are among them.
+            The rows that the detector was fitted on, without rows that were labelled -1 or had the
+            weight 0. The report compares their number, and names them by their digest. With
+            `calibration` or `training`, it warns of rows of `X_id` that are among them.
         key : str, default=None
             Name of the array in the files that the other parameters name by their paths.
         rule : {"paper", "roc_curve"}, default="paper"
@@ -203,12 +205,21 @@ class OODReport:
             with error_prefix(shown[name]):
                 scored[name] = _score(fitted, name, opened[name], source)
         inside, outside = scored[ID_NAME], [scored[name] for name in ood]
-        seen_scores = {name: scored[name].scores for name in seen if name in scored}
-        for name, scores in seen_scores.items():
+        given = [name for name in seen if name in scored]
+        for name in given:
             with error_prefix(shown[name]):
-                check_seen(fitted, name, scores)
-        if hasattr(fitted, "calibration_scores_"):
-            seen_scores.setdefault(CALIBRATION, to_numpy(fitted.calibration_scores_))
+                check_seen(fitted, name, scored[name].scores)
+        compared = [ID_NAME, *given] if given else []
+        known = {name: _telling_scores(fitted, opened[name], scored[name]) for name in compared}
+        repeated = {name: n_repeated(known[ID_NAME], known[name]) for name in given}
+        if CALIBRATION not in given and hasattr(fitted, "calibration_scores_"):
+            kept = to_numpy(fitted.calibration_scores_)
+            repeated[CALIBRATION] = n_repeated(inside.scores, kept)
+            if not isinstance(fitted, ConformalEnsemble):
+                known[CALIBRATION] = kept
+        n_fitted = 0
+        if TRAINING in given and CALIBRATION in known:
+            n_fitted = n_repeated(known[CALIBRATION], known[TRAINING])
         data = tuple(
             describe_rows(name, inputs[name], source, len(scored[name].scores))
             for name, source in sources.items()
@@ -216,7 +227,7 @@ class OODReport:
         measured = measure_inside(fitted, inside)
         sets = tuple(measure_outside(fitted, inside, each, rule) for each in outside)
         fpr95, auroc = mean_metrics(inside, outside, sets, rule)
-        promise = describe_promise(fitted)
+        promise = describe_promise(fitted, n_fitted)
         warnings = [
             *warnings_about_promise(promise),
             *warnings_about_rows(
@@ -225,7 +236,7 @@ class OODReport:
                 {each.name: each.digest.sha256 for each in data},
                 rate=promise.rate,
                 is_calibration=digest_of_blocks(iter([inside.scores])) == promise.digest,
-                repeated=repeated_rows(inside.scores, seen_scores),
+                repeated={name: n for name, n in repeated.items() if n},
             ),
             *warnings_about_detector(fitted),
         ]
@@ -361,6 +372,21 @@ def _score(detector: BaseDetector, name: str, X: Any, rows: RowSource) -> Scored
         flags = scores - detector.offset_ < 0
     classes = predicted_classes(detector, rows) if name == ID_NAME else None
     return Scored(name, scores, flags, classes)
+
+
+def _telling_scores(detector: BaseDetector, X: Any, scored: Scored) -> FloatArray:
+    """Return scores by which a row can be told from others.
+
+    The scores of an ensemble come from a grid of p-values, which rows of fit share with others. The
+    scores of its first member do not.
+    """
+    if not isinstance(detector, ConformalEnsemble):
+        return scored.scores
+    member_scores = detector.member_scores(X)
+    member_scores = member_scores.compute() if is_dask(member_scores) else to_host(member_scores)
+    # They were computed in the precision of the rows.
+    first: FloatArray = np.asarray(member_scores)[:, 0].astype(scored.scores.dtype)
+    return first
 
 
 def _command(

@@ -1,16 +1,18 @@
 """The rows that a detector has seen: checks of given rows, and a search for rows among them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdice._base import BaseDetector
+from skdice._passes.threshold import digest_of_blocks
 from skdice._rows.sources import FloatArray
 
 # Names of these sets of rows in a report.
 CALIBRATION, TRAINING = "calibration", "fit"
+# The words of the warning about rows that come again.
+REPEATED = "so they are probably rows that the detector has seen"
 # Scores that another machine computed agree to this part of the largest.
 TOLERANCE = 1e-4
 # Scores of the same rows on one machine agree to so many units of rounding of the largest.
@@ -20,8 +22,8 @@ ROUNDINGS = 8
 def check_seen(detector: BaseDetector, name: str, scores: FloatArray) -> None:
     """Raise if rows are not those that a detector was fitted or calibrated on.
 
-    The number of rows is compared, and for a calibration the scores, or the threshold if the
-    detector does not keep the scores.
+    For the rows of fit the number is compared. For a calibration the scores are compared as well,
+    or only the threshold if the detector does not keep the scores.
 
     Raises
     ------
@@ -30,22 +32,25 @@ def check_seen(detector: BaseDetector, name: str, scores: FloatArray) -> None:
     """
     record: Any = getattr(detector, "calibration_", None)
     if name == TRAINING:
-        n_expected = detector.n_samples_seen_
-    elif record is None:
+        if len(scores) != detector.n_samples_seen_:
+            raise ValueError(
+                f"{len(scores):,} rows, expected the {detector.n_samples_seen_:,} that fit has "
+                "seen: leave out rows that were labelled -1 or had the weight 0"
+            )
+        return
+    if record is None:
         raise ValueError("the detector was not calibrated, so leave these rows out")
-    else:
-        n_expected = record.n_samples
-    if len(scores) != n_expected:
+    if len(scores) != record.n_samples:
         raise ValueError(
-            f"{len(scores):,} rows, expected the {n_expected:,} that the detector has seen"
+            f"{len(scores):,} rows, expected the {record.n_samples:,} that the detector has seen"
         )
-    if name == TRAINING:
+    if digest_of_blocks(iter([scores])) == record.digest:
         return
     found = np.sort(scores.astype(np.float64))
+    scale = float(np.abs(found).max())
     expected = np.asarray(getattr(detector, "calibration_scores_", detector.offset_), np.float64)
     if expected.ndim == 0:
         found = found[record.rank - 1]
-    scale = float(np.abs(expected).max())
     if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * scale):
         raise ValueError(
             "these are not the rows of the calibration: the scores differ by up to "
@@ -53,24 +58,23 @@ def check_seen(detector: BaseDetector, name: str, scores: FloatArray) -> None:
         )
 
 
-def repeated_rows(scores: FloatArray, seen: Mapping[str, FloatArray]) -> dict[str, int]:
-    """Return how many rows have the score of a seen row, for each name with more than chance.
+def n_repeated(scores: FloatArray, seen: FloatArray) -> int:
+    """Return how many rows have the score of a seen row, or 0 if chance explains as many.
 
-    Scores of many rows lie close together, so some agree by chance. As many agree by chance with
-    scores a little above them, and this number is subtracted.
+    Some scores agree by chance, because those of many rows lie close together, and because scores
+    may have few values. Chance is how often the scores of two seen rows agree.
     """
-    repeated = {}
-    for name, others in seen.items():
-        ordered = np.sort(others.astype(np.float64))
-        precision = np.finfo(np.result_type(scores, others)).eps
-        largest = float(max(np.abs(ordered).max(), np.abs(scores).max()))
-        tolerance = ROUNDINGS * float(precision) * largest
-        own = scores.astype(np.float64)
-        by_chance = _n_near(ordered, own + 4 * tolerance, tolerance)
-        n_equal = _n_near(ordered, own, tolerance) - by_chance
-        if n_equal > 0.05 * len(scores):
-            repeated[name] = n_equal
-    return repeated
+    precision = max(float(np.finfo(each.dtype).eps) for each in (scores, seen))
+    own, ordered = scores.astype(np.float64), np.sort(seen.astype(np.float64))
+    tolerance = ROUNDINGS * precision * float(max(np.abs(ordered).max(), np.abs(own).max()))
+    gaps = np.diff(ordered, prepend=-np.inf, append=np.inf)
+    chance = float(np.mean(np.minimum(gaps[:-1], gaps[1:]) <= tolerance))
+    expected, n_rows = chance * len(own), len(own)
+    more = _n_near(ordered, own, tolerance) - expected
+    # Four standard deviations of a binomial number whose chance was estimated from the seen rows.
+    variance = expected * (1 - chance) * (1 + 2 * n_rows / len(ordered))
+    least = max(1.0, 0.05 * n_rows, 4 * variance**0.5)
+    return round(more) if more > least else 0
 
 
 def _n_near(ordered: NDArray[np.float64], values: NDArray[np.float64], tolerance: float) -> int:

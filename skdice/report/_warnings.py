@@ -11,7 +11,7 @@ from skdice.report._detector import members_of
 from skdice.report._measures import InDistribution, OutlierSet
 from skdice.report._numbers import percent, rate_percent
 from skdice.report._promise import Promise, range_of_share
-from skdice.report._seen import CALIBRATION
+from skdice.report._seen import CALIBRATION, REPEATED
 
 # Intervals of sets with fewer rows are too wide for most decisions: at an AUROC of 90 % and with
 # many in-distribution rows, 100 outliers give an interval 6 points wide.
@@ -20,6 +20,12 @@ FEW_ROWS = 100
 
 def warnings_about_promise(promise: Promise) -> Iterator[str]:
     """Yield a sentence for each way in which a threshold promises less than a reader may think."""
+    if promise.n_fitted:
+        yield (
+            f"{promise.n_fitted:,} of the {promise.n_rows:,} calibration rows have the score of a "
+            "row of fit, so they are probably rows of fit: the promise does not hold. Calibrate "
+            "with rows that neither the network nor fit has seen."
+        )
     if promise.method == "none":
         yield "The detector has no threshold, so it flags nothing. Call calibrate."
     elif promise.method == "fit":
@@ -77,8 +83,8 @@ def warnings_about_rows(
             continue
         yield (
             f"{n_repeated:,} of the {inside.n_rows:,} in-distribution rows of this report have the "
-            f"score of a row of {name}, so they are probably rows that the detector has seen. The "
-            "figures of this report hold for unseen rows only."
+            f"score of a row of {name}, {REPEATED}. The figures of "
+            "this report hold for unseen rows only."
         )
     first: dict[str, str] = {}
     for name, digest in digests.items():
@@ -132,8 +138,8 @@ def warnings_about_detector(detector: BaseDetector) -> Iterator[str]:
             yield (
                 f"{n_dead:,} of {len(means[0]):,} features have a mean of exactly 0 over the rows "
                 "of fit: dead units, which are usual for networks with ReLU. An outlier may excite "
-                "them, and no row of fit has shown how the score then changes. Nothing has to be "
-                "done if the outliers of this report that matter to you are flagged."
+                "them, and no row of fit has shown how the score then changes. The "
+                "figures of this report include the effect for the outliers that it has."
             )
 
 

@@ -12,7 +12,15 @@ from scipy.stats import binom
 from sklearn.exceptions import NotFittedError
 
 import skdice
-from skdice import DICEDetector, DICEDetectorCV, FDBDDetector, ViMDetector, make_ensemble
+from skdice import (
+    ConformalEnsemble,
+    DICEDetector,
+    DICEDetectorCV,
+    FDBDDetector,
+    LinearHead,
+    ViMDetector,
+    make_ensemble,
+)
 
 
 @pytest.fixture
@@ -293,8 +301,26 @@ def test_rows_of_fit_are_no_calibration(fashion, make, method, kind):
         da = pytest.importorskip("dask.array")
         given = {name: da.from_array(X, chunks=(500, -1)) for name, X in given.items()}
     detector = make(fashion.head).fit(given["rows of fit"])
-    with pytest.warns(UserWarning, match="the 1,500 rows given to calibrate are probably the rows"):
+    with pytest.warns(UserWarning, match="the 1,500 rows given.*than the contamination of 0.1"):
         detector.calibrate(given["rows of fit"], 0.1, method=method)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(fashion.head).fit(given["rows of fit"]).calibrate(given["other rows"], method=method)
+
+
+def test_thresholds_that_agree_by_chance_are_no_rows_of_fit(fashion):
+    """Saturated probabilities, and ensembles of few members, have few values."""
+    sharp = LinearHead(fashion.head.weight * 8, fashion.head.bias * 8)
+    members = [("dice", DICEDetector(fashion.head)), ("fdbd", FDBDDetector(fashion.head))]
+    for n in (40, 200):
+        for start in range(0, 1000, n):
+            for make in (
+                lambda: DICEDetector(sharp, score_func="msp", contamination=0.4),
+                lambda: ConformalEnsemble(members[:1]),
+                lambda: ConformalEnsemble(members[1:]),
+                lambda: ConformalEnsemble(members, combination="min"),
+            ):
+                detector = make().fit(fashion.id_train[start : start + n])
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", "the .* rows given to calibrate")
+                    detector.calibrate(fashion.id_test[start : start + n])

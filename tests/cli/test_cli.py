@@ -62,7 +62,7 @@ def test_demo_compares_the_ensemble_with_the_best_and_the_worst_choice(demo):
     """The sentence has the figures of the table of the test half."""
     _, printed = demo
     on_validation, on_test = re.split(r"The test half, which had no part\nin the choice", printed)
-    row = r"^(\S.*?) +[\d.]+ / .* ([\d.]+) / *([\d.]+) +[\d.]+$"
+    row = r"^(\S.*?) +[\d.]+ / .* ([\d.]+) / *([\d.]+) +[\d.]+ +[\d.]+$"
     aurocs = {name: float(auroc) for name, _, auroc in re.findall(row, on_validation, re.MULTILINE)}
     ensemble = aurocs.pop("Ensemble")
     best, worst = max(aurocs, key=aurocs.get), min(aurocs, key=aurocs.get)

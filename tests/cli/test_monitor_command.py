@@ -1,6 +1,7 @@
 """Tests of ``skdice monitor``: counting from call to call, and a state that is old or new."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,14 @@ def test_the_row_of_the_alarm_is_that_of_its_file(folder, run):
     watch.update(np.load(folder / "a.npy")).update(np.load(folder / "odd.npy"))
     assert watch.change_row_ >= 380
     assert f"the alarm is row {watch.alarm_row_ - 400} of odd.npy" in out
+
+
+def test_a_file_that_is_counted_twice_has_two_places(run):
+    code, out, _ = run("a.npy", "odd.npy", "a.npy", "odd.npy", "--again", "--false-alarm", "1e-35")
+    assert code == 3
+    alarm_row = int(re.search(r"raised by row (\d+)", out)[1])
+    assert 900 < alarm_row < 1000  # in the second of the files odd.npy
+    assert f"the alarm is row {alarm_row - 900} of odd.npy" in out
 
 
 def test_a_file_without_rows_counts_nothing(folder, run):

@@ -50,7 +50,7 @@ def test_a_logit_that_is_not_finite_shows(dtype, value, column):
     summary = RowSummaries(np.dtype(dtype)).of_logits(
         products, np.zeros(20, dtype), factors=factors
     )
-    for numbers in (summary.totals, summary.margins):
+    for numbers in summary:
         assert np.isfinite(numbers).tolist() == [True, False, True]
 
 
@@ -87,6 +87,7 @@ def test_clipped_rows(dtype, n_features):
     rows[20:40, ::40] += 10
     rows[40:60] += 10
     rows[60:, 0] = 1e6
+    weight[0] *= 1000  # what is cut off the first feature is large beside all that is left
     products = np.hstack([rows @ weight, random(dtype, 80, 2)])
     clipped, clipped_products = RowSummaries(np.dtype(dtype)).clipped(rows, 8.0, weight, products)
     np.testing.assert_array_equal(clipped, np.minimum(rows, 8))
@@ -94,6 +95,15 @@ def test_clipped_rows(dtype, n_features):
     # The error of a sum is relative to the sum of the absolute values of its terms.
     size = clipped.astype(float) @ np.abs(weight)
     assert (np.abs(clipped_products - exact) <= tolerance(dtype) * size).all()
+
+
+@by_dtype
+@pytest.mark.parametrize("high", [0.0, -1.0])
+def test_rows_clipped_at_a_value_that_is_not_positive(dtype, high):
+    rows, weight = random(dtype, 20, 40), random(dtype, 40, 3, seed=1)
+    clipped, products = RowSummaries(np.dtype(dtype)).clipped(rows, high, weight, rows @ weight)
+    np.testing.assert_array_equal(clipped, np.minimum(rows, dtype(high)))
+    np.testing.assert_allclose(products, clipped @ weight, tolerance(dtype))
 
 
 def test_a_clipped_nan_stays():

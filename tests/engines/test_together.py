@@ -1,5 +1,6 @@
 """Members that share a part of their computation score as each of them does alone."""
 
+import contextlib
 import pickle
 from itertools import pairwise
 
@@ -145,3 +146,16 @@ def test_few_pruned_weights_are_subtracted(monkeypatch):
     assert set(computed) == {n_pruned}
     alone = [member.score_samples(X) for member in ensemble.estimators_]
     np.testing.assert_allclose(scores, np.column_stack(alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", [None, "dense", "sparse", "few"])
+def test_a_logit_that_overflows_to_nan_is_reported_by_every_score(engine):
+    """The largest of the other logits would look like a good row."""
+    head = LinearHead(np.full((40, 64), 1.0, "f4") * np.where(np.arange(64) < 32, 1, -1))
+    members = [(f"s{s}", DICEDetector(head, sparsity=s, score_func="max_logit")) for s in (0, 0.1)]
+    X = np.abs(np.random.default_rng(0).normal(size=(3000, 64))).astype("f4")
+    ensemble = ConformalEnsemble(members).fit(X)
+    X[7] = 3e38
+    choice = contextlib.nullcontext() if engine is None else forced_engine(engine)
+    with choice, pytest.raises(ValueError, match="row 7"):
+        ensemble.member_scores(X)

@@ -77,6 +77,7 @@ def test_an_input_with_nan_may_come_first(small):
     for wrong in (False, True):
         model = nn.Sequential(layer, nn.Linear(5, 5).double() if wrong else nn.Identity())
         service = attach(model, DICEDetector(head).fit(X))
+        assert len(service(torch.tensor(X[:0]))[1]) == 0  # an empty batch may come even before
         broken = torch.tensor(X[:2])
         broken[0, 3] = torch.nan
         _, scores = service(broken)

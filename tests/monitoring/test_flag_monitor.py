@@ -419,11 +419,29 @@ def test_the_change_is_where_the_likelihood_says(options):
         assert monitor.update(flags[:50]).change_row_ is None
         monitor.update(flags[50:])
         seen = flags[: monitor.alarm_row_ + 1]
-        assert monitor.change_row_ == likeliest_change(seen, RATE)
+        assert monitor.change_row_ == likeliest_change(seen[:-1], RATE)
         n_recent = int(seen[monitor.change_row_ :].sum())
         assert f"{n_recent} of the {len(seen) - monitor.change_row_} rows" in monitor.reading
         distances.append(abs(monitor.change_row_ - 600))
     assert np.median(distances) < 10
+
+
+@pytest.mark.parametrize("run_length", [2, 5, 10])
+def test_the_change_is_not_after_the_alarm(run_length):
+    """With a short run length the alarm may come from a row that is not flagged."""
+    for flags in streams(100, 200, RATE):
+        at_once = FlagMonitor(RATE, run_length=run_length).update(flags)
+        one_by_one = FlagMonitor(RATE, run_length=run_length)
+        for flag in flags:
+            one_by_one.update(bool(flag))
+        assert at_once.change_row_ == one_by_one.change_row_
+        assert at_once.reading == one_by_one.reading
+        if at_once.alarm_:
+            assert at_once.change_row_ <= at_once.alarm_row_
+
+
+def test_a_rate_next_to_one():
+    assert not FlagMonitor(np.nextafter(1, 0)).update([True] * 100).alarm_
 
 
 def test_after_a_long_good_time_the_reading_tells_of_the_change():

@@ -12,14 +12,16 @@ from skdice.report._promise import describe_promise
 
 def promise_of(detector, **changes):
     """Return the promise of a detector whose record has other values."""
-    record = SimpleNamespace(**{**asdict(detector.calibration_), **changes})
     classes = changes.pop("fallback_classes_", ())
+    predicted = changes.pop("calibration_classes_", None)
+    record = SimpleNamespace(**{**asdict(detector.calibration_), **changes})
     return describe_promise(
         SimpleNamespace(
             offset_=detector.offset_,
             contamination_=detector.contamination_,
             calibration_=record,
             fallback_classes_=np.array(classes, int),
+            calibration_classes_=predicted,
         )
     )
 
@@ -72,7 +74,12 @@ def test_with_confidence_it_promises_this_calibration(report_of, detector_of):
 
 @pytest.mark.parametrize("kind", ["conformal", "confidence", "quantile"])
 def test_with_classes_it_promises_each_class_but_the_fallback(kind, detector_of):
-    promise = promise_of(detector_of(kind), by="prediction", fallback_classes_=[2, 4])
+    classes = np.arange(600) % 5
+    promise = promise_of(
+        detector_of(kind), by="prediction", fallback_classes_=[2, 4], calibration_classes_=classes
+    )
+    spread = "The class with the fewest calibration rows has 120. In 95 of 100 cases"
+    assert any(spread in each for each in promise.details) == (promise.confidence is None)
     assert promise.statement.startswith("For each class with a threshold of its own: ")
     assert "this class" in promise.statement
     assert any("nothing is promised for each of them: 2, 4." in each for each in promise.details)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from skdice import DICEDetector, make_ensemble
+from skdice import ConformalEnsemble, DICEDetector, FDBDDetector, LinearHead, make_ensemble
 from skdice.report import OODReport
-from skdice.report._seen import repeated_rows
+from skdice.report._seen import n_repeated
 
 
 def warnings_of_repetition(report):
@@ -70,15 +70,56 @@ def test_rows_that_come_again_are_told(rows, seen, n_fresh, fashion):
         assert "of a row of fit" in warning
 
 
+@pytest.mark.parametrize("seen_dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_repeated_rows_are_found_in_every_precision(fashion, rows, dtype, seen_dtype):
+    detector = DICEDetector(fashion.head).fit(fashion.id_train)
+    seen = fashion.id_test[:600].astype(np.float16)  # the same values in every precision
+    detector.calibrate(seen.astype(seen_dtype), method="conformal")
+    again = np.concatenate([seen[100:], fashion.id_test[600:700].astype(np.float16)])
+    report = OODReport.from_detector(detector, again.astype(dtype), rows[1])
+    assert len(warnings_of_repetition(report)) == 1
+
+
+@pytest.mark.parametrize("n_rows", [5, 10, 50, 500])
+@pytest.mark.parametrize("n_seen", [1000, 50_000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scores_that_agree_by_chance_are_not_told(dtype):
+def test_scores_that_agree_by_chance_are_not_told(dtype, n_seen, n_rows):
     rng = np.random.default_rng(0)
-    seen = {"calibration": rng.normal(10, 3, 20_000).astype(dtype)}
-    for seed in range(20):
-        scores = np.random.default_rng(1 + seed).normal(10, 3, 500).astype(dtype)
-        assert repeated_rows(scores, seen) == {}
-        scores[:50] = seen["calibration"][:50]
-        assert 25 <= repeated_rows(scores, seen)["calibration"] <= 75
+    seen = rng.normal(10, 3, n_seen).astype(dtype)
+    for _ in range(100):
+        scores = rng.normal(10, 3, n_rows).astype(dtype)
+        assert n_repeated(scores, seen) == 0
+    half = n_rows // 2
+    scores[:half] = rng.choice(seen, half, replace=False)
+    if n_rows >= 50:
+        assert n_repeated(scores, seen) == pytest.approx(half, rel=0.3)
+
+
+@pytest.mark.parametrize("levels", [1, 20, 500])
+def test_scores_of_few_values_are_not_told(levels):
+    """A saturated probability, or an ensemble of one member, has ties."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        scores, seen = (rng.integers(levels, size=n) / 7 for n in (300, 900))
+        assert n_repeated(scores, seen) == 0
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_unseen_rows_of_a_saturated_score_or_a_small_ensemble_are_not_told(fashion, scale):
+    X_id, ood = fashion.id_test[1000:], {"mnist": fashion.ood["mnist"]}
+    sharp = LinearHead(fashion.head.weight * scale, fashion.head.bias * scale)
+    members = [("dice", DICEDetector(fashion.head)), ("fdbd", FDBDDetector(fashion.head))]
+    for detector in (
+        DICEDetector(sharp, score_func="msp"),
+        ConformalEnsemble(members[:1]),
+        ConformalEnsemble(members, combination="min"),
+    ):
+        train = fashion.id_train[:300]
+        detector.fit(train).calibrate(fashion.id_test[:1000], method="conformal")
+        report = OODReport.from_detector(detector, X_id, ood, training=train)
+        assert warnings_of_repetition(report) == []
+        assert report.promise.n_fitted == 0
 
 
 def test_the_interval_of_flagged_rows(detector, rows):
@@ -109,3 +150,38 @@ def test_a_report_names_what_the_detector_saw_in_its_command(fashion, rows, tmp_
         *("--calibration", str(paths["heldout"])),
         *("--training", str(paths["train"])),
     )
+
+
+@pytest.mark.parametrize("n_fresh", [0, 100, 500])
+def test_a_calibration_on_rows_of_fit_promises_nothing(fashion, rows, n_fresh):
+    """It is seen as soon as the rows of fit are given, those of the calibration or not."""
+    train = fashion.id_train[:1000]
+    leaked = np.concatenate([fashion.id_test[:n_fresh], train[:500]])
+    detector = DICEDetector(fashion.head).fit(train)
+    detector.calibrate(leaked, method="conformal", confidence=0.95)
+    for seen in ({"training": train}, {"training": train, "calibration": leaked}):
+        report = OODReport.from_detector(detector, *rows, **seen)
+        assert report.promise.n_fitted == pytest.approx(500, abs=10)
+        assert report.promise.statement.startswith(
+            f"Nothing is promised: {report.promise.n_fitted}"
+        )
+        assert any("the promise does not hold" in each for each in report.warnings)
+    clean = DICEDetector(fashion.head).fit(train)
+    clean.calibrate(fashion.id_test[:600], method="conformal")
+    promise = OODReport.from_detector(clean, *rows, training=train).promise
+    assert promise.n_fitted == 0
+    assert promise.statement.startswith("Of future in-distribution rows")
+
+
+def test_a_quantile_threshold_near_zero_is_that_of_the_same_rows_in_another_precision(
+    fashion, rows
+):
+    calibration = fashion.id_test[:600].astype(np.float16)
+    plain = DICEDetector(fashion.head).fit(fashion.id_train).calibrate(calibration)
+    shifted = LinearHead(fashion.head.weight, fashion.head.bias - plain.offset_)
+    detector = DICEDetector(shifted).fit(fashion.id_train).calibrate(calibration)
+    assert abs(detector.offset_) < 1e-5
+    same = calibration.astype(np.float64)
+    OODReport.from_detector(detector, *rows, calibration=same)
+    with pytest.raises(ValueError, match="not the rows"):
+        OODReport.from_detector(detector, *rows, calibration=fashion.id_test[600:1200])

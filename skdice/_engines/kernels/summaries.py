@@ -29,10 +29,12 @@ from skdice._engines.kernels.vectors import (
 # A sum in single precision takes this many exponentials, because the error of one sum over tens of
 # thousands of classes would exceed 1e-5. These sums are added in double precision.
 SUM_CLASSES = 2048
-# The products of a row are corrected for clipping if at most one in so many of its features, and of
-# their sum, is cut off. A larger part would take longer than a product, and its rounding errors
-# would be larger than those of the clipped row's own product.
+# The products of a row are corrected for clipping if at most one in so many of its features is cut
+# off. More would take longer than a product.
 MOST_CUT = 8
+# They are corrected if what is cut off a feature is at most this multiple of what is left. Then the
+# rounding error is at most one more than this multiple of that of the clipped row's own product.
+LARGEST_PART = 2
 # The compiler may add in another order, which lets it use vectors. It may not assume that numbers
 # are finite, because NaN and infinities have to show in the results.
 REORDERED = {"reassoc", "contract"}
@@ -144,7 +146,8 @@ def _summarize_logits(
         for k in range(0, len(row), SUM_CLASSES):
             stop = min(k + SUM_CLASSES, len(row))
             total += _sum_of_exponentials(row, np.int64(k), np.int64(stop), shift)
-        maxima[i], totals[i] = top, total
+        # `_largest` leaves NaN out, which the total shows.
+        maxima[i], totals[i] = total if np.isnan(total) else top, total
         if len(factors):
             predicted = 0
             while predicted < n_classes - 1 and row[predicted] != top:
@@ -172,36 +175,32 @@ def _clip_rows(
 
     `weight` has a line for each feature. `places` is memory for the places of large features.
     `is_left` tells which products are not computed, because the parts that are cut off are too
-    large or too many; see `RowSummaries.clipped`.
+    large or too many.
     """
     n_features, n_classes = weight.shape
     for i in range(len(rows)):
-        size = _clip(rows[i], high, clipped[i])
+        _clip(rows[i], high, clipped[i])
         n_cut = _find_above(rows[i], high, places)
         is_left[i] = n_cut * MOST_CUT > n_features
         if is_left[i]:
             continue
         for k in range(n_classes):
             clipped_products[i, k] = products[i, k]
-        excess = rows.dtype.type(0)
         for place in range(n_cut):
             j = places[place]
             part = rows[i, j] - high
-            excess += part
+            if not part <= LARGEST_PART * high:
+                is_left[i] = True
+                break
             for k in range(n_classes):
                 clipped_products[i, k] -= part * weight[j, k]
-        is_left[i] = not excess * MOST_CUT <= size
 
 
-@njit(nogil=True, fastmath=REORDERED)
-def _clip(row: Any, high: Any, clipped: Any) -> Any:
-    """Clip a row, and return the sum of the absolute values that are left."""
-    size = row.dtype.type(0)
+@njit(nogil=True)
+def _clip(row: Any, high: Any, clipped: Any) -> None:
+    """Clip a row; a NaN stays."""
     for j in range(len(row)):
-        value = high if row[j] > high else row[j]
-        clipped[j] = value
-        size += abs(value)
-    return size
+        clipped[j] = high if row[j] > high else row[j]
 
 
 @intrinsic
