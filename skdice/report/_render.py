@@ -148,10 +148,13 @@ def _context(report: Any, file_name: str) -> dict[str, Any]:
 def _python_lines(report: Any, file_name: str) -> str:
     """Return the Python that makes a report again whose rows were given in memory."""
     names = ", ".join(f"{each.name!r}: ..." for each in report.sets)
-    rule = "" if report.rule == "paper" else f", rule={report.rule!r}"
+    options = "" if report.rule == "paper" else f", rule={report.rule!r}"
+    given = {each.name for each in report.data}
+    for name, option in ((CALIBRATION, "calibration"), (TRAINING, "training")):
+        options += f", {option}=..." if name in given else ""
     ending = f"to_html({file_name!r})" if file_name.endswith(".html") else "to_markdown()"
     return (
         "from skdice.report import OODReport\n\n"
-        f"report = OODReport.from_detector(detector, X_id, {{{names}}}{rule})\n"
+        f"report = OODReport.from_detector(detector, X_id, {{{names}}}{options})\n"
         f"report.{ending}"
     )

@@ -33,6 +33,8 @@ def test_seen_rows_are_named_with_their_digests(detector, rows, seen):
     assert [each.n_rows for each in report.data][-2:] == [600, len(seen["training"])]
     assert all(each.digest.sha256 for each in report.data)
     assert warnings_of_repetition(report) == []
+    pytest.importorskip("jinja2")
+    assert ", calibration=..., training=...)" in report.to_markdown()
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
