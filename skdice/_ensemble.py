@@ -18,7 +18,7 @@ from skdice._compat.extras import import_extra
 from skdice._compat.sklearn import Composition, Interval, StrOptions, VisualBlock
 from skdice._dice import DICEDetector
 from skdice._engines.combination import FittedEnsemble, run_ensemble
-from skdice._engines.reference import (
+from skdice._engines.reference_scores import (
     Combination,
     ReferenceDistribution,
     combine_log_pvalues,

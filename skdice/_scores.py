@@ -4,9 +4,11 @@ Pure functions on logits of shape (n_samples, n_classes) of any library with the
 or float64. They return (n_samples,) in the same dtype. With ``overwrite=True`` they may use the
 memory of NumPy's logits for their intermediate results, which saves a second array of that size.
 
-The kernels (`skdice._engines.kernels.vectors.finish_tile`), the torch module
-(`skdice._engines.module.DetectorModule`) and the ONNX files (`skdice._export.scores`) cannot call
-these functions and repeat the formulas. Tests hold the results equal.
+Code that cannot call these functions repeats the formulas: the kernels
+(`skdice._engines.kernels.vectors.finish_tile` and `skdice._engines.kernels.summaries`, whose sums
+`skdice._engines.kernels.fused` and `skdice._engines.summarized_geometry` make scores of), the torch
+modules (`skdice._engines.module`) and the ONNX files (`skdice._export.scores`). The tests
+`tests/engines/test_agreement_of_scores.py` and `tests/export/test_export.py` hold them equal.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import skdice
 from skdice import ConformalEnsemble, DICEDetector, LinearHead, make_ensemble
-from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
+from skdice._engines.reference_scores import MOST_SCORES, ReferenceDistribution
 from skdice._persistence.decode import build
 from skdice._persistence.encode import encode
 from skdice.io import open_features, save_features

@@ -15,7 +15,6 @@ PACKAGE = Path(skdice.__file__).parent
 # from its own group and from groups of lower levels: groups of one level know nothing of each
 # other.
 LEVELS = [
-    {"_version"},
     {"_compat"},
     {"_scores", "_sparsify"},
     {"_rows"},

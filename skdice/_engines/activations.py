@@ -112,7 +112,9 @@ def apply_shaping(shaping: Activation | None, features: Any) -> Any:
         return features
     with np.errstate(over="ignore", invalid="ignore"):  # such a row is reported by its score
         shaped = shaping.apply(features)
-    # NumPy's features were checked before, so only the shaping can have made such a value.
+    # A function of the user gets checked features only. Of NumPy's features that were not checked,
+    # a bad one shows in the score of fDBD (`skdice._engines.together`). So only the shaping can
+    # have made such a value.
     if isinstance(shaped, np.ndarray) and (
         isinstance(shaping, Clip) or not shaped.size or all_finite(shaped)
     ):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._engines.reference import (
+from skdice._engines.reference_scores import (
     Combination,
     ReferenceDistribution,
     combine_log_pvalues,

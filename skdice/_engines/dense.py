@@ -1,7 +1,6 @@
 """The dense engine: one matrix product per block, by NumPy's BLAS or another array library."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from threading import local
 from typing import Any
 
@@ -45,7 +44,7 @@ def dense_engine(
     """
     weight, bias = layer.weight, layer.bias
     if weight.dtype != dtype:
-        weight, bias = layer.packed_as(("dense", dtype), partial(_in_dtype, dtype))
+        weight, bias = weights_in(layer, dtype)
     shaping, score = layer.shaping, layer.score
     # Logits that are returned, or given to a function of the user, need memory of their own.
     memory = _Memory() if reuses_memory and isinstance(score, str) else None
@@ -66,10 +65,12 @@ def dense_engine(
     return compute
 
 
-def _in_dtype(
-    dtype: np.dtype[Any], weight: FloatArray, bias: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    return weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)
+def weights_in(layer: MaskedLayer, dtype: np.dtype[Any]) -> tuple[FloatArray, FloatArray]:
+    """Return the weight and the bias of a layer in a dtype; they are converted once."""
+    return layer.packed_as(
+        ("dense", dtype),
+        lambda weight, bias: (weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)),
+    )
 
 
 def array_engine(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from skdice._engines.activations import Clip, ScaleRows
 from skdice._engines.geometric import ROUNDINGS, fdbd_arrays
 from skdice._engines.layer import FDBDLayer, Layer, MaskedLayer
-from skdice._engines.reference import ReferenceDistribution
+from skdice._engines.reference_scores import ReferenceDistribution
 from skdice._engines.threshold_module import (
     ThresholdModule,
     as_narrow_tensor,

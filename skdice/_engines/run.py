@@ -2,7 +2,8 @@
 
 An `Engine` is one callable from a block of rows to their logits or scores, and its conditions.
 A new engine is returned from `choose`. If it packs the weights for the CPU, it gets a name in
-`CPUEngine`, its class in `PACKED_LAYERS`, and its costs in `skdice._engines.costs`.
+`CPUEngine`, its class in `PACKED_LAYERS`, which has the interface of `FewClassesLayer`, and in
+`skdice._engines.costs` its costs and a place in `cheapest`.
 The detectors of an ensemble share each block in a loop of their own, `skdice._engines.together`.
 """
 
@@ -37,7 +38,7 @@ from skdice._engines.layer import (
 from skdice._engines.logits import score_logits
 from skdice._engines.sparse import TILE_ROWS, SparseLayer
 from skdice._engines.summaries import RowSummaries
-from skdice._engines.summarized import geometric_function
+from skdice._engines.summarized_geometry import geometric_function
 from skdice._rows.sources import SlicedRows, scoring_dtype
 
 FloatArray = NDArray[np.floating[Any]]
@@ -72,7 +73,7 @@ class Engine:
     Parameters
     ----------
     name : str
-        Name for the progress bar.
+        Name of the engine, also for the progress bar.
     compute : callable
         From a block of rows to its values.
     slices : list of slice
@@ -248,8 +249,9 @@ def choose_for_cpu(layer: Layer, rows: SlicedRows, options: Options) -> Engine:
         slices,
         _kernel_threads(layer, rows, options, len(slices)),
         # Only the engine for few classes multiplies every feature by every weight: the sparse
-        # engine skips features without a weight, and a matrix library may skip zeros. With a
-        # shaping no engine guarantees it, because a shaping may clip a feature that is not finite.
+        # engine skips features without a weight, and a matrix library may skip zeros in the weight,
+        # which a mask makes. With a shaping no engine guarantees it, because a shaping may clip a
+        # feature that is not finite.
         nonfinite_propagates=name == "few"
         and layer.shaping is None
         and (layer.score is None or is_fused),

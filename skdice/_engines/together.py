@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skdice._compat.arrays import to_numpy
 from skdice._engines.activations import Clip, apply_shaping
+from skdice._engines.dense import weights_in
 from skdice._engines.kernels.fused import FUSED_SCORES, FusedScore, fused_scores
 from skdice._engines.layer import (
     FDBDLayer,
@@ -26,7 +27,7 @@ from skdice._engines.layer import (
 )
 from skdice._engines.logits import score_logits
 from skdice._engines.run import Engine, Options, choose, choose_for_cpu, summaries_for
-from skdice._engines.summarized import SummarizedGeometry, geometric_function
+from skdice._engines.summarized_geometry import SummarizedGeometry, geometric_function
 from skdice._rows.sources import SlicedRows, scoring_dtype
 
 # From a block of rows to the values by each of some members.
@@ -204,8 +205,11 @@ def run_together(
         score_block,
         slices,
         native=native,
-        # A feature that is not finite shows in the distance that fDBD divides by.
-        validate=not all_known or not any(isinstance(each.layer, FDBDLayer) for each in members),
+        # A feature that is not finite shows in the distance that fDBD divides by. A function of the
+        # user must not see it.
+        validate=not all_known
+        or not any(isinstance(each.layer, FDBDLayer) for each in members)
+        or not all(each.layer.is_portable for each in members),
         # Detectors of other libraries need not be safe to call from several threads.
         n_threads=min(engine.n_threads for engine in known) if all_known else 1,
         description="scores",
@@ -330,8 +334,7 @@ class NestedFunction:
         self._layers = nested.layers
         self._summaries = summaries_for(nested.layers[0], rows)
         first = nested.layers[0]
-        self._weight = first.weight.astype(dtype, copy=False)
-        self._bias = first.bias.astype(dtype, copy=False)
+        self._weight, self._bias = weights_in(first, dtype)
         # From a block of shaped features to the logits that the pruned weights would add, by the
         # number of the layer.
         self._pruned: dict[int, Callable[[Any], Any]] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdice._engines.layer import Layer
-from skdice._engines.reference import Combination, ReferenceDistribution
+from skdice._engines.reference_scores import Combination, ReferenceDistribution
 from skdice._head import LinearHead
 from skdice._passes.threshold import Calibration
 

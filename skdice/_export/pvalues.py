@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skdice._engines.reference import ReferenceDistribution
+from skdice._engines.reference_scores import ReferenceDistribution
 from skdice._export.graph import Graph
 
 FloatArray = NDArray[np.floating[Any]]

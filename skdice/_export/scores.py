@@ -1,9 +1,9 @@
 """The scores of the detectors as ONNX operators: columns (n, 1) from features (n, n_features).
 
-These functions are a third description of the formulas of `skdice._scores` and
-`skdice._engines.geometric`, beside the torch module, because an ONNX graph cannot call them. Tests
-hold the results equal. Only operators that every runtime has are used, and sums of exponentials
-subtract the maximum first, because a runtime need not do so in ``ReduceLogSumExp``.
+These functions repeat the formulas of `skdice._scores` and `skdice._engines.geometric`, because an
+ONNX graph cannot call them. `tests/export/test_export.py` holds the results equal. Only operators
+that every runtime has are used, and sums of exponentials subtract the maximum first, because a
+runtime need not do so in ``ReduceLogSumExp``.
 """
 
 import numpy as np

@@ -13,7 +13,7 @@ from skdice._base import BaseDetector
 from skdice._compat.sklearn import validate_parameters
 from skdice._dice import DICEDetector
 from skdice._engines.combination import FittedEnsemble
-from skdice._engines.reference import MOST_SCORES, ReferenceDistribution
+from skdice._engines.reference_scores import MOST_SCORES, ReferenceDistribution
 from skdice._ensemble import ConformalEnsemble
 from skdice._fdbd import FDBDDetector
 from skdice._head import LinearHead, as_linear_head

@@ -193,9 +193,9 @@ class SlicedRows:
         raise NotImplementedError
 
     def read_block(self, row_slice: slice, *, validate: bool = True) -> FloatArray:
-        """Return rows as a NumPy array in their scoring dtype, every value of which is finite.
+        """Return rows as a NumPy array in their scoring dtype, after a check of their values.
 
-        ``validate=False`` leaves the check of the values to the caller.
+        With ``validate=False`` the caller checks that they are finite.
 
         Raises
         ------

@@ -88,7 +88,7 @@ def test_the_row_of_the_alarm_is_that_of_its_file(folder, run):
 
 
 def test_a_file_that_is_counted_twice_has_two_places(run):
-    code, out, _ = run("a.npy", "odd.npy", "a.npy", "odd.npy", "--again", "--false-alarm", "1e-35")
+    code, out, _ = run("a.npy", "odd.npy", "a.npy", "odd.npy", "--again", "--false-alarm", "1e-56")
     assert code == 3
     alarm_row = int(re.search(r"raised by row (\d+)", out)[1])
     assert 900 < alarm_row < 1000  # in the second of the files odd.npy

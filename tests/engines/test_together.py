@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
 
 from skdice import ConformalEnsemble, DICEDetector, FDBDDetector, LinearHead, ViMDetector
 from skdice._compat.extras import has_numba
@@ -159,3 +160,24 @@ def test_a_logit_that_overflows_to_nan_is_reported_by_every_score(engine):
     choice = contextlib.nullcontext() if engine is None else forced_engine(engine)
     with choice, pytest.raises(ValueError, match="row 7"):
         ensemble.member_scores(X)
+
+
+def test_a_function_of_the_user_sees_no_feature_that_is_not_finite():
+    """Beside fDBD, whose score would show it, the features are not checked for other members."""
+    seen = []
+
+    class Kept(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None):
+            return self
+
+        def transform(self, X):
+            seen.append(bool(np.isfinite(X).all()))
+            return X
+
+    members = [("fdbd", FDBDDetector(HEAD)), ("kept", DICEDetector(HEAD, shaping=Kept()))]
+    X = features(np.float32)
+    ensemble = ConformalEnsemble(members).fit(X)
+    X[5, 3] = np.nan
+    with pytest.raises(ValueError, match="row 5"):
+        ensemble.score_samples(X)
+    assert all(seen)

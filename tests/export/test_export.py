@@ -27,7 +27,7 @@ from skdice import (
     make_ensemble,
 )
 from skdice._engines import geometric
-from skdice._engines.reference import combine_log_pvalues
+from skdice._engines.reference_scores import combine_log_pvalues
 from skdice._export import graph
 from skdice._passes.threshold import conformal_pvalues
 from skdice._scores import SCORES

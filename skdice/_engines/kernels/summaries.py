@@ -32,8 +32,9 @@ SUM_CLASSES = 2048
 # The products of a row are corrected for clipping if at most one in so many of its features is cut
 # off. More would take longer than a product.
 MOST_CUT = 8
-# They are corrected if what is cut off a feature is at most this multiple of what is left. Then the
-# rounding error is at most one more than this multiple of that of the clipped row's own product.
+# They are corrected if what is cut off a feature is at most this multiple of what is left. Then no
+# term is more than three times as large as in the clipped row's own product, and neither are the
+# rounding errors by much.
 LARGEST_PART = 2
 # The compiler may add in another order, which lets it use vectors. It may not assume that numbers
 # are finite, because NaN and infinities have to show in the results.
