@@ -355,10 +355,10 @@ class ConformalEnsemble(BaseDetector, Composition):
         return scores, dict(zip(names, members.T, strict=True))
 
     def _has_threshold_of_fit(self, X: Any, scores: Any) -> bool:
-        """Return whether scores give the thresholds that `fit` set to this and to a member."""
-        if not super()._has_threshold_of_fit(X, scores):
-            return False
-        # The scores of an ensemble come from a grid of p-values, which other rows share.
+        """Return whether the scores of a member give the threshold that `fit` set to the member.
+
+        The scores of the ensemble come from a grid of p-values, which other rows share.
+        """
         for n, detector in enumerate(self.estimators_):
             if isinstance(detector, BaseDetector) and hasattr(detector, "offset_"):
                 values = self.member_scores(X)

@@ -196,8 +196,7 @@ class CalibrationMixin:
 
     def _warn_of_fitted_rows(self, X: Any, n_rows: int, scores: Any, share: float) -> None:
         """Warn if rows are probably those of `fit`: as many, and with the threshold that it set."""
-        is_fresh = hasattr(self, "offset_") and not hasattr(self, "calibration_")
-        if is_fresh and n_rows == self.n_samples_seen_ and self._has_threshold_of_fit(X, scores):
+        if n_rows == self.n_samples_seen_ and self._has_threshold_of_fit(X, scores):
             warnings.warn(
                 f"the {n_rows:,} rows given to calibrate are probably the rows of fit: they are as "
                 "many, and their scores give the same threshold. A network is surer of its "
@@ -208,8 +207,12 @@ class CalibrationMixin:
             )
 
     def _has_threshold_of_fit(self, X: Any, scores: Any) -> bool:
-        """Return whether scores give the threshold that `fit` set, which no two of them share."""
-        # A score that many rows have, such as a saturated probability, tells nothing about them.
+        """Return whether scores give the threshold that `fit` set, if it is still in force.
+
+        A score that many rows have, such as a saturated probability, tells nothing about them.
+        """
+        if not hasattr(self, "offset_") or hasattr(self, "calibration_"):
+            return False
         threshold = score_threshold(scores, self.contamination_)
         is_equal = isclose(threshold, self.offset_, rel_tol=1e-6)
         return is_equal and int((scores == threshold).sum()) == 1

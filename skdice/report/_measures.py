@@ -102,8 +102,10 @@ class InDistribution(ScoredSet):
 
     # Probability that rows like those of the calibration give as many flagged rows or more; None
     # without a calibration. With a threshold for each class, rows of classes without one of their
-    # own do not count.
+    # own are not tested.
     pvalue: float | None
+    n_tested: int
+    n_tested_flagged: int
     # Empty without a head or a threshold.
     classes: tuple[ClassRow, ...]
 
@@ -159,14 +161,20 @@ def predicted_classes(detector: BaseDetector, rows: RowSource) -> NDArray[np.int
 def measure_inside(detector: BaseDetector, inside: Scored) -> InDistribution:
     """Return what is measured on the in-distribution rows."""
     record = getattr(detector, "calibration_", None)
-    pvalue = None
+    pvalue, n_tested, n_flagged = None, 0, 0
     if inside.flags is not None and record is not None:
-        n_flagged = int(inside.flags.sum())
-        pvalue = float(batch_pvalue(n_flagged, len(inside.flags), record.rank, record.n_samples))
+        n_tested, n_flagged = len(inside.flags), int(inside.flags.sum())
         if inside.classes is not None and hasattr(detector, "class_offsets_"):
-            pvalue = batch_test_by_class(detector, inside.flags, inside.classes).pvalue
+            test = batch_test_by_class(detector, inside.flags, inside.classes)
+            pvalue, n_tested, n_flagged = test.pvalue, test.n_rows, test.n_flagged
+        else:
+            pvalue = float(batch_pvalue(n_flagged, n_tested, record.rank, record.n_samples))
     return InDistribution(
-        **_scored_set(detector, inside), pvalue=pvalue, classes=_by_class(detector, inside)
+        **_scored_set(detector, inside),
+        pvalue=pvalue,
+        n_tested=n_tested,
+        n_tested_flagged=n_flagged,
+        classes=_by_class(detector, inside),
     )
 
 

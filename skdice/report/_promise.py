@@ -152,8 +152,8 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
         )
         if record.method == "conformal":
             yield (
-                "A row is flagged if its p-value is at most "
-                f"{record.rank / (record.n_samples + 1):.2g}."
+                f"A row is flagged if its p-value is at most {record.rank:,} / "
+                f"{record.n_samples + 1:,}, about {record.rank / (record.n_samples + 1):.3g}."
             )
         if record.method == "conformal" and record.confidence is None:
             low, high = range_of_share(record.rank, record.n_samples)

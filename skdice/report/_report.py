@@ -74,7 +74,8 @@ class OODReport:
     inside : InDistribution
         The in-distribution rows: `n_rows`, `n_flagged`, `flagged` (their share),
         `flagged_interval` (its interval at 95 % by Clopper and Pearson), `pvalue` (the
-        probability of so many flags among rows like those of the calibration), `classes` (the
+        probability of so many flags among rows like those of the calibration), `n_tested` and
+        `n_tested_flagged` (the rows that this compares, and those flagged), `classes` (the
         numbers of each predicted class), `least_typical` and `most_typical`.
     sets : tuple of OutlierSet
         The sets of out-of-distribution rows: `name`, `n_rows`, `n_flagged`, `flagged`,
@@ -215,11 +216,13 @@ class OODReport:
         if CALIBRATION not in given and hasattr(fitted, "calibration_scores_"):
             kept = to_numpy(fitted.calibration_scores_)
             repeated[CALIBRATION] = n_repeated(inside.scores, kept)
-            if not isinstance(fitted, ConformalEnsemble):
-                known[CALIBRATION] = kept
         n_fitted = 0
-        if TRAINING in given and CALIBRATION in known:
+        if TRAINING in given and CALIBRATION in given:
             n_fitted = n_repeated(known[CALIBRATION], known[TRAINING])
+        elif TRAINING in given and CALIBRATION in repeated:
+            # Only these scores were kept, and those of an ensemble may be shared with unseen rows.
+            unseen = None if repeated[TRAINING] else inside.scores
+            n_fitted = n_repeated(kept, scored[TRAINING].scores, unseen)
         data = tuple(
             describe_rows(name, inputs[name], source, len(scored[name].scores))
             for name, source in sources.items()

@@ -58,17 +58,20 @@ def check_seen(detector: BaseDetector, name: str, scores: FloatArray) -> None:
         )
 
 
-def n_repeated(scores: FloatArray, seen: FloatArray) -> int:
+def n_repeated(scores: FloatArray, seen: FloatArray, unseen: FloatArray | None = None) -> int:
     """Return how many rows have the score of a seen row, or 0 if chance explains as many.
 
     Some scores agree by chance, because those of many rows lie close together, and because scores
-    may have few values. Chance is how often the scores of two seen rows agree.
+    may have few values. Chance is how often the score of an unseen row agrees with that of a seen
+    row, or without unseen rows how often those of two seen rows agree.
     """
     precision = max(float(np.finfo(each.dtype).eps) for each in (scores, seen))
     own, ordered = scores.astype(np.float64), np.sort(seen.astype(np.float64))
     tolerance = ROUNDINGS * precision * float(max(np.abs(ordered).max(), np.abs(own).max()))
     gaps = np.diff(ordered, prepend=-np.inf, append=np.inf)
     chance = float(np.mean(np.minimum(gaps[:-1], gaps[1:]) <= tolerance))
+    if unseen is not None:
+        chance = max(chance, _n_near(ordered, unseen.astype(np.float64), tolerance) / len(unseen))
     expected, n_rows = chance * len(own), len(own)
     more = _n_near(ordered, own, tolerance) - expected
     # Four standard deviations of a binomial number whose chance was estimated from the seen rows.

@@ -116,9 +116,9 @@ def warnings_about_rows(
     if uneven:
         worst = max(uneven, key=lambda each: each.flagged)
         yield (
-            f"{len(uneven):,} predicted classes are flagged more than twice as often as the rate "
-            f"of the threshold. The highest share is that of class {worst.predicted}, "
-            f"{percent(worst.flagged)}."
+            f"{len(uneven):,} predicted {'class is' if len(uneven) == 1 else 'classes are'} "
+            "flagged more than twice as often as the rate of the threshold. The highest share is "
+            f"that of class {worst.predicted}, {percent(worst.flagged)}."
         )
 
 

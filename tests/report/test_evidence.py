@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_the_rule_of_roc_curve(detector_of, rows):
 
 
 @pytest.mark.parametrize("confidence", [None, 0.9])
-def test_thresholds_of_predicted_classes(fashion, rows, confidence):
+def test_thresholds_of_predicted_classes(fashion, rows, confidence, tmp_path):
     X_id, ood = rows
     detector = DICEDetector(fashion.head).fit(fashion.id_train)
     heldout = fashion.id_test[2000:3500]
@@ -199,7 +200,16 @@ def test_thresholds_of_predicted_classes(fashion, rows, confidence):
         assert each.threshold == detector.class_offsets_[each.predicted]
         assert each.n_rows == (found == each.predicted).sum()
         assert each.n_flagged == flagged[found == each.predicted].sum()
-    assert report.inside.pvalue == batch_test(detector, X_id).pvalue
+    test = batch_test(detector, X_id)
+    assert report.inside.pvalue == test.pvalue
+    tested = ~np.isin(found, [3, 7])
+    assert report.inside.n_tested == test.n_rows == tested.sum()
+    assert report.inside.n_tested_flagged == test.n_flagged == flagged[tested].sum()
+    if find_spec("jinja2"):
+        report.to_html(tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert ", for 8 of 10 classes" in text
+        assert f"Nothing is known about the other {(~tested).sum()} rows." in text
     pvalues = detector.pvalues(X_id)
     for each in (*report.inside.least_typical, *report.inside.most_typical):
         assert each.pvalue == pvalues[each.row]

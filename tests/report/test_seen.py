@@ -154,12 +154,13 @@ def test_a_report_names_what_the_detector_saw_in_its_command(fashion, rows, tmp_
     )
 
 
+@pytest.mark.parametrize("make", [DICEDetector, make_ensemble])
 @pytest.mark.parametrize("n_fresh", [0, 100, 500])
-def test_a_calibration_on_rows_of_fit_promises_nothing(fashion, rows, n_fresh):
+def test_a_calibration_on_rows_of_fit_promises_nothing(fashion, rows, n_fresh, make):
     """It is seen as soon as the rows of fit are given, those of the calibration or not."""
     train = fashion.id_train[:1000]
     leaked = np.concatenate([fashion.id_test[:n_fresh], train[:500]])
-    detector = DICEDetector(fashion.head).fit(train)
+    detector = make(fashion.head).fit(train)
     detector.calibrate(leaked, method="conformal", confidence=0.95)
     for seen in ({"training": train}, {"training": train, "calibration": leaked}):
         report = OODReport.from_detector(detector, *rows, **seen)
@@ -168,7 +169,7 @@ def test_a_calibration_on_rows_of_fit_promises_nothing(fashion, rows, n_fresh):
             f"Nothing is promised: {report.promise.n_fitted}"
         )
         assert any("the promise does not hold" in each for each in report.warnings)
-    clean = DICEDetector(fashion.head).fit(train)
+    clean = make(fashion.head).fit(train)
     clean.calibrate(fashion.id_test[:600], method="conformal")
     promise = OODReport.from_detector(clean, *rows, training=train).promise
     assert promise.n_fitted == 0
