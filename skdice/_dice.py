@@ -321,7 +321,8 @@ class DICEDetector(BaseDICE):
         The fitted shaping.
     offset_ : float
         The threshold on the scores:
-        ``decision_function(X) = score_samples(X) - offset_``. `fit` sets it to the smallest
+        ``decision_function(X) = score_samples(X) - offset_``, unless `calibrate` set thresholds of
+        predicted classes. `fit` sets it to the smallest
         score with more than `contamination` of the rows at or below it, `calibrate` by its
         method. `partial_fit` sets none.
     contamination_ : float

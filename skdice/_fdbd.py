@@ -46,7 +46,8 @@ class FDBDDetector(BaseDetector):
     mean_activation_ : ndarray of shape (n_features,), float64
         Mean activation of the in-distribution rows.
     offset_ : float
-        The threshold on the scores: ``decision_function(X) = score_samples(X) - offset_``.
+        The threshold on the scores: ``decision_function(X) = score_samples(X) - offset_``, unless
+        `calibrate` set thresholds of predicted classes.
         Not set by `partial_fit`.
     contamination_ : float
         The contamination in force: that of `calibrate` after a call of it.

@@ -65,7 +65,8 @@ class ViMDetector(BaseDetector):
     alpha_ : float
         Mean largest logit over the mean norm of the residual, of the rows of `fit`.
     offset_ : float
-        The threshold on the scores: ``decision_function(X) = score_samples(X) - offset_``.
+        The threshold on the scores: ``decision_function(X) = score_samples(X) - offset_``, unless
+        `calibrate` set thresholds of predicted classes.
         Not set by `partial_fit`.
     contamination_ : float
         The contamination in force: that of `calibrate` after a call of it.

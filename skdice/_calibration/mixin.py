@@ -99,7 +99,8 @@ class CalibrationMixin:
             its own, so that the guarantee holds for the rows of every class, and `pvalues`
             compares a row with the calibration rows of its class. The class is that of the
             largest logit of the unmasked `head_`. Classes with too few rows take the threshold of
-            all rows, which promises nothing for one class; `fallback_classes_` lists them. With
+            all rows, which promises nothing for one class; the fitted attribute `fallback_classes_`
+            lists them, and `class_offsets_` has the threshold of each class. With
             `confidence` the probability is that of each class by itself.
 
         Returns

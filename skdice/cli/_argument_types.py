@@ -46,6 +46,16 @@ def path(text: str) -> Path:
     return Path(not_empty(text))
 
 
+def number_or_none(text: str) -> float | str:
+    """Return the number that an argument is, or the word none."""
+    if text == "none":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"expected a number or none, got {text!r}") from None
+
+
 def ending_in(*endings: str) -> Callable[[str], Path]:
     """Return the type of a path whose file is written in the format that its ending names."""
 

@@ -272,9 +272,9 @@ def _add_calibrate(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--confidence",
-        type=float,
+        type=types.number_or_none,
         help="with conformal: the probability that the contamination holds for future rows, not "
-        "only its expectation (default: the one of the detector file)",
+        "only its expectation; or none (default: the one of the detector file)",
     )
     parser.add_argument(
         "--by",

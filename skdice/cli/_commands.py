@@ -132,7 +132,7 @@ def calibrate(arguments: Namespace) -> None:
             features,
             contamination,
             method=method,
-            confidence=confidence,
+            confidence=None if confidence == "none" else confidence,
             by=None if by == "none" else by,
         )
     save(detector.set_params(verbose=0), output)

@@ -111,7 +111,7 @@ def _checked(report: Any) -> str:
     compared = f"The report compared their scores with those of {' and of '.join(names)}"
     if any(REPEATED in warning for warning in report.warnings):
         return f"{compared}, and some are the same: see the warnings."
-    return f"{compared}: no more of them agree than chance explains."
+    return f"{compared}, and found no sign that more than one in 20 are the same rows."
 
 
 def _context(report: Any, file_name: str) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def warnings_about_rows(
             f"of the calibration give so many or more with probability {inside.pvalue:.2g} only. "
             "The rows of this report and of the calibration are probably not alike."
         )
+    if inside.pvalue is not None and inside.n_tested < inside.n_rows:
+        yield (
+            f"{inside.n_rows - inside.n_tested:,} of the {inside.n_rows:,} in-distribution rows "
+            "are of classes without a threshold of their own. They cannot be compared with the "
+            "calibration, and nothing is known about the rate of flags of these classes."
+        )
     for measured in outside:
         if measured.auroc.value < 0.5:
             yield (

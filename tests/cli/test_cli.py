@@ -368,7 +368,14 @@ def test_calibrate_keeps_the_confidence_of_the_file_unless_told_otherwise(run, f
     detector = DICEDetector(fashion.head).fit(fashion.id_train)
     skdice.save(detector, files / "sure.safetensors")
     options = ("--method", "conformal", "--confidence", 0.9)
-    for more, confidence in ((options, 0.9), ((), 0.9), (("--confidence", 0.99), 0.99)):
+    kept, changed = (options, 0.9), (("--confidence", 0.99), 0.99)
+    for more, confidence in (
+        kept,
+        ((), 0.9),
+        changed,
+        (("--confidence", "none"), None),
+        ((), None),
+    ):
         code, out, _ = run("calibrate", "sure.safetensors", "test.h5", "--json", *more)
         assert code == 0
         detector.calibrate(fashion.id_test, method="conformal", confidence=confidence)
