@@ -168,9 +168,9 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
         )
     else:
         yield (
-            f"Each predicted class{' but those below' if fallback else ''} has the threshold of its "
-            f"own rows among the {record.n_samples:,} calibration rows. The class is that of the "
-            "full head."
+            f"Each predicted class{' but those below' if fallback else ''} has the threshold of "
+            f"its own rows among the {record.n_samples:,} calibration rows. The class is that of "
+            "the full head."
         )
     if fallback:
         shown = ", ".join(map(str, fallback[:20])) + (", ..." if len(fallback) > 20 else "")
