@@ -1,6 +1,5 @@
 """The subcommand that watches the files of a detector in production."""
 
-import hashlib
 import json
 import sys
 from argparse import Namespace
@@ -17,11 +16,11 @@ from skdice.cli._files import file_name_in_errors, open_rows, refuse_overwriting
 from skdice.io._atomic import replacing
 from skdice.monitoring import FlagMonitor
 from skdice.monitoring._flags import flagged_rows
+from skdice.monitoring._state import read_sealed, sealed
 from skdice.report._inputs import digest_of_path
 
 EXIT_ALARM = 3
 FORMAT = "skdice monitor"
-SCHEMA = 1
 # A file that was counted takes about 150 bytes of the state, so this holds a million files.
 MOST_BYTES = 1 << 28
 # The state keeps the past of the stream at so many of its rows, for the picture; a file adds some.
@@ -188,22 +187,17 @@ def _read_state(
         The file is not a whole and unaltered state, was written by a newer version of skdice, or
         belongs to another calibration.
     """
-    reason = f"{path}: not a state of skdice monitor"
-    try:
-        state = json.loads(content.decode("utf-8")) if len(content) <= MOST_BYTES else None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{reason}: not JSON, or cut short") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{reason}: it does not name the format {FORMAT!r}")
-    schema = state.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
+    name = "a state of skdice monitor"
+    reason = f"{path}: not {name}"
+    if len(content) > MOST_BYTES:
         raise ValueError(
-            f"{path}: the state has schema {schema}, written by a newer version of skdice; this "
-            f"version reads schema {SCHEMA}: update skdice"
+            f"{reason}: it has {len(content):,} bytes, expected {MOST_BYTES:,} at most"
         )
-    digest = state.pop("sha256", None)
-    if schema != SCHEMA or digest != _digest(state):
-        raise ValueError(f"{reason}: it was altered, because its digest does not match")
+    try:
+        # Text that is not UTF-8 is no JSON either.
+        state = read_sealed(content.decode("utf-8", errors="replace"), FORMAT, name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     counted = state.get("files")
     if not isinstance(counted, dict) or not all(isinstance(name, str) for name in counted.values()):
         raise ValueError(f"{reason}: files is not a mapping of digests to names")
@@ -227,21 +221,14 @@ def _write_state(
     past: list[Point],
 ) -> None:
     """Write the state at once or not at all; raise if another process wrote it meanwhile."""
-    state: dict[str, Any] = {"format": FORMAT, "schema": SCHEMA}
-    state |= {"monitor": watch.to_json(), "files": counted, "past": past}
+    state = {"monitor": watch.to_json(), "files": counted, "past": past}
     with replacing(path) as temporary:
-        text = json.dumps({**state, "sha256": _digest(state)}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(sealed(FORMAT, state, indent=1) + "\n", encoding="utf-8")
         if (path.read_bytes() if path.exists() else None) != before:
             raise ValueError(
                 f"{path} was written by another process in the meantime, and is left as it is: run "
                 "the command again"
             )
-
-
-def _digest(state: dict[str, Any]) -> str:
-    canonical = json.dumps(state, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _draw(path: Path, watch: FlagMonitor, past: list[Point]) -> None:

@@ -27,8 +27,11 @@ from skdice.monitoring._flags import (
     last_step,
     ranks_of_classes,
 )
-from skdice.monitoring._state import MOST_CHARACTERS, check_state, read_sealed, sealed
+from skdice.monitoring._state import check_state, read_sealed, sealed
 
+FORMAT = "skdice.monitoring.FlagMonitor"
+# A state has a few hundred characters; a longer text is something else.
+MOST_CHARACTERS = 10_000
 # Flags are taken in blocks of this size, so that the memory does not grow with an update.
 BLOCK_ROWS = 1 << 16
 
@@ -415,7 +418,7 @@ class FlagMonitor:
         >>> FlagMonitor.from_json(monitor.to_json()).n_flagged_
         2
         """
-        return sealed(self._content())
+        return sealed(FORMAT, self._content())
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -454,7 +457,13 @@ class FlagMonitor:
             The text is not the whole and unaltered state of a monitor, was written by a newer
             version of skdice, or belongs to another calibration of the detector.
         """
-        content = read_sealed(text, list(cls(0.5)._content()))
+        name = "the state of a FlagMonitor"
+        if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
+            raise ValueError(f"not {name}: expected text of at most {MOST_CHARACTERS} characters")
+        content = read_sealed(text, FORMAT, name)
+        names = cls(0.5)._content()
+        if set(content) != set(names):
+            raise ValueError(f"not {name}: it has other entries than {', '.join(sorted(names))}")
         try:
             monitor = cls(
                 content["rate"],
@@ -480,7 +489,7 @@ class FlagMonitor:
                 raise ValueError(f"calibration is {calibration!r}, expected text or null")
             monitor._calibration = calibration
         except ValueError as error:
-            raise ValueError(f"not the state of a FlagMonitor: {error}") from None
+            raise ValueError(f"not {name}: {error}") from None
         if detector is not None:
             monitor._detector = detector
             monitor._check_calibration()

@@ -1,14 +1,11 @@
-"""The text that a monitor is stored as: its digest, and the checks of a text that is read."""
+"""Texts that the states of monitors are stored as: JSON with a format, a schema and a digest."""
 
 import hashlib
 import json
-from collections.abc import Collection
 from math import isfinite
 from typing import Any
 
-FORMAT, SCHEMA = "skdice.monitoring.FlagMonitor", 1
-# A state has a few hundred characters; a longer text is something else.
-MOST_CHARACTERS = 10_000
+SCHEMA = 1
 
 
 def digest_of(content: dict[str, Any]) -> str:
@@ -17,29 +14,35 @@ def digest_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def sealed(content: dict[str, Any]) -> str:
-    """Return the text of a state, with its format, version and digest."""
-    content = {"format": FORMAT, "schema": SCHEMA, **content}
-    return json.dumps({**content, "sha256": digest_of(content)}, allow_nan=False)
+def sealed(form: str, content: dict[str, Any], *, indent: int | None = None) -> str:
+    """Return the text of a state of a format, with the schema and the digest."""
+    content = {"format": form, "schema": SCHEMA, **content}
+    return json.dumps({**content, "sha256": digest_of(content)}, allow_nan=False, indent=indent)
 
 
-def read_sealed(text: Any, names: Collection[str]) -> dict[str, Any]:
-    """Return the content of a text that `sealed` made, with entries of just these names.
+def read_sealed(text: str, form: str, name: str) -> dict[str, Any]:
+    """Return the content of a text that `sealed` made, without format, schema and digest.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    form : str
+        The format that it must name.
+    name : str
+        What the text should be, for messages: "the state of a FlagMonitor".
 
     Raises
     ------
     ValueError
-        The format, the version, the digest or the entries are others.
+        The text has another format, was altered, or was written by a newer version of skdice.
     """
-    reason = "not the state of a FlagMonitor"
-    if not isinstance(text, str) or len(text) > MOST_CHARACTERS:
-        raise ValueError(f"{reason}: expected text of at most {MOST_CHARACTERS} characters")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError(f"{reason}: not JSON, or cut short") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{reason}: it does not name the format {FORMAT!r}")
+        raise ValueError(f"not {name}: not JSON, or cut short") from None
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise ValueError(f"not {name}: it does not name the format {form!r}")
     schema = content.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ValueError(
@@ -49,10 +52,8 @@ def read_sealed(text: Any, names: Collection[str]) -> dict[str, Any]:
     digest = content.pop("sha256", None)
     # No version writes a schema below 1, so another schema here is an alteration.
     if schema != SCHEMA or digest != digest_of(content):
-        raise ValueError(f"{reason}: it was altered, because its digest does not match")
-    if set(content) != {"format", "schema", *names}:
-        raise ValueError(f"{reason}: it has other entries than {', '.join(sorted(names))}")
-    return content
+        raise ValueError(f"not {name}: it was altered, because its digest does not match")
+    return {key: value for key, value in content.items() if key not in ("format", "schema")}
 
 
 def check_state(values: Any, n_values: int) -> list[float]:

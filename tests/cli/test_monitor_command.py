@@ -15,6 +15,7 @@ from skdice import DICEDetector
 from skdice.cli import _monitor, main
 from skdice.monitoring import FlagMonitor
 from skdice.monitoring._flags import flagged_rows
+from skdice.monitoring._state import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def resealed(**changes):
     def change(text):
         state = json.loads(text) | changes
         del state["sha256"]
-        return json.dumps({**state, "sha256": _monitor._digest(state)})
+        return json.dumps({**state, "sha256": digest_of(state)})
 
     return change
 
@@ -183,7 +184,7 @@ def test_an_interrupted_call_leaves_the_old_state(run, monkeypatch, tmp_path):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_monitor, "_digest", interrupted)
+        patch.setattr(_monitor, "sealed", interrupted)
         patch.setattr(_monitor, "_read_state", lambda *_: (FlagMonitor(0.05), {}))
         assert run("b.npy")[0] == 2
     assert run.state.read_bytes() == before
