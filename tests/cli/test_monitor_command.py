@@ -180,13 +180,14 @@ def test_an_interrupted_call_leaves_the_old_state(run, monkeypatch, tmp_path):
     run("a.npy")
     before = run.state.read_bytes()
 
-    def interrupted(state):
+    def interrupted(*_, **options):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
         patch.setattr(_monitor, "sealed", interrupted)
-        patch.setattr(_monitor, "_read_state", lambda *_: (FlagMonitor(0.05), {}))
-        assert run("b.npy")[0] == 2
+        code, _, err = run("b.npy")
+        assert code == 2
+        assert "no space left" in err
     assert run.state.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
     assert run("b.npy")[0] == 0
