@@ -107,7 +107,8 @@ def test_comparison_of_detectors_in_every_form(problem):
     assert cell in lines[1]
     title, _, *markdown = report.to_markdown().splitlines()
     assert title.startswith("FPR95 (paper's rule) / AUROC")
-    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert markdown[0].endswith("| mean | ID flagged | OOD flagged |")
+    assert markdown[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert "a\\|b <pipe>" in markdown[3]
     assert "a|b &lt;pipe&gt;" in report._repr_html_()
     assert "in-distribution is positive" in report._repr_html_()
