@@ -154,6 +154,7 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
             yield (
                 f"A row is flagged if its p-value is at most {record.rank:,} / "
                 f"{record.n_samples + 1:,}, about {record.rank / (record.n_samples + 1):.3g}."
+                + (" The confidence makes it less than the rate." if record.confidence else "")
             )
         if record.method == "conformal" and record.confidence is None:
             low, high = range_of_share(record.rank, record.n_samples)

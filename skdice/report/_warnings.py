@@ -145,7 +145,8 @@ def warnings_about_detector(detector: BaseDetector) -> Iterator[str]:
                 f"{n_dead:,} of {len(means[0]):,} features have a mean of exactly 0 over the rows "
                 "of fit: dead units, which are usual for networks with ReLU. An outlier may excite "
                 "them, and no row of fit has shown how the score then changes. The "
-                "figures of this report include the effect for the outliers that it has."
+                "figures of this report include the effect for the outliers that it has, so this "
+                "is no reason against the detector if they are like the outliers that you expect."
             )
 
 
