@@ -359,9 +359,6 @@ class ConformalEnsemble(BaseDetector, Composition):
 
         The scores of the ensemble come from a grid of p-values, which other rows share.
         """
-        # Before the first calibration the ensemble's own threshold spares a reading of the rows.
-        if not hasattr(self, "calibration_") and not super()._has_threshold_of_fit(X, scores):
-            return False
         for n, detector in enumerate(self.estimators_):
             if isinstance(detector, BaseDetector) and hasattr(detector, "offset_"):
                 values = self.member_scores(X)

@@ -70,8 +70,12 @@ def describe_promise(detector: BaseDetector, n_fitted: int = 0) -> Promise:
     by = getattr(record, "by", None)
     fallback = tuple(map(int, getattr(detector, "fallback_classes_", ())))
     statement, assumption, details = _words(detector, threshold, record, by, fallback)
-    if record is not None and by is not None and record.confidence is None:
-        details = [_of_smallest_class(detector), *details]
+    if record is not None and by is not None:
+        counts = ranks_of_classes(detector).values()
+        if not counts:
+            statement = "Nothing is promised, because every class has too few calibration rows."
+        elif record.confidence is None:
+            details = [_of_smallest_class(*min(counts, key=lambda pair: pair[1])), *details]
     method = "fit" if record is None else record.method
     if n_fitted and record is not None:
         statement = (
@@ -184,9 +188,8 @@ def _details(record: Any, by: Any, fallback: tuple[int, ...]) -> Iterator[str]:
     yield from (_ABOUT_OUTLIERS, _ABOUT_CHANGE)
 
 
-def _of_smallest_class(detector: BaseDetector) -> str:
+def _of_smallest_class(rank: int, n_rows: int) -> str:
     """Tell by how much the share of the class with the fewest calibration rows may differ."""
-    rank, n_rows = min(ranks_of_classes(detector).values(), key=lambda counts: counts[1])
     low, high = range_of_share(rank, n_rows)
     return (
         f"The class with the fewest calibration rows has {n_rows:,}. In 95 of 100 cases, a single "

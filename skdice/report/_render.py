@@ -11,7 +11,14 @@ from skdice._compat.extras import import_extra
 from skdice.metrics._counts import RULES, fpr_name
 from skdice.report import _charts, _numbers
 from skdice.report._measures import OPERATING_RATES
-from skdice.report._seen import CALIBRATION, REPEATED, TRAINING
+from skdice.report._numbers import rate_percent
+from skdice.report._seen import (
+    CALIBRATION,
+    LEAST_SAME_ROWS,
+    LEAST_SAME_SCORES,
+    REPEATED,
+    TRAINING,
+)
 
 # A page with the classes of a very large head would be too large to read, to print and to send.
 MOST_CLASSES = 200
@@ -108,10 +115,11 @@ def _checked(report: Any) -> str:
         names.append("the calibration")
     if not names:
         return "The report had no rows of fit or of the calibration to compare them with."
-    compared = f"The report compared their scores with those of {' and of '.join(names)}"
+    compared = f"The report compared them with the rows of {' and of '.join(names)}"
     if any(REPEATED in warning for warning in report.warnings):
         return f"{compared}, and some are the same: see the warnings."
-    return f"{compared}, and found no sign that more than one in 20 are the same rows."
+    least = LEAST_SAME_ROWS if CALIBRATION in given or TRAINING in given else LEAST_SAME_SCORES
+    return f"{compared}, and found no sign that {rate_percent(least)} or more are the same."
 
 
 def _context(report: Any, file_name: str) -> dict[str, Any]:

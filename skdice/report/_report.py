@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skdice._base import BaseDetector
-from skdice._compat.arrays import is_dask, to_host, to_numpy
+from skdice._compat.arrays import to_numpy
 from skdice._ensemble import ConformalEnsemble
 from skdice._passes.threshold import digest_of_blocks
 from skdice._persistence.files import load
-from skdice._rows.sources import FloatArray, RowSource
+from skdice._rows.sources import RowSource
 from skdice.io._archive import to_path
 from skdice.io._atomic import replacing
 from skdice.metrics._counts import metric_on_counts
@@ -38,7 +38,14 @@ from skdice.report._measures import (
 from skdice.report._path import SparsityPath, measure_path
 from skdice.report._promise import Promise, describe_promise
 from skdice.report._render import render_html, render_markdown
-from skdice.report._seen import CALIBRATION, TRAINING, check_seen, n_repeated
+from skdice.report._seen import (
+    CALIBRATION,
+    TRAINING,
+    check_seen,
+    n_same_rows,
+    n_same_scores,
+    row_keys,
+)
 from skdice.report._warnings import (
     warnings_about_detector,
     warnings_about_promise,
@@ -210,19 +217,7 @@ class OODReport:
         for name in given:
             with error_prefix(shown[name]):
                 check_seen(fitted, name, scored[name].scores)
-        compared = [ID_NAME, *given] if given else []
-        known = {name: _telling_scores(fitted, opened[name], scored[name]) for name in compared}
-        repeated = {name: n_repeated(known[ID_NAME], known[name]) for name in given}
-        if CALIBRATION not in given and hasattr(fitted, "calibration_scores_"):
-            kept = to_numpy(fitted.calibration_scores_)
-            repeated[CALIBRATION] = n_repeated(inside.scores, kept)
-        n_fitted = 0
-        if TRAINING in given and CALIBRATION in given:
-            n_fitted = n_repeated(known[CALIBRATION], known[TRAINING])
-        elif TRAINING in given and CALIBRATION in repeated:
-            # Only these scores were kept, and those of an ensemble may be shared with unseen rows.
-            unseen = None if repeated[TRAINING] else inside.scores
-            n_fitted = n_repeated(kept, scored[TRAINING].scores, unseen)
+        repeated, n_fitted = _repeated_rows(fitted, sources, scored)
         data = tuple(
             describe_rows(name, inputs[name], source, len(scored[name].scores))
             for name, source in sources.items()
@@ -377,19 +372,37 @@ def _score(detector: BaseDetector, name: str, X: Any, rows: RowSource) -> Scored
     return Scored(name, scores, flags, classes)
 
 
-def _telling_scores(detector: BaseDetector, X: Any, scored: Scored) -> FloatArray:
-    """Return scores by which a row can be told from others.
+def _repeated_rows(
+    detector: BaseDetector, sources: Mapping[str, RowSource], scored: Mapping[str, Scored]
+) -> tuple[dict[str, int], int]:
+    """Return how often in-distribution rows are among seen rows, and calibration rows among fit.
 
-    The scores of an ensemble come from a grid of p-values, which rows of fit share with others. The
-    scores of its first member do not.
+    Rows that were given are compared by their features. Of a calibration that was not given, the
+    detector may have kept the scores.
     """
-    if not isinstance(detector, ConformalEnsemble):
-        return scored.scores
-    member_scores = detector.member_scores(X)
-    member_scores = member_scores.compute() if is_dask(member_scores) else to_host(member_scores)
-    # They were computed in the precision of the rows.
-    first: FloatArray = np.asarray(member_scores)[:, 0].astype(scored.scores.dtype)
-    return first
+    keys = {
+        name: row_keys(sources[name])
+        for name in (ID_NAME, CALIBRATION, TRAINING)
+        if name in sources and (CALIBRATION in sources or TRAINING in sources)
+    }
+    seen = [name for name in keys if name != ID_NAME]
+    repeated = {name: n_same_rows(keys[ID_NAME], keys[name]) for name in seen}
+    if CALIBRATION in keys and TRAINING in keys:
+        return repeated, n_same_rows(keys[CALIBRATION], keys[TRAINING])
+    if CALIBRATION in keys or not hasattr(detector, "calibration_scores_"):
+        return repeated, 0
+    kept, inside = to_numpy(detector.calibration_scores_), scored[ID_NAME].scores
+    repeated[CALIBRATION] = n_same_scores(inside, kept)
+    if TRAINING not in keys:
+        return repeated, 0
+    unseen = None
+    if isinstance(detector, ConformalEnsemble):
+        # Its scores are means of p-values that are ranks among the rows of fit, so that unseen rows
+        # may have the score of a row of fit. The rows of the report tell how often.
+        unseen = inside[~np.isin(keys[ID_NAME], keys[TRAINING])]
+        if not len(unseen):
+            return repeated, 0
+    return repeated, n_same_scores(kept, scored[TRAINING].scores, unseen)
 
 
 def _command(

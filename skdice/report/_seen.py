@@ -1,5 +1,6 @@
 """The rows that a detector has seen: checks of given rows, and a search for rows among them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,16 @@ from numpy.typing import NDArray
 
 from skdice._base import BaseDetector
 from skdice._passes.threshold import digest_of_blocks
-from skdice._rows.sources import FloatArray
+from skdice._rows.sources import FloatArray, RowSource, SlicedRows
 
 # Names of these sets of rows in a report.
 CALIBRATION, TRAINING = "calibration", "fit"
 # The words of the warning about rows that come again.
-REPEATED = "so they are probably rows that the detector has seen"
+REPEATED = "rows that the detector has seen"
 # Scores that another machine computed agree to this part of the largest.
 TOLERANCE = 1e-4
+# Fewer rows or scores than these shares may come again by nature.
+LEAST_SAME_ROWS, LEAST_SAME_SCORES = 0.01, 0.05
 # Scores of the same rows on one machine agree to so many units of rounding of the largest.
 ROUNDINGS = 8
 
@@ -58,30 +61,71 @@ def check_seen(detector: BaseDetector, name: str, scores: FloatArray) -> None:
         )
 
 
-def n_repeated(scores: FloatArray, seen: FloatArray, unseen: FloatArray | None = None) -> int:
-    """Return how many rows have the score of a seen row, or 0 if chance explains as many.
+def row_keys(rows: RowSource) -> NDArray[np.uint64]:
+    """Return a number for each row, which rows with the same numbers share and others do not.
 
-    Some scores agree by chance, because those of many rows lie close together, and because scores
-    may have few values. Chance is how often the score of an unseen row agrees with that of a seen
-    row, or without unseen rows how often those of two seen rows agree.
+    The dtype of the rows does not matter, as long as it holds the same numbers.
+    """
+    keys = [values for _, values in rows.iterate_values(_block_keys, np.uint64)]
+    return np.concatenate([np.empty(0, np.uint64), *keys])
+
+
+def _block_keys(rows: SlicedRows) -> Iterator[tuple[slice, NDArray[np.uint64]]]:
+    n_features = rows.shape[1]
+    factors = np.random.default_rng(0).integers(1 << 63, size=n_features, dtype=np.uint64)
+    factors = 2 * factors + np.uint64(1)
+    for row_slice, block in rows.iterate_blocks():
+        bits = (block.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 becomes 0.0
+        # The lower bits of a number from single precision are zero; a product keeps them so.
+        bits ^= bits >> np.uint64(32)
+        yield row_slice, (bits * factors).sum(axis=1, dtype=np.uint64)
+
+
+def n_same_rows(keys: NDArray[np.uint64], seen: NDArray[np.uint64]) -> int:
+    """Return how many rows are among the seen rows, or 0 if there are fewer than one in 100."""
+    n_same = int(np.isin(keys, seen).sum())
+    return n_same if n_same >= max(1.0, LEAST_SAME_ROWS * len(keys)) else 0
+
+
+def n_same_scores(scores: FloatArray, seen: FloatArray, unseen: FloatArray | None = None) -> int:
+    """Return how many rows have the score of a seen row, or 0 if chance may explain as many.
+
+    Only scores are known of the seen rows. Some scores agree by chance, because those of many rows
+    lie close together, and because scores may have few values. Where more than one in 20 of the
+    seen scores has another one beside it, the scores cannot tell one row from another.
+
+    Parameters
+    ----------
+    scores, seen : ndarray of shape (n_samples,) and (n_seen,)
+        Scores of the rows, and of the seen rows.
+    unseen : ndarray of shape (n_unseen,), default=None
+        Scores of rows that were not seen. Chance is at least how often these agree with `seen`.
     """
     precision = max(float(np.finfo(each.dtype).eps) for each in (scores, seen))
     own, ordered = scores.astype(np.float64), np.sort(seen.astype(np.float64))
-    tolerance = ROUNDINGS * precision * float(max(np.abs(ordered).max(), np.abs(own).max()))
+    # A single far score must not make all others alike.
+    tolerance = ROUNDINGS * precision * float(np.quantile(np.abs(ordered), 0.99))
     gaps = np.diff(ordered, prepend=-np.inf, append=np.inf)
     chance = float(np.mean(np.minimum(gaps[:-1], gaps[1:]) <= tolerance))
+    if chance > LEAST_SAME_SCORES:
+        return 0
+    # The rows may lie where the seen scores are dense, which their neighbourhood tells.
+    beside = [_share_near(ordered, own + n * tolerance, tolerance) for n in (-8, -4, 4, 8)]
+    chance = max(chance, float(np.mean(beside)))
     if unseen is not None:
-        chance = max(chance, _n_near(ordered, unseen.astype(np.float64), tolerance) / len(unseen))
+        chance = max(chance, _share_near(ordered, unseen.astype(np.float64), tolerance))
     expected, n_rows = chance * len(own), len(own)
-    more = _n_near(ordered, own, tolerance) - expected
+    more = n_rows * _share_near(ordered, own, tolerance) - expected
     # Four standard deviations of a binomial number whose chance was estimated from the seen rows.
     variance = expected * (1 - chance) * (1 + 2 * n_rows / len(ordered))
-    least = max(1.0, 0.05 * n_rows, 4 * variance**0.5)
+    least = max(1.0, LEAST_SAME_SCORES * n_rows, 4 * variance**0.5)
     return round(more) if more > least else 0
 
 
-def _n_near(ordered: NDArray[np.float64], values: NDArray[np.float64], tolerance: float) -> int:
-    """Return how many values lie within a distance of any of some ordered numbers."""
+def _share_near(
+    ordered: NDArray[np.float64], values: NDArray[np.float64], tolerance: float
+) -> float:
+    """Return the share of values that lie within a distance of any of some ordered numbers."""
     first = np.searchsorted(ordered, values - tolerance, side="left")
     last = np.searchsorted(ordered, values + tolerance, side="right")
-    return int(np.count_nonzero(last > first))
+    return float(np.mean(last > first))

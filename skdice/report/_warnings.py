@@ -22,9 +22,9 @@ def warnings_about_promise(promise: Promise) -> Iterator[str]:
     """Yield a sentence for each way in which a threshold promises less than a reader may think."""
     if promise.n_fitted:
         yield (
-            f"{promise.n_fitted:,} of the {promise.n_rows:,} calibration rows have the score of a "
-            "row of fit, so they are probably rows of fit: the promise does not hold. Calibrate "
-            "with rows that neither the network nor fit has seen."
+            f"{promise.n_fitted:,} of the {promise.n_rows:,} calibration rows are probably rows of "
+            "fit, so the promise does not hold. Calibrate with rows that neither the network nor "
+            "fit has seen."
         )
     if promise.method == "none":
         yield "The detector has no threshold, so it flags nothing. Call calibrate."
@@ -70,8 +70,8 @@ def warnings_about_rows(
     """Yield a sentence for each thing about the rows that a reader should know.
 
     `digests` are those of the sets, by name. `is_calibration` says whether the in-distribution rows
-    are exactly those of the calibration, and `repeated` how many of them have the score of a row of
-    the calibration or of fit.
+    are exactly those of the calibration, and `repeated` how many of them are probably rows of the
+    calibration or of fit.
     """
     if is_calibration:
         yield (
@@ -82,9 +82,9 @@ def warnings_about_rows(
         if name == CALIBRATION and is_calibration:
             continue
         yield (
-            f"{n_repeated:,} of the {inside.n_rows:,} in-distribution rows of this report have the "
-            f"score of a row of {name}, {REPEATED}. The figures of "
-            "this report hold for unseen rows only."
+            f"{n_repeated:,} of the {inside.n_rows:,} in-distribution rows of this report are "
+            f"probably rows of {name}, {REPEATED}. The figures of this report hold for unseen "
+            "rows only."
         )
     first: dict[str, str] = {}
     for name, digest in digests.items():

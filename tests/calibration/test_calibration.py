@@ -327,3 +327,14 @@ def test_thresholds_that_agree_by_chance_are_no_rows_of_fit(fashion):
                 with warnings.catch_warnings():
                     warnings.filterwarnings("error", "the .* rows given to calibrate")
                     detector.calibrate(fashion.id_test[start : start + n])
+
+
+@pytest.mark.parametrize("combination", ["fisher", "min"])
+def test_rows_of_fit_are_recognised_in_other_blocks_and_as_tensors(fashion, combination):
+    torch = pytest.importorskip("torch")
+    X = fashion.id_train[:2000].astype("f4")
+    members = [("dice", DICEDetector(fashion.head)), ("fdbd", FDBDDetector(fashion.head))]
+    for given, options in ((X, {"batch_size": 100}), (torch.from_numpy(X), {})):
+        ensemble = ConformalEnsemble(members, combination=combination).fit(X)
+        with pytest.warns(UserWarning, match="probably the rows of fit"):
+            ensemble.set_params(**options).calibrate(given, method="conformal")
