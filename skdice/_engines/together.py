@@ -326,7 +326,7 @@ class NestedFunction:
     rows : SlicedRows
         The rows that will be scored.
     options : Options
-        What the user asked for.
+        The options of the user.
     """
 
     def __init__(self, nested: NestedLayers, rows: SlicedRows, options: Options) -> None:

@@ -30,7 +30,7 @@ def read_sealed(text: str, form: str, name: str) -> dict[str, Any]:
     form : str
         The format that it must name.
     name : str
-        What the text should be, for messages: "the state of a FlagMonitor".
+        Name of such a state for messages, as in "not the state of a FlagMonitor".
 
     Raises
     ------
