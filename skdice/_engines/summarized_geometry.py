@@ -71,8 +71,8 @@ def geometric_function(
     group: GeometricLayers, dtype: np.dtype[Any], summaries: RowSummaries | None
 ) -> SummarizedGeometry | Callable[[FloatArray], list[FloatArray]]:
     """Return the faster function from a NumPy block to the values by each layer of a group."""
+    if summaries is None:
+        return geometric_engine(group, dtype)
     arrays = packed_geometry(group, dtype).arrays
     is_tabled = all(each is None or each.boundaries is not None for each in arrays)
-    if summaries is None or not is_tabled:
-        return geometric_engine(group, dtype)
-    return SummarizedGeometry(group, summaries)
+    return SummarizedGeometry(group, summaries) if is_tabled else geometric_engine(group, dtype)
